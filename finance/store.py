@@ -1,0 +1,58 @@
+"""What money asks of a database: guarded writes that are durable together.
+
+A `Batch` is applied as one transaction or not at all. Its writes name the number
+of rows they must touch; when another process was quicker the count differs and
+the whole batch is refused with `StoreConflict`. node.db.journal implements it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import Engine
+from sqlalchemy.sql.expression import Executable
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One statement with its parameters; `rows` is the number it must touch (None: any).
+
+    Reuse one statement object for all writes of a kind: the journal groups by identity.
+    """
+
+    statement: Executable
+    params: Mapping[str, Any]
+    rows: int | None = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Increment:
+    """Counters to add up in one row: an upsert whose `deltas` are summed per `key`.
+
+    `statement` is an INSERT … ON CONFLICT DO UPDATE that adds; `key` holds its key
+    columns, `deltas` its counters. Equal keys of one commit become one statement.
+    """
+
+    statement: Executable
+    key: tuple[tuple[str, Any], ...]
+    deltas: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Writes that become durable together or not at all."""
+
+    writes: Sequence[Write]
+    increments: Sequence[Increment] = ()
+
+
+class Store(Protocol):
+    """The journal, as finance sees it. `engine` is for reads, off the event loop."""
+
+    engine: Engine
+
+    async def commit(self, batch: Batch) -> None:
+        """Return once `batch` is on disk. Raises StoreConflict if a guard did not hold."""
+        ...
