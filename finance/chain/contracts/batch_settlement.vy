@@ -609,4 +609,4 @@ def _pack(low: uint128, high: uint128) -> uint256:
 @pure
 @internal
 def _unpack(packed: uint256) -> (uint128, uint128):
-    return convert(packed & max_value(uint128), uint128), convert(packed >> 128, uint128)
+    return convert(packed & convert(max_value(uint128), uint256), uint128), convert(packed >> 128, uint128)
