@@ -1,0 +1,1 @@
+"""Backups: archive, verify, restore. Imports nothing of ours."""
