@@ -15,6 +15,7 @@ import msgspec
 from finance.errors import PaymentRefused
 from finance.x402 import codes, text
 from finance.x402.digest import domain_separator
+from finance.x402.extensions import BAZAAR, bazaar_extension, payment_identifier_extension
 from finance.x402.header import wrap
 from finance.x402.receipt import states_wire
 from finance.x402.values import (
@@ -28,11 +29,12 @@ from finance.x402.values import (
     VoucherState,
 )
 
+__all__ = ["Offer", "Terms", "bazaar_extension", "payment_identifier_extension"]
+
 _ENCODER = msgspec.json.Encoder()
 _PAYMENT_REQUIRED_ERROR = "Payment required"
 # aiohttp refuses header lines above 8190 bytes, Node's fetch 16 KiB in all.
 _MAX_HEADER_BYTES = 8000
-_DISCOVERY = "bazaar"
 
 # Of a requirement's `extra`, what the terms fix; the rest is advice or channel state.
 _EXTRA_TERMS = {
@@ -181,7 +183,7 @@ def _header(required: PaymentRequired) -> bytes:
     header = wrap(_ENCODER.encode(required))
     if len(header) <= _MAX_HEADER_BYTES or not required.extensions:
         return header
-    rest = {key: value for key, value in required.extensions.items() if key != _DISCOVERY}
+    rest = {key: value for key, value in required.extensions.items() if key != BAZAAR}
     return wrap(_ENCODER.encode(msgspec.structs.replace(required, extensions=rest or None)))
 
 

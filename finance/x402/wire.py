@@ -15,6 +15,7 @@ import msgspec
 
 from finance.errors import PaymentMalformed
 from finance.x402 import codes
+from finance.x402.extensions import PAYMENT_IDENTIFIER
 from finance.x402.header import decode, unwrap, wrap
 from finance.x402.payload import parse_payload, payload_wire
 from finance.x402.receipt import decode_response, encode_response, read_states
@@ -82,7 +83,6 @@ PAYMENT_REQUIRED_HEADER = PAYMENT_REQUIRED.lower().encode()
 PAYMENT_SIGNATURE_HEADER = PAYMENT_SIGNATURE.lower().encode()
 PAYMENT_RESPONSE_HEADER = PAYMENT_RESPONSE.lower().encode()
 
-PAYMENT_IDENTIFIER = "payment-identifier"
 _IDENTIFIER_CHARACTERS = frozenset(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
 )
