@@ -5,24 +5,63 @@ What operators change at run time lives in the database instead.
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_settings.exceptions import SettingsError
 
 from finance.networks import NETWORKS, Network
+from node.errors import PassphraseMissing, SettingsInvalid
+
+DEVNET_RPC_URL = "http://127.0.0.1:8545"
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """Where a server listens; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_bind(text: str) -> Bind:
+    """Read `host:port` or `[ipv6]:port`; ValueError says what is wrong with it."""
+    host, colon, port = text.strip().rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not host:port, e.g. 127.0.0.1:8400")
+    return Bind(host, int(port))
 
 
 def default_data_dir() -> Path:
     """`~/.farebox`, unless FAREBOX_DATA_DIR says otherwise."""
-    return Path(os.environ.get("FAREBOX_DATA_DIR", "~/.farebox")).expanduser()
+    return Path(os.environ.get("FAREBOX_DATA_DIR") or "~/.farebox").expanduser()
 
 
 class Settings(BaseSettings):
@@ -34,7 +73,9 @@ class Settings(BaseSettings):
     network: Literal["devnet", "base-sepolia", "base"] = Field(
         default="base-sepolia", description="which chain, see finance.networks"
     )
-    rpc_urls: list[str] = Field(default=[], description="tried in order; default: the network's")
+    rpc_urls: Annotated[list[str], NoDecode] = Field(
+        default=[], description="tried in order; default: the network's"
+    )
     database_url: str = Field(default="", description="default: SQLite in the data directory")
     passphrase: SecretStr | None = Field(default=None, description="opens the keystore")
     passphrase_file: Path | None = Field(default=None, description="file with the passphrase")
@@ -42,10 +83,58 @@ class Settings(BaseSettings):
     gateway_bind: str = Field(default="0.0.0.0:8402", description="host:port, public")
     console_bind: str = Field(default="127.0.0.1:8400", description="host:port, private")
     chain_id: int | None = Field(default=None, description="devnet only: another chain id")
-    allowed_hosts: list[str] = Field(
+    allowed_hosts: Annotated[list[str], NoDecode] = Field(
         default=[],
         description="hosts (or host:port) in private ranges that upstream and bought URLs may use",
     )
+
+    @field_validator("rpc_urls", "allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """Lists may be written with commas, as environment variables are."""
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("gateway_bind", "console_bind")
+    @classmethod
+    def _check_bind(cls, value: str) -> str:
+        return str(parse_bind(value))
+
+    @property
+    def gateway(self) -> Bind:
+        return parse_bind(self.gateway_bind)
+
+    @property
+    def console(self) -> Bind:
+        return parse_bind(self.console_bind)
+
+    @property
+    def chain(self) -> Network:
+        """The network's terms, with this node's RPC URLs and, on devnet, chain id."""
+        network = NETWORKS[self.network]
+        if self.network == "devnet" and self.chain_id is not None:
+            network = replace(network, chain_id=self.chain_id)
+        fallback = network.rpc_urls or (DEVNET_RPC_URL,)
+        return replace(network, rpc_urls=tuple(self.rpc_urls) or fallback)
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL of the database."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'farebox.db'}"
+
+    @property
+    def keystore_dir(self) -> Path:
+        return self.data_dir / "keys"
+
+    @property
+    def gateway_url(self) -> str:
+        """Where buyers reach the gateway; without PUBLIC_URL, where it listens."""
+        return self.public_url.rstrip("/") or f"http://{_reachable(self.gateway)}"
+
+    @property
+    def console_url(self) -> str:
+        return f"http://{_reachable(self.console)}"
 
     @classmethod
     def settings_customise_sources(
@@ -59,3 +148,55 @@ class Settings(BaseSettings):
         data_dir = init_settings().get("data_dir") or default_data_dir()
         toml = TomlConfigSettingsSource(settings_cls, Path(data_dir) / "farebox.toml")
         return init_settings, env_settings, toml
+
+
+def _reachable(bind: Bind) -> Bind:
+    wildcard = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    return replace(bind, host=wildcard.get(bind.host, bind.host))
+
+
+def load_settings(data_dir: Path | None = None) -> Settings:
+    """Read the settings once. Raises SettingsInvalid with a sentence per mistake."""
+    try:
+        return Settings(data_dir=(data_dir or default_data_dir()).absolute())
+    except ValidationError as error:
+        raise SettingsInvalid("; ".join(_sentence(fault) for fault in error.errors())) from error
+    except (SettingsError, tomllib.TOMLDecodeError, OSError) as error:
+        raise SettingsInvalid(f"the settings cannot be read: {error}") from error
+
+
+def _sentence(fault: Any) -> str:
+    name = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"farebox.toml: there is no setting {name!r}"
+    return f"FAREBOX_{name.upper()} ({name} in farebox.toml): {fault['msg']}"
+
+
+def resolve_passphrase(settings: Settings, ask: Callable[[], str] | None) -> str:
+    """The passphrase from environment, file, or `ask` (None when there is no terminal).
+
+    Raises PassphraseMissing; there is no default.
+    """
+    if settings.passphrase is not None:
+        passphrase = settings.passphrase.get_secret_value()
+    elif settings.passphrase_file is not None:
+        passphrase = _read_passphrase(settings.passphrase_file)
+    elif ask is not None:
+        passphrase = ask()
+    else:
+        raise PassphraseMissing(
+            "No passphrase was given. Set FAREBOX_PASSPHRASE_FILE to a file that only you can"
+            " read, or FAREBOX_PASSPHRASE, or run this on a terminal to be asked."
+        )
+    if not passphrase:
+        raise PassphraseMissing("The passphrase is empty. The wallet needs one to be opened.")
+    return passphrase
+
+
+def _read_passphrase(path: Path) -> str:
+    try:
+        return path.read_text().rstrip("\r\n")
+    except OSError as error:
+        raise PassphraseMissing(
+            f"The passphrase file {path} cannot be read: {error.strerror}."
+        ) from error

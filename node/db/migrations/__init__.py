@@ -1,0 +1,49 @@
+"""The schema's history (Alembic). Every start brings the database to the newest version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, MetaData, text
+from sqlmodel import SQLModel
+
+import catalog.models
+import finance.models
+import node.usage.models
+from node.db.engine import writer
+
+MODELS = (catalog.models, finance.models, node.usage.models)
+_UPGRADE_LOCK = 0x66617265  # "fare": one process upgrades PostgreSQL at a time
+
+
+def metadata() -> MetaData:
+    """Every table of the node, as the models say it is."""
+    return SQLModel.metadata
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Bring the schema to `revision` in one transaction; twice is harmless."""
+    with writer(engine).begin() as connection:
+        _lock(connection)
+        command.upgrade(_config(connection), revision)
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    """Take the schema back to `revision` (`base`: nothing left) in one transaction."""
+    with writer(engine).begin() as connection:
+        _lock(connection)
+        command.downgrade(_config(connection), revision)
+
+
+def _lock(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})"))
+
+
+def _config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config

@@ -1,0 +1,74 @@
+"""An update of the software must never cost an operator a row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, MetaData, Table, insert, inspect, select
+
+from node.db.engine import open_engine
+from node.db.migrations import downgrade, metadata, upgrade
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return open_engine(f"sqlite:///{tmp_path / 'farebox.db'}")
+
+
+def test_migrated_database_is_what_the_models_say(engine: Engine) -> None:
+    upgrade(engine)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata()) == []
+
+
+def test_migrated_database_has_the_checks_of_the_models(engine: Engine) -> None:
+    upgrade(engine)
+    for table in metadata().tables.values():
+        declared = {str(c.sqltext) for c in table.constraints if hasattr(c, "sqltext")}
+        found = {check["sqltext"] for check in inspect(engine).get_check_constraints(table.name)}
+        assert found == declared, table.name
+
+
+def test_starting_twice_keeps_every_row(engine: Engine) -> None:
+    upgrade(engine)
+    before = _fill(engine)
+    upgrade(engine)
+    assert _rows(engine) == before
+
+
+def test_a_filled_database_goes_back_and_forth(engine: Engine) -> None:
+    upgrade(engine)
+    _fill(engine)
+    downgrade(engine, "base")
+    assert set(inspect(engine).get_table_names()) == {"alembic_version"}
+    upgrade(engine)
+    assert _fill(engine)
+
+
+def _fill(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
+    with engine.begin() as connection:
+        for table in metadata().sorted_tables:
+            connection.execute(insert(table), _row(table))
+    return _rows(engine)
+
+
+def _row(table: Table) -> dict[str, Any]:
+    """A row with every column set, within every check."""
+    values: dict[type, Any] = {int: 1, str: "x", bytes: b"x", bool: True}
+    types = {column.name: getattr(column.type, "impl", column.type) for column in table.columns}
+    return {name: values[type_.python_type] for name, type_ in types.items()}
+
+
+def _rows(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
+    tables = MetaData()
+    tables.reflect(engine)
+    with engine.connect() as connection:
+        return {
+            name: [tuple(row) for row in connection.execute(select(table))]
+            for name, table in tables.tables.items()
+        }
