@@ -1,16 +1,23 @@
-"""The development chain as a process of its own, for any test that needs one.
+"""A chain as a process of its own, for any test that needs one.
+
+::
 
     with DevchainProcess() as chain:
         chain.rpc("eth_blockNumber")
 """
 
 import json
+import re
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from finance.chain.addresses import USDC_ADDRESS
+from finance.chain.contracts import runtime_code, usdc_storage
+from finance.chain.devchain.accounts import USDC_ATOMS, derive_accounts
 
 _ROOT = Path(__file__).parent.parent
 _STOP_SECONDS = 10
@@ -37,32 +44,21 @@ def rpc(url: str, method: str, *params: Any) -> Any:
     return answered["result"]
 
 
-class DevchainProcess:
-    """`python -m finance.chain.devchain` on a free port; ends with the `with` block."""
+class ChainProcess:
+    """A node started with the `with` block and ended with it."""
 
-    def __init__(
-        self, block_seconds: float | None = None, chain_id: int = 31337, accounts: int = 10
-    ) -> None:
-        command = [sys.executable, "-m", "finance.chain.devchain", "--port", "0", "--json"]
-        command += ["--chain-id", str(chain_id), "--accounts", str(accounts)]
-        if block_seconds is not None:
-            command += ["--block-seconds", str(block_seconds)]
+    rpc_url: str
+    keys: list[str]
+    addresses: list[str]
+    usdc: str = USDC_ADDRESS
+
+    def __init__(self, command: list[str], chain_id: int) -> None:
         self._command = command
         self.chain_id = chain_id
 
     def __enter__(self) -> Self:
-        self.process = subprocess.Popen(
-            self._command, cwd=_ROOT, stdout=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the development chain ended with {self.process.wait()}")
-        ready = json.loads(line)
-        self.rpc_url: str = ready["rpc_url"]
-        self.keys: list[str] = ready["keys"]
-        self.addresses: list[str] = ready["addresses"]
-        self.usdc: str = ready["usdc"]
+        self.process = subprocess.Popen(self._command, cwd=_ROOT, stdout=subprocess.PIPE, text=True)
+        self._start()
         return self
 
     def __exit__(
@@ -73,9 +69,58 @@ class DevchainProcess:
     ) -> None:
         self.process.terminate()
         self.process.wait(_STOP_SECONDS)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     def rpc(self, method: str, *params: Any) -> Any:
         """Return the result of one JSON-RPC call; raises RpcError."""
         return rpc(self.rpc_url, method, *params)
+
+    def _start(self) -> None:
+        """Read from the process's output until it listens."""
+        raise NotImplementedError
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._command[0]} ended with {self.process.wait()}")
+        return line
+
+
+class DevchainProcess(ChainProcess):
+    """`python -m finance.chain.devchain` on a free port."""
+
+    def __init__(
+        self, block_seconds: float | None = None, chain_id: int = 31337, accounts: int = 10
+    ) -> None:
+        command = [sys.executable, "-m", "finance.chain.devchain", "--port", "0", "--json"]
+        command += ["--chain-id", str(chain_id), "--accounts", str(accounts)]
+        if block_seconds is not None:
+            command += ["--block-seconds", str(block_seconds)]
+        super().__init__(command, chain_id)
+
+    def _start(self) -> None:
+        ready = json.loads(self._line())
+        self.rpc_url = ready["rpc_url"]
+        self.keys = ready["keys"]
+        self.addresses = ready["addresses"]
+
+
+class AnvilProcess(ChainProcess):
+    """`anvil` on a free port, with our contracts placed and the accounts given USDC."""
+
+    def __init__(self, binary: str, chain_id: int = 31337) -> None:
+        super().__init__([binary, "--port", "0", "--chain-id", str(chain_id)], chain_id)
+
+    def _start(self) -> None:
+        while not (listening := re.match(r"Listening on (\S+)", self._line())):
+            pass
+        self.rpc_url = f"http://{listening[1]}"
+        accounts = derive_accounts(10)
+        self.keys = [account.key_hex for account in accounts]
+        self.addresses = [account.address for account in accounts]
+        for address, code in runtime_code().items():
+            self.rpc("anvil_setCode", address, "0x" + code.hex())
+        for slot, word in usdc_storage(dict.fromkeys(self.addresses, USDC_ATOMS)).items():
+            self.rpc("anvil_setStorageAt", self.usdc, f"0x{slot:064x}", f"0x{word:064x}")

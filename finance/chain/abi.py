@@ -185,12 +185,8 @@ BATCH_SETTLEMENT_ABI: Abi = [
         "Settled",
         "address indexed receiver, address indexed token, address indexed sender, uint128 amount",
     ),
-    _event(
-        "Refunded", "bytes32 indexed channelId, address indexed sender, uint128 amount"
-    ),
-    _event(
-        "WithdrawInitiated", "bytes32 indexed channelId, uint128 amount, uint40 finalizeAfter"
-    ),
+    _event("Refunded", "bytes32 indexed channelId, address indexed sender, uint128 amount"),
+    _event("WithdrawInitiated", "bytes32 indexed channelId, uint128 amount, uint40 finalizeAfter"),
     _event(
         "WithdrawFinalized", "bytes32 indexed channelId, address indexed sender, uint128 amount"
     ),

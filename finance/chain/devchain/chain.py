@@ -75,7 +75,7 @@ class Devchain:
 
     def nonce(self, address: bytes, pending: bool) -> int:
         """Return the next nonce, counting what waits in the pool when `pending`."""
-        nonce = self.evm.state().get_nonce(address)  # type: ignore[arg-type]
+        nonce = int(self.evm.state().get_nonce(address))
         return self.pool.next_nonce(address, nonce) if pending else nonce
 
     def _check(self, transaction: Any) -> None:
@@ -133,7 +133,7 @@ class Devchain:
         wanted = self._next_timestamp
         if wanted is None:
             wanted = int(time.time()) + self._offset_seconds
-        return max(wanted, self.evm.head.header.timestamp)
+        return max(wanted, int(self.evm.head.header.timestamp))
 
     def increase_time(self, seconds: int) -> int:
         """Move the clock on; returns the whole offset in seconds."""
@@ -170,7 +170,7 @@ class Devchain:
         """
         computation = self._run(call, block)
         _require_success(computation)
-        low, high = computation.get_gas_used(), call.gas
+        low, high = int(computation.get_gas_used()), call.gas
         tried = low
         while low < high:
             if self._run(_with_gas(call, tried), block).is_error:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from eth.abc import ComputationAPI, StateAPI
+from eth.abc import ComputationAPI
 from eth.consensus.context import ConsensusContext
 from eth.db.atomic import AtomicDB
 from eth.db.chain import ChainDB
@@ -92,13 +92,13 @@ class Evm:
         """Wei per gas the next block will burn (EIP-1559)."""
         return int(calculate_expected_base_fee_per_gas(self.head.header))
 
-    def state(self, block: Block | None = None) -> StateAPI:
+    def state(self, block: Block | None = None) -> Any:
         """Return the state after `block`, or the newest one, to read from."""
         root = self.state_root if block is None else block.header.state_root
         header = (self.head if block is None else block).header
         return self._state(header.copy(state_root=root))
 
-    def write(self, change: Callable[[StateAPI], None]) -> None:
+    def write(self, change: Callable[[Any], None]) -> None:
         """Change the newest state outside any transaction."""
         self.state_root = self._written(self.head.header, change)
 
@@ -162,43 +162,44 @@ class Evm:
         return dropped
 
     def _header(self, parent: Block | None, timestamp: int, coinbase: bytes = b"\0" * 20) -> Any:
-        return CancunBlockHeader(
-            difficulty=0,
-            block_number=0 if parent is None else parent.number + 1,
-            gas_limit=BLOCK_GAS_LIMIT,
-            timestamp=timestamp,
-            coinbase=coinbase,
-            parent_hash=b"\0" * 32 if parent is None else parent.header.hash,
-            state_root=self.state_root,
-            base_fee_per_gas=FIRST_BASE_FEE_WEI if parent is None else self.next_base_fee(),
-            mix_hash=os.urandom(32),
-            nonce=b"\0" * 8,
-            withdrawals_root=_EMPTY_ROOT,
-            blob_gas_used=0,
-            excess_blob_gas=0,
-            parent_beacon_block_root=b"\0" * 32,
-        )
+        fields: dict[str, Any] = {
+            "difficulty": 0,
+            "block_number": 0 if parent is None else parent.number + 1,
+            "gas_limit": BLOCK_GAS_LIMIT,
+            "timestamp": timestamp,
+            "coinbase": coinbase,
+            "parent_hash": b"\0" * 32 if parent is None else parent.header.hash,
+            "state_root": self.state_root,
+            "base_fee_per_gas": FIRST_BASE_FEE_WEI if parent is None else self.next_base_fee(),
+            "mix_hash": os.urandom(32),
+            "nonce": b"\0" * 8,
+            "withdrawals_root": _EMPTY_ROOT,
+            "blob_gas_used": 0,
+            "excess_blob_gas": 0,
+            "parent_beacon_block_root": b"\0" * 32,
+        }
+        return CancunBlockHeader(**fields)
 
-    def _state(self, header: Any) -> StateAPI:
+    def _state(self, header: Any) -> Any:
         return CancunVM.build_state(self._db, header, self._chain_context, self._hashes(header))
 
-    def _hashes(self, header: Any) -> Iterable[bytes]:
+    def _hashes(self, header: Any) -> Iterable[Any]:
         number = header.block_number
         return (block.header.hash for block in reversed(self.blocks[max(0, number - 256) : number]))
 
-    def _written(self, header: Any, change: Callable[[StateAPI], None]) -> bytes:
+    def _written(self, header: Any, change: Callable[[Any], None]) -> bytes:
         state = self._state(header.copy(state_root=self.state_root))
         change(state)
         state.persist()
         return bytes(state.state_root)
 
 
-def _fill(state: StateAPI, accounts: dict[bytes, Account]) -> None:
+def _fill(state: Any, accounts: dict[bytes, Account]) -> None:
     for address, account in accounts.items():
-        state.set_balance(address, account.wei)  # type: ignore[arg-type]
-        state.set_code(address, account.code)  # type: ignore[arg-type]
+        state.set_balance(address, account.wei)
+        state.set_code(address, account.code)
         for slot, word in account.storage.items():
-            state.set_storage(address, slot, word)  # type: ignore[arg-type]
+            state.set_storage(address, slot, word)
 
 
 def _mined(
@@ -216,15 +217,16 @@ def _mined(
 
 def _run(state: Any, call: Call) -> Any:
     creating = call.to == CODE_CREATION
-    message = Message(
-        gas=call.gas,
-        to=call.to,
-        sender=call.sender,
-        value=call.value,
-        data=b"" if creating else call.data,
-        code=call.data if creating else state.get_code(call.to),
-        create_address=b"\xff" * 20 if creating else None,
-    )
+    fields: dict[str, Any] = {
+        "gas": call.gas,
+        "to": call.to,
+        "sender": call.sender,
+        "value": call.value,
+        "data": b"" if creating else call.data,
+        "code": call.data if creating else state.get_code(call.to),
+        "create_address": b"\xff" * 20 if creating else None,
+    }
+    message = Message(**fields)
     for address in (call.sender, message.storage_address, state.coinbase, *_PRECOMPILES):
         state.mark_address_warm(address)
     for address, slots in call.access_list:

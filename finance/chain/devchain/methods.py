@@ -120,9 +120,7 @@ class NodeMethods:
             if _matches(log, addresses, topics)
         ]
 
-    def fee_history(
-        self, count: Any, newest: Any, percentiles: list[float] | None = None
-    ) -> Json:
+    def fee_history(self, count: Any, newest: Any, percentiles: list[float] | None = None) -> Json:
         block = self._block(newest)
         if block is None:
             raise RpcFault("request beyond head block")
@@ -130,10 +128,12 @@ class NodeMethods:
         blocks = self._chain.evm.blocks[first : block.number + 1]
         fees = [each.header.base_fee_per_gas for each in blocks]
         following = self._chain.evm.blocks[block.number + 1 : block.number + 2]
-        last = following[0].header.base_fee_per_gas if following else self._chain.evm.next_base_fee()
+        fees += [each.header.base_fee_per_gas for each in following] or [
+            self._chain.evm.next_base_fee()
+        ]
         history: Json = {
             "oldestBlock": quantity(first),
-            "baseFeePerGas": [quantity(fee) for fee in (*fees, last)],
+            "baseFeePerGas": [quantity(fee) for fee in fees],
             "gasUsedRatio": [each.header.gas_used / each.header.gas_limit for each in blocks],
         }
         if percentiles:
@@ -207,7 +207,8 @@ def _read_call(call: Json) -> Call:
 
 
 def _intrinsic_gas(call: Call) -> int:
-    transaction = CancunVM.get_transaction_builder().new_unsigned_dynamic_fee_transaction(
+    builder: Any = CancunVM.get_transaction_builder()
+    transaction = builder.new_unsigned_dynamic_fee_transaction(
         chain_id=1,
         nonce=0,
         max_priority_fee_per_gas=0,
@@ -261,6 +262,3 @@ def _reward(paid: list[tuple[int, int]], gas: float) -> int:
         if gas <= 0:
             return wei
     return paid[-1][0]
-
-
-

@@ -8,6 +8,7 @@ import asyncio
 import errno
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -48,8 +49,8 @@ def serve(
     ready = _print_json if as_json else _print_text
     try:
         asyncio.run(_Server(chain, block_seconds).run(host, port, funded, ready))
-    except KeyboardInterrupt:
-        return
+    except asyncio.CancelledError:
+        return  # asked to end by a signal
     except OSError as error:
         _fail(f"{_bind_problem(error, host, port)}; choose another with --port or --host.")
 
@@ -61,16 +62,15 @@ class _Server:
         self._methods: dict[str, Method] = NodeMethods(chain).table() | self._testing.table()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="devchain")
 
-    async def run(
-        self, host: str, port: int, funded: tuple[DevAccount, ...], ready: Ready
-    ) -> None:
+    async def run(self, host: str, port: int, funded: tuple[DevAccount, ...], ready: Ready) -> None:
         application = web.Application(client_max_size=_MAX_REQUEST_BYTES)
         application.router.add_post("/", self._handle)
-        runner = web.AppRunner(application, access_log=None, handle_signals=True)
+        runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         try:
             site = web.TCPSite(runner, host, port)
             await site.start()
+            self._end_on_signals()
             url_host = f"[{host}]" if ":" in host else host
             bound = runner.addresses[0][1]
             ready(_description(f"http://{url_host}:{bound}", self._chain.evm.chain_id, funded))
@@ -78,6 +78,12 @@ class _Server:
         finally:
             await runner.cleanup()
             self._worker.shutdown(cancel_futures=True)
+
+    def _end_on_signals(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
     async def _mine_at_intervals(self) -> NoReturn:
         loop = asyncio.get_running_loop()
@@ -132,9 +138,7 @@ def _error(number: Any, code: int, message: str, data: str | None = None) -> dic
     return {"jsonrpc": "2.0", "id": number, "error": error}
 
 
-def _description(
-    rpc_url: str, chain_id: int, funded: tuple[DevAccount, ...]
-) -> dict[str, Any]:
+def _description(rpc_url: str, chain_id: int, funded: tuple[DevAccount, ...]) -> dict[str, Any]:
     return {
         "event": "ready",
         "rpc_url": rpc_url,
@@ -146,7 +150,7 @@ def _description(
 
 
 def _print_json(description: dict[str, Any]) -> None:
-    print(json.dumps(description), flush=True)
+    _write(json.dumps(description))
 
 
 def _print_text(description: dict[str, Any]) -> None:
@@ -156,7 +160,12 @@ def _print_text(description: dict[str, Any]) -> None:
     lines += ["", f"Mnemonic: {MNEMONIC}", "These keys are public: never send real money to them."]
     lines += ["", f"USDC      {description['usdc']}", f"Chain id  {description['chain_id']}"]
     lines += [f"Listening on {description['rpc_url']}  (Ctrl-C ends it)"]
-    print("\n".join(lines), flush=True)
+    _write("\n".join(lines))
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def _bind_problem(error: OSError, host: str, port: int) -> str:
@@ -170,5 +179,5 @@ def _bind_problem(error: OSError, host: str, port: int) -> str:
 
 
 def _fail(sentence: str) -> NoReturn:
-    print(f"farebox devchain: {sentence}", file=sys.stderr)
+    sys.stderr.write(f"farebox devchain: {sentence}\n")
     raise SystemExit(1)

@@ -70,20 +70,20 @@ class TestingMethods:
 
     def set_balance(self, address: str, wei: Any) -> None:
         account, amount = read_data(address, 20), read_quantity(wei)
-        self._chain.evm.write(lambda state: state.set_balance(account, amount))  # type: ignore[arg-type]
+        self._chain.evm.write(lambda state: state.set_balance(account, amount))
 
     def set_code(self, address: str, code: str) -> None:
         account, placed = read_data(address, 20), read_data(code)
-        self._chain.evm.write(lambda state: state.set_code(account, placed))  # type: ignore[arg-type]
+        self._chain.evm.write(lambda state: state.set_code(account, placed))
 
     def set_nonce(self, address: str, nonce: Any) -> None:
         account, wanted = read_data(address, 20), read_quantity(nonce)
-        self._chain.evm.write(lambda state: state.set_nonce(account, wanted))  # type: ignore[arg-type]
+        self._chain.evm.write(lambda state: state.set_nonce(account, wanted))
 
     def set_storage(self, address: str, slot: Any, word: str) -> bool:
         account, place = read_data(address, 20), read_quantity(slot)
         value = int.from_bytes(read_data(word, 32), "big")
-        self._chain.evm.write(lambda state: state.set_storage(account, place, value))  # type: ignore[arg-type]
+        self._chain.evm.write(lambda state: state.set_storage(account, place, value))
         return True
 
     def drop(self, transaction_hash: str) -> str | None:
