@@ -1,0 +1,207 @@
+"""The compiled route table: what a request for `/v1/{slug}/{path}` costs.
+
+Rows of Listing and RoutePrice become frozen values once, when they change; a
+request is then a dictionary look-up and a walk over path segments. Paths that two
+readers could understand differently are refused here, because a price that can be
+dodged by spelling is no price.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
+
+from catalog.models import Listing, ListingMode, RoutePrice
+from catalog.operations import Operation, spec_operations
+
+ANY = "*"
+REST = "/*"
+
+_PLAIN_PATH = re.compile(rb"(?:/[A-Za-z0-9\-_~!$&'()*+,=:@][A-Za-z0-9\-_~!$&'()*+,=:@.]*)*/?")
+_BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+# After one decoding: separators some servers know, control characters, a second escape,
+# and the ends that some file systems cut off.
+_DANGEROUS = re.compile(rb"[/\\;\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}|[. ]$")
+_PARAMETER = re.compile(r"\{[^{}]+\}")
+
+
+class PathAmbiguous(ValueError):
+    """A path that the gateway and the upstream might read differently."""
+
+
+@dataclass(frozen=True, slots=True)
+class PricedRoute:
+    """One route of a listing. `template` is e.g. `/forecast/{city}`, or `/*` for the rest."""
+
+    method: str
+    template: str
+    price_atoms: int
+    operation: Operation = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """The upstream's own credential, sealed; `kind` is none, header or query."""
+
+    kind: str = "none"
+    name: str = ""
+    sealed: str = field(default="", repr=False)
+
+
+@dataclass(slots=True)
+class _Node:
+    """One segment of the templates. Literals are in folded case."""
+
+    literals: dict[str, _Node] = field(default_factory=dict)
+    patterns: list[tuple[re.Pattern[str], _Node]] = field(default_factory=list)
+    methods: dict[str, PricedRoute] = field(default_factory=dict)
+    rest: dict[str, PricedRoute] = field(default_factory=dict)
+
+    def plant(self, route: PricedRoute) -> None:
+        """Add a route at the end of its template's segments."""
+        node, template = self, route.template
+        open_ended = template.endswith(REST)
+        for segment in (template[: -len(REST)] if open_ended else template).split("/"):
+            if segment:
+                node = node._child(segment)
+        (node.rest if open_ended else node.methods)[route.method] = route
+
+    def find(self, segments: tuple[str, ...], method: str, at: int = 0) -> PricedRoute | None:
+        """The most particular route: literals, then parameters, then the rest."""
+        if at == len(segments):
+            return _of_method(self.methods, method) or _of_method(self.rest, method)
+        segment = segments[at]
+        literal = self.literals.get(segment.casefold())
+        if literal is not None and (found := literal.find(segments, method, at + 1)):
+            return found
+        for pattern, node in self.patterns:
+            if pattern.fullmatch(segment) and (found := node.find(segments, method, at + 1)):
+                return found
+        return _of_method(self.rest, method)
+
+    def _child(self, segment: str) -> _Node:
+        if not _PARAMETER.search(segment):
+            return self.literals.setdefault(segment.casefold(), _Node())
+        parts = _PARAMETER.split(segment)
+        pattern = re.compile(".+".join(re.escape(part) for part in parts), re.IGNORECASE | re.DOTALL)
+        for known, node in self.patterns:
+            if known == pattern:
+                return node
+        node = _Node()
+        self.patterns.append((pattern, node))
+        # `{name}.json` before `{name}`: the longer the literal part, the more particular.
+        self.patterns.sort(key=lambda entry: -len(entry[0].pattern))
+        return node
+
+
+@dataclass(frozen=True, slots=True)
+class PricedListing:
+    """One listing with its routes, ready to match."""
+
+    id: str
+    slug: str
+    name: str
+    base_url: str
+    price_atoms: int
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    paused: bool = False
+    demo: bool = False
+    credential: Credential = field(default_factory=Credential)
+    updated_at: int = 0
+    routes: tuple[PricedRoute, ...] = ()
+    _tree: _Node = field(default_factory=_Node, repr=False, compare=False)
+
+    def match(self, method: str, segments: tuple[str, ...]) -> PricedRoute | None:
+        """The route that prices this request; HEAD costs what GET does.
+
+        Letters count in either case, so that no spelling of an expensive path reaches
+        the price of a cheaper one. None only for OPTIONS that no price names.
+        """
+        return self._tree.find(segments, "GET" if method == "HEAD" else method)
+
+
+def compile_listing(listing: Listing, prices: Iterable[RoutePrice] = ()) -> PricedListing:
+    """Make one listing matchable. Routes of the spec without a price cost the listing's."""
+    explicit = {(row.method.upper(), _shape(row.path)): row for row in prices}
+    operations = spec_operations(listing.spec)
+    templates = dict.fromkeys((row.method.upper(), _rooted(row.path)) for row in explicit.values())
+    tree, routes = _Node(), []
+    for method, template in {**templates, **operations, (ANY, REST): None}:
+        row = explicit.get((method, _shape(template)))
+        if method == "OPTIONS" and row is None:
+            continue  # a preflight costs nothing unless a price names it
+        row = row or explicit.get((ANY, _shape(template)))
+        price = listing.price_atoms if row is None else row.price_atoms
+        operation = operations.get((method, template), {})
+        routes.append(PricedRoute(method, template, price, operation))
+        tree.plant(routes[-1])
+    return PricedListing(
+        id=listing.id,
+        slug=listing.slug,
+        name=listing.name,
+        base_url=listing.base_url,
+        price_atoms=listing.price_atoms,
+        description=listing.description,
+        tags=tuple(json.loads(listing.tags or "[]")),
+        paused=listing.paused,
+        demo=listing.mode == ListingMode.DEMO,
+        credential=Credential(
+            listing.credential_kind, listing.credential_name, listing.credential_secret
+        ),
+        updated_at=listing.updated_at,
+        routes=tuple(routes),
+        _tree=tree,
+    )
+
+
+def compile_listings(
+    listings: Iterable[Listing], prices: Iterable[RoutePrice]
+) -> tuple[PricedListing, ...]:
+    """Make all listings matchable; `prices` are the rows of all of them."""
+    by_listing: dict[str, list[RoutePrice]] = {}
+    for row in prices:
+        by_listing.setdefault(row.listing_id, []).append(row)
+    return tuple(compile_listing(row, by_listing.get(row.id, ())) for row in listings)
+
+
+def split_path(path: bytes) -> tuple[str, ...]:
+    """The decoded segments of a path as sent (`/a/b%20c`, no query).
+
+    Raises PathAmbiguous for dot segments, empty segments, encoded slashes, matrix
+    parameters, second escapes and whatever else a server behind might fold away.
+    """
+    if path in (b"", b"/"):
+        return ()
+    if _PLAIN_PATH.fullmatch(path) and b"./" not in path and not path.endswith(b"."):
+        return tuple(path.decode("ascii").strip("/").split("/"))
+    if not path.startswith(b"/") or _BROKEN_ESCAPE.search(path):
+        raise PathAmbiguous("The path has a broken percent-escape.")
+    return tuple(_decoded(segment) for segment in path[1:].removesuffix(b"/").split(b"/"))
+
+
+def _decoded(segment: bytes) -> str:
+    plain = unquote_to_bytes(segment)
+    if not plain or _DANGEROUS.search(plain):
+        raise PathAmbiguous("The path has empty, dotted or doubly escaped segments.")
+    return plain.decode("utf-8", "surrogateescape")
+
+
+def _of_method(routes: Mapping[str, PricedRoute], method: str) -> PricedRoute | None:
+    found = routes.get(method)
+    if found is None and method != "OPTIONS":
+        found = routes.get(ANY)
+    return found
+
+
+def _rooted(path: str) -> str:
+    """A template as this module writes it: leading slash, none at the end."""
+    return "/" + path.strip("/")
+
+
+def _shape(path: str) -> str:
+    """A template without the names of its parameters: `/a/{x}` and `/a/{y}` are one route."""
+    return _PARAMETER.sub("{}", _rooted(path))

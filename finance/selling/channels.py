@@ -1,0 +1,353 @@
+"""The channels payers pay us through: kept in memory, true in the database.
+
+A voucher is admitted by what memory says and charged by a guarded UPDATE, so a
+stale memory can refuse a call but never charge one wrongly. `busy` serializes the
+requests of a channel inside the process; the guard does so across processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import Engine, Row, text
+
+from finance.errors import ChannelBusy
+from finance.ledger import Account, charge_key, entry, reversal_key
+from finance.models import ChannelState
+from finance.selling.admission import ChannelBooks
+from finance.store import Batch, Store, Write
+from finance.x402.values import ChannelConfig
+from finance.x402.values import ChannelState as WireState
+from finance.x402.values import VoucherState
+
+MAX_IN_MEMORY = 100_000
+
+CHARGE = text(
+    "UPDATE seller_channel SET charged_atoms = :charged, streaming_atoms = :streaming,"
+    " signed_atoms = :signed, voucher_signature = :signature, last_request_at = :at"
+    " WHERE channel_id = :channel_id AND charged_atoms = :seen AND streaming_atoms = 0"
+    " AND state = 'open' AND balance_atoms >= :signed"
+)
+STREAM_DELIVERED = text(
+    "UPDATE seller_channel SET streaming_atoms = 0"
+    " WHERE channel_id = :channel_id AND streaming_atoms = :streaming"
+)
+STREAM_BROKEN = text(
+    "UPDATE seller_channel SET streaming_atoms = 0, charged_atoms = charged_atoms - :streaming"
+    " WHERE channel_id = :channel_id AND streaming_atoms = :streaming"
+)
+OPEN_CHANNEL = text(
+    "INSERT INTO seller_channel (channel_id, chain_id, payer, payer_authorizer, receiver,"
+    " receiver_authorizer, token, withdraw_delay, salt, state, balance_atoms,"
+    " total_claimed_atoms, withdraw_requested_at, withdraw_amount_atoms, refund_nonce,"
+    " synced_at, charged_atoms, streaming_atoms, signed_atoms, voucher_signature,"
+    " last_request_at) VALUES (:channel_id, :chain_id, :payer, :payer_authorizer, :receiver,"
+    " :receiver_authorizer, :token, :withdraw_delay, :salt, :state, 0, 0, 0, 0, 0, 0,"
+    " 0, 0, 0, '0x', :at) ON CONFLICT (channel_id) DO NOTHING"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OnchainState:
+    """A channel as the chain has it; amounts in atoms, `withdraw_requested_at` Unix seconds."""
+
+    balance: int
+    total_claimed: int
+    withdraw_requested_at: int = 0
+    withdraw_amount: int = 0
+    refund_nonce: int = 0
+
+
+class ChainMirror(Protocol):
+    """Reads channels from the chain (finance.selling.mirror)."""
+
+    async def sync(self, config: ChannelConfig, channel_id: bytes) -> bool:
+        """Make the channel's row equal to the chain, inserting it if it exists there only.
+        False when the chain does not know it. Raises RpcUnavailable."""
+        ...
+
+
+class Channel:
+    """One channel in memory. Amounts in atoms; `id` 32 bytes, `key` its 0x hex."""
+
+    __slots__ = (
+        "balance",
+        "busy",
+        "charged",
+        "checked_for",
+        "config",
+        "id",
+        "key",
+        "payer",
+        "refund_nonce",
+        "settling",
+        "signature",
+        "signed",
+        "state",
+        "streaming",
+        "synced_at",
+        "total_claimed",
+        "withdraw_amount",
+        "withdraw_requested_at",
+    )
+
+    def __init__(self, channel_id: bytes, config: ChannelConfig) -> None:
+        self.id = channel_id
+        self.key = "0x" + channel_id.hex()
+        self.config = config
+        self.payer = "0x" + config.payer.hex()
+        self.busy = False
+        self.settling = False  # a deposit is on its way to the chain: nothing else goes
+        self.checked_for: object = None  # the terms its configuration was found to fit
+        self.state = str(ChannelState.OPENING)
+        self.balance = self.total_claimed = self.withdraw_amount = 0
+        self.withdraw_requested_at = self.refund_nonce = self.synced_at = 0
+        self.charged = self.streaming = self.signed = 0
+        self.signature = b""
+
+    @property
+    def at_risk(self) -> int:
+        """Charged for delivered calls and not yet claimed on-chain (law 8)."""
+        return self.charged - self.streaming - self.total_claimed
+
+    def books(self) -> ChannelBooks:
+        """What admission decides on."""
+        withdrawing = self.withdraw_amount if self.withdraw_requested_at else 0
+        return ChannelBooks(
+            self.charged, self.signed, self.signature, self.balance, self.total_claimed, withdrawing
+        )
+
+    def wire_state(self) -> WireState:
+        """As told to clients."""
+        return WireState(
+            self.id,
+            self.balance,
+            self.total_claimed,
+            self.withdraw_requested_at,
+            self.refund_nonce,
+            self.charged,
+        )
+
+    def voucher_state(self) -> VoucherState | None:
+        """The best voucher held, for a corrective 402."""
+        return VoucherState(self.signed, self.signature) if self.signature else None
+
+    def take_row(self, row: Row[Any]) -> None:
+        """Become what the database says; `busy` is ours."""
+        self.state = row.state
+        self.balance, self.total_claimed = row.balance_atoms, row.total_claimed_atoms
+        self.withdraw_requested_at = row.withdraw_requested_at
+        self.withdraw_amount, self.refund_nonce = row.withdraw_amount_atoms, row.refund_nonce
+        self.synced_at = row.synced_at
+        self.charged, self.streaming = row.charged_atoms, row.streaming_atoms
+        self.signed, self.signature = row.signed_atoms, bytes.fromhex(row.voucher_signature[2:])
+
+
+class SellerChannels:
+    """All channels this process has seen, loaded on first use."""
+
+    def __init__(self, store: Store, mirror: ChainMirror) -> None:
+        self._store = store
+        self._mirror = mirror
+        self._channels: dict[str, Channel] = {}
+        # The watcher sets this whenever it has read the chain up to now without a gap:
+        # every channel's mirror is at least this fresh.
+        self.watched_at = 0
+
+    def known(self, channel_id: bytes) -> Channel | None:
+        """The channel if it is in memory."""
+        return self._channels.get("0x" + channel_id.hex())
+
+    async def get(self, channel_id: bytes | str) -> Channel | None:
+        """The channel, from memory or the database; None if neither knows it."""
+        key = channel_id if isinstance(channel_id, str) else "0x" + channel_id.hex()
+        channel = self._channels.get(key)
+        if channel is not None:
+            return channel
+        loaded = await asyncio.to_thread(_load, self._store.engine, key)
+        if loaded is None:
+            return None
+        self._make_room()
+        # Another request may have loaded it meanwhile; there is only ever one object.
+        return self._channels.setdefault(key, loaded)
+
+    async def find(self, config: ChannelConfig, channel_id: bytes) -> Channel | None:
+        """Like `get`, but asks the chain for a channel that the books do not know.
+
+        `config` must be the one that `channel_id` is the hash of. Raises RpcUnavailable.
+        """
+        channel = await self.get(channel_id)
+        if channel is None and await self._mirror.sync(config, channel_id):
+            channel = await self.get(channel_id)
+        return channel
+
+    async def refresh(self, channel: Channel) -> None:
+        """Read the channel from the chain again. Raises RpcUnavailable."""
+        await self._mirror.sync(channel.config, channel.id)
+        await self.reload(channel.key)
+
+    async def reload(self, channel_id: str) -> None:
+        """Make memory equal to the database, after somebody else has written there."""
+        channel = self._channels.get(channel_id)
+        if channel is None:
+            return
+        loaded = await asyncio.to_thread(_load, self._store.engine, channel_id)
+        if loaded is None:
+            self._channels.pop(channel_id, None)
+            return
+        for name in Channel.__slots__:
+            if name not in ("busy", "checked_for"):
+                setattr(channel, name, getattr(loaded, name))
+
+    def is_fresh(self, channel: Channel, now: int) -> bool:
+        """Whether a withdrawal started unseen could not be over yet: three looks per delay."""
+        seen_at = max(channel.synced_at, self.watched_at)
+        return now - seen_at <= channel.config.withdraw_delay // 3
+
+    def reserve(self, channel: Channel) -> None:
+        """Take the channel for one request. Raises ChannelBusy. There must be no await
+        between deciding on the channel's books and this."""
+        if channel.busy or channel.settling:
+            raise ChannelBusy("Another request of this channel is in flight.")
+        channel.busy = True
+
+    def release(self, channel: Channel) -> None:
+        """Give the channel back."""
+        channel.busy = False
+
+    def apply_onchain(self, channel_id: str, state: OnchainState, at: int = 0) -> None:
+        """Take over what the chain says; the caller writes the row in its own batch."""
+        channel = self._channels.get(channel_id)
+        if channel is None:
+            return
+        channel.balance, channel.total_claimed = state.balance, state.total_claimed
+        channel.withdraw_requested_at = state.withdraw_requested_at
+        channel.withdraw_amount, channel.refund_nonce = state.withdraw_amount, state.refund_nonce
+        channel.synced_at = max(channel.synced_at, at)
+
+    def in_memory(self) -> Iterable[Channel]:
+        """All channels in memory."""
+        return self._channels.values()
+
+    async def reverse_broken_streams(self, now: int) -> int:
+        """Take back charges whose answer was being streamed when the process died.
+
+        Call once, before serving. Returns how many there were.
+        """
+        rows = await asyncio.to_thread(_broken_streams, self._store.engine)
+        for channel_id, streaming, call_id in rows:
+            batch = stream_broken(channel_id, call_id, streaming, now)
+            await self._store.commit(Batch(batch))
+            await self.reload(channel_id)
+        return len(rows)
+
+    def _make_room(self) -> None:
+        if len(self._channels) < MAX_IN_MEMORY:
+            return
+        idle = next((k for k, c in self._channels.items() if not (c.busy or c.settling)), None)
+        if idle is not None:
+            del self._channels[idle]
+
+
+def charge_writes(
+    channel: Channel, amount: int, signed: int, signature: bytes, call_id: str, at: int,
+    streaming: bool = False,
+) -> list[Write]:
+    """Charge `amount` against the voucher over `signed`; refused if the books have moved."""
+    charge = {
+        "channel_id": channel.key,
+        "seen": channel.charged,
+        "charged": channel.charged + amount,
+        "streaming": amount if streaming else 0,
+        "signed": signed,
+        "signature": "0x" + signature.hex(),
+        "at": at,
+    }
+    key = charge_key(channel.key, call_id)
+    booked = entry(key, Account.CHARGED, amount, at, channel_id=channel.key, call_id=call_id)
+    return [Write(CHARGE, charge), booked]
+
+
+def note_charge(channel: Channel, amount: int, signed: int, signature: bytes) -> None:
+    """After the commit of `charge_writes`: memory follows."""
+    channel.charged += amount
+    channel.signed, channel.signature = signed, signature
+
+
+def stream_delivered(channel_id: str, streaming: int) -> list[Write]:
+    """The long answer has left completely: the charge stands."""
+    return [Write(STREAM_DELIVERED, {"channel_id": channel_id, "streaming": streaming})]
+
+
+def stream_broken(channel_id: str, call_id: str, streaming: int, at: int) -> list[Write]:
+    """The long answer broke off: the charge is taken back."""
+    key = reversal_key(charge_key(channel_id, call_id))
+    return [
+        Write(STREAM_BROKEN, {"channel_id": channel_id, "streaming": streaming}),
+        entry(key, Account.CHARGED, -streaming, at, channel_id=channel_id, call_id=call_id),
+    ]
+
+
+def open_channel(channel_id: bytes, config: ChannelConfig, chain_id: int, at: int) -> Write:
+    """A row for a channel whose first deposit is on its way; none if there is one."""
+    return Write(
+        OPEN_CHANNEL,
+        {
+            "channel_id": "0x" + channel_id.hex(),
+            "chain_id": chain_id,
+            "payer": "0x" + config.payer.hex(),
+            "payer_authorizer": "0x" + config.payer_authorizer.hex(),
+            "receiver": "0x" + config.receiver.hex(),
+            "receiver_authorizer": "0x" + config.receiver_authorizer.hex(),
+            "token": "0x" + config.token.hex(),
+            "withdraw_delay": config.withdraw_delay,
+            "salt": "0x" + config.salt.hex(),
+            "state": str(ChannelState.OPENING),
+            "at": at,
+        },
+        rows=None,
+    )
+
+
+_BY_ID = text("SELECT * FROM seller_channel WHERE channel_id = :id")
+_SETTLING = text(
+    "SELECT 1 FROM onchain_payment WHERE channel_id = :id AND kind = 'deposit'"
+    " AND state IN ('owed', 'sent') LIMIT 1"
+)
+_STREAMING = text(
+    "SELECT c.channel_id, c.streaming_atoms, (SELECT l.call_id FROM ledger_entry l"
+    " WHERE l.channel_id = c.channel_id AND l.account = 'charged' AND l.amount > 0"
+    " ORDER BY l.id DESC LIMIT 1) FROM seller_channel c WHERE c.streaming_atoms > 0"
+)
+
+
+def _load(engine: Engine, key: str) -> Channel | None:
+    with engine.connect() as connection:
+        row = connection.execute(_BY_ID, {"id": key}).one_or_none()
+        if row is None:
+            return None
+        channel = Channel(bytes.fromhex(key[2:]), config_of(row))
+        channel.take_row(row)
+        channel.settling = connection.execute(_SETTLING, {"id": key}).first() is not None
+        return channel
+
+
+def _broken_streams(engine: Engine) -> list[tuple[str, int, str]]:
+    with engine.connect() as connection:
+        return [(row[0], row[1], row[2]) for row in connection.execute(_STREAMING)]
+
+
+def config_of(row: Any) -> ChannelConfig:
+    """The configuration stored in a row of seller_channel or buyer_channel."""
+    return ChannelConfig(
+        bytes.fromhex(row.payer[2:]),
+        bytes.fromhex(row.payer_authorizer[2:]),
+        bytes.fromhex(row.receiver[2:]),
+        bytes.fromhex(row.receiver_authorizer[2:]),
+        bytes.fromhex(row.token[2:]),
+        row.withdraw_delay,
+        bytes.fromhex(row.salt[2:]),
+    )

@@ -1,0 +1,132 @@
+"""Headers on their way through: what must not pass, what is set in its place.
+
+Hop-by-hop headers end here (RFC 9110, 7.6.1), also those that `Connection` lists.
+Payments, our own headers and what could make the upstream act on another path,
+method or host than the one that was paid for never reach it (law 11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from node.gateway.match import Upstream
+
+Headers = list[tuple[bytes, bytes]]
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+_HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+    )
+)
+_NEVER_UPSTREAM = _HOP_BY_HOP | {
+    b"host",
+    b"content-length",  # set anew by whoever writes the body
+    b"expect",
+    # Aimed at this gateway, or able to spend.
+    b"authorization",
+    b"payment-signature",
+    b"payment-required",
+    b"payment-response",
+    b"x-payment",
+    b"x-payment-response",
+    b"farebox-call-id",
+    b"farebox-cost",
+    b"farebox-scheme",
+    # Who called is said by us.
+    b"forwarded",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
+    b"x-forwarded-port",
+    b"x-forwarded-prefix",
+    b"x-real-ip",
+    # Another method or path than the one that was priced.
+    b"x-http-method",
+    b"x-http-method-override",
+    b"x-method-override",
+    b"x-original-url",
+    b"x-rewrite-url",
+    b"x-original-uri",
+}
+_NEVER_DOWNSTREAM = _HOP_BY_HOP | {
+    b"content-length",
+    b"date",  # the server in front of us writes its own
+    b"payment-required",
+    b"payment-response",
+    b"payment-signature",
+    b"x-payment-response",
+    b"farebox-call-id",
+    b"farebox-cost",
+    b"farebox-scheme",
+}
+_ADDRESSES = frozenset((b"location", b"content-location", b"refresh", b"link"))
+
+
+def to_upstream(
+    given: RawHeaders, upstream: Upstream, call_id: str, client: str, scheme: str
+) -> list[tuple[str, str]]:
+    """The headers of the forwarded request, without framing."""
+    dropped, host = _connection_listed(given), b""
+    headers: Headers = []
+    for name, value in given:
+        if name == b"host":
+            host = value
+        elif name not in _NEVER_UPSTREAM and name not in dropped:
+            headers.append((name, value))
+    injected = {name for name, _ in upstream.headers}
+    if injected:
+        headers = [header for header in headers if header[0] not in injected]
+    text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+    text += [(name.decode(), value.decode("latin-1")) for name, value in upstream.headers]
+    text.append(("Host", upstream.host.decode()))
+    text.append(("X-Forwarded-For", client))
+    text.append(("X-Forwarded-Proto", scheme))
+    text.append(("X-Forwarded-Host", host.decode("latin-1")))
+    text.append(("X-Request-Id", call_id))
+    return text
+
+
+def to_caller(given: RawHeaders, upstream: Upstream, paid: bool) -> Headers:
+    """The headers of the answer, without framing. Paid answers are never cached (law 11)."""
+    dropped = _connection_listed(given)
+    headers: Headers = []
+    for name, value in given:
+        name = name.lower()
+        if name in _NEVER_DOWNSTREAM or name in dropped:
+            continue
+        if paid and name in (b"cache-control", b"expires", b"pragma", b"age"):
+            continue
+        if name in _ADDRESSES:
+            value = _public_address(value, upstream)
+        if any(secret in value for secret in upstream.secrets):
+            continue
+        headers.append((name, value))
+    if paid:
+        headers.append((b"cache-control", b"no-store"))
+    return headers
+
+
+def _public_address(value: bytes, upstream: Upstream) -> bytes:
+    """An address at the upstream becomes one at the gateway; its credential goes."""
+    if upstream.query:
+        given = upstream.query.encode()
+        for joint in (b"?" + given + b"&", b"&" + given, b"?" + given):
+            value = value.replace(joint, b"?" if joint.endswith(b"&") else b"")
+    return value.replace(upstream.base.encode(), upstream.public_base.encode())
+
+
+def _connection_listed(headers: RawHeaders) -> frozenset[bytes]:
+    for name, value in headers:
+        if name.lower() == b"connection" and value not in (b"keep-alive", b"close"):
+            return frozenset(item.strip().lower() for item in value.split(b","))
+    return frozenset()

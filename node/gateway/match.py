@@ -1,0 +1,183 @@
+"""From a request line to the route it buys: offers and upstream addresses, prebuilt.
+
+The table is immutable and replaced whole when listings change, so a request sees
+one state of all prices from its first byte to its charge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from yarl import URL
+
+from catalog.listings import ANY, REST, PricedListing, PricedRoute, split_path
+from finance.x402.extensions import bazaar_extension, payment_identifier_extension
+from finance.x402.offers import Offer, Terms
+from finance.x402.values import BATCH_SETTLEMENT_SCHEME, EXACT
+
+PREFIX = b"/v1/"
+
+
+@dataclass(frozen=True, slots=True)
+class Sale:
+    """What all listings of a node have in common: who is paid, in what, on which terms."""
+
+    public_url: str
+    pay_to: bytes
+    asset: bytes
+    chain_id: int
+    token_name: str
+    token_version: str
+    receiver_authorizer: bytes
+    withdraw_delay_seconds: int = 86_400
+    max_timeout_seconds: int = 60
+    min_deposit_calls: int = 1  # smallest deposit, in prices of one call
+    schemes: tuple[str, ...] = (BATCH_SETTLEMENT_SCHEME, EXACT)
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where a listing's calls go. `secret` is the upstream's own credential, never shown."""
+
+    base: str  # scheme://host[:port]/base-path, without a slash at the end
+    host: bytes
+    public_base: str  # what buyers see instead of `base`
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    query: str = field(default="", repr=False)
+    secrets: tuple[bytes, ...] = field(default=(), repr=False)
+
+    def url(self, rest: bytes, query: bytes) -> URL:
+        """The address of one call; path and query stay as the caller wrote them."""
+        target = self.base + rest.decode("latin-1")
+        if query or self.query:
+            given = query.decode("latin-1")
+            target += "?" + (f"{given}&{self.query}" if given and self.query else given or self.query)
+        return URL(target, encoded=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route for sale. `offer` is None when it is free."""
+
+    listing: PricedListing
+    method: str
+    template: str
+    price_atoms: int
+    offer: Offer | None
+    upstream: Upstream
+
+    @property
+    def name(self) -> str:
+        """Method and template, as payments are bound to it."""
+        return f"{self.method} {self.template}"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A request's listing and route; `route` None is a preflight nobody priced."""
+
+    listing: PricedListing
+    route: Route | None
+    rest: bytes
+
+
+class RouteTable:
+    """All listings of the node, compiled."""
+
+    def __init__(
+        self, listings: Iterable[PricedListing], sale: Sale, unseal: Callable[[str], bytes]
+    ) -> None:
+        self.sale = sale
+        self.listings = {listing.slug.encode(): listing for listing in listings}
+        self._routes: dict[str, dict[tuple[str, str], Route]] = {
+            listing.id: _compile(listing, sale, unseal) for listing in self.listings.values()
+        }
+
+    def match(self, method: str, raw_path: bytes) -> Match | None:
+        """The route for a path as sent. None: no such listing. Raises PathAmbiguous."""
+        slug, slash, below = raw_path[len(PREFIX) :].partition(b"/")
+        listing = self.listings.get(slug)
+        if listing is None:
+            return None
+        rest = slash + below
+        priced = listing.match(method, split_path(rest))
+        route = None if priced is None else self._route(listing, priced)
+        return Match(listing, route, rest)
+
+    def routes(self) -> Iterable[Route]:
+        """Every route, listing by listing."""
+        for routes in self._routes.values():
+            yield from routes.values()
+
+    def _route(self, listing: PricedListing, priced: PricedRoute) -> Route:
+        return self._routes[listing.id][priced.method, priced.template]
+
+
+def _compile(
+    listing: PricedListing, sale: Sale, unseal: Callable[[str], bytes]
+) -> dict[tuple[str, str], Route]:
+    upstream = _upstream(listing, sale, unseal)
+    return {
+        (priced.method, priced.template): Route(
+            listing,
+            priced.method,
+            priced.template,
+            priced.price_atoms,
+            Offer.build(_terms(listing, priced, sale)) if priced.price_atoms else None,
+            upstream,
+        )
+        for priced in listing.routes
+    }
+
+
+def _upstream(listing: PricedListing, sale: Sale, unseal: Callable[[str], bytes]) -> Upstream:
+    url = URL(listing.base_url)
+    base = str(url.origin()) + url.raw_path.rstrip("/")
+    public = f"{sale.public_url.rstrip('/')}/v1/{listing.slug}"
+    host = url.raw_authority.rpartition("@")[2].encode()
+    credential = listing.credential
+    if credential.kind == "none" or not credential.sealed:
+        return Upstream(base, host, public)
+    secret = unseal(credential.sealed)
+    if credential.kind == "header":
+        header = (credential.name.lower().encode(), secret)
+        # `Bearer abc`: the part after the word is the secret too.
+        return Upstream(base, host, public, (header,), "", (secret, secret.split(b" ")[-1]))
+    written = quote(secret, safe="")
+    query = f"{quote(credential.name, safe='')}={written}"
+    return Upstream(base, host, public, (), query, (secret, written.encode()))
+
+
+def _terms(listing: PricedListing, priced: PricedRoute, sale: Sale) -> Terms:
+    path = "" if priced.template == REST else priced.template
+    extensions = {**payment_identifier_extension(), **_discovery(priced)}
+    return Terms(
+        listing_id=listing.id,
+        route=priced.template,
+        method=priced.method,
+        resource_url=f"{sale.public_url.rstrip('/')}/v1/{listing.slug}{path}",
+        amount_atoms=priced.price_atoms,
+        pay_to=sale.pay_to,
+        asset=sale.asset,
+        chain_id=sale.chain_id,
+        receiver_authorizer=sale.receiver_authorizer,
+        token_name=sale.token_name,
+        token_version=sale.token_version,
+        description=listing.description or listing.name,
+        mime_type="application/json",
+        withdraw_delay_seconds=sale.withdraw_delay_seconds,
+        max_timeout_seconds=sale.max_timeout_seconds,
+        min_deposit_atoms=priced.price_atoms * sale.min_deposit_calls,
+        schemes=sale.schemes,
+        extensions=extensions,
+    )
+
+
+def _discovery(priced: PricedRoute) -> Mapping[str, object]:
+    if not priced.operation or priced.method == ANY:
+        return {}
+    template = priced.template.replace("{", ":").replace("}", "")
+    parameters = template if template != priced.template else None
+    return bazaar_extension(priced.method, priced.operation, parameters)

@@ -1,0 +1,66 @@
+"""Errors as the wire shows them: RFC 9457 problem documents, one shape for every edge.
+
+A problem's `code` is stable and machine-readable; `type` is derived from it. The
+table here is the one place where codes of the data plane become HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+Headers = list[tuple[bytes, bytes]]
+
+CONTENT_TYPE: Final = b"application/problem+json"
+_ENCODER = msgspec.json.Encoder()
+
+# code: (HTTP status, title). Payment refusals are not here: they are 402 with an offer.
+PROBLEMS: Final[dict[str, tuple[int, str]]] = {
+    "request_invalid": (400, "The request cannot be read"),
+    "path_ambiguous": (400, "The path can be read in more than one way"),
+    "secret_invalid": (401, "The secret is missing or wrong"),
+    "limit_exceeded": (402, "A spending limit forbids this call"),
+    "no_such_resource": (404, "There is nothing at this address"),
+    "no_such_listing": (404, "No such listing"),
+    "payment_identifier_conflict": (409, "This payment identifier names another payment"),
+    "payment_in_flight": (409, "This payment is being served right now"),
+    "body_too_large": (413, "The request body is too large"),
+    "internal_error": (500, "Something went wrong here"),
+    "upstream_failed": (502, "The seller's API failed"),
+    "answer_too_large": (502, "The answer is too large for this payment scheme"),
+    "node_paused": (503, "The node does not serve paid calls at the moment"),
+    "listing_paused": (503, "The listing is paused"),
+    "demo_not_recorded": (503, "The listing is in demo mode and has no recorded answers"),
+    "amount_at_risk_exceeded": (503, "Too much is unclaimed on this channel"),
+    "chain_unavailable": (503, "The chain cannot be asked at the moment"),
+    "store_unavailable": (503, "The books cannot be written at the moment"),
+    "upstream_unreachable": (504, "The seller's API cannot be reached"),
+    "upstream_timeout": (504, "The seller's API did not answer in time"),
+    "settlement_pending": (504, "The payment is on its way but not confirmed yet"),
+}
+
+
+def problem(
+    status: int, code: str, title: str, detail: str | None = None, **extra: Any
+) -> tuple[bytes, Headers]:
+    """The body and headers of a problem answer (RFC 9457); `extra` are its own members."""
+    document = {"type": f"urn:farebox:problem:{code}", "title": title, "status": status}
+    document["code"] = code
+    if detail:
+        document["detail"] = detail
+    body = _ENCODER.encode(document | extra)
+    length = str(len(body)).encode()
+    return body, [
+        (b"content-type", CONTENT_TYPE),
+        (b"content-length", length),
+        (b"cache-control", b"no-store"),
+    ]
+
+
+def known_problem(
+    code: str, detail: str | None = None, **extra: Any
+) -> tuple[int, bytes, Headers]:
+    """(status, body, headers) of a code in the table."""
+    status, title = PROBLEMS[code]
+    return status, *problem(status, code, title, detail, **extra)
