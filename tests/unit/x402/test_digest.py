@@ -12,6 +12,7 @@ from x402.mechanisms.evm.batch_settlement import authorizer_signer, encoding
 from x402.mechanisms.evm.batch_settlement import types as sdk
 from x402.mechanisms.evm.batch_settlement import utils as sdk_utils
 from x402.mechanisms.evm.batch_settlement.client.voucher import sign_voucher as sdk_sign_voucher
+from x402.mechanisms.evm.batch_settlement.constants import RECEIVE_AUTHORIZATION_TYPES
 from x402.mechanisms.evm.eip712 import hash_domain, hash_eip3009_authorization
 from x402.mechanisms.evm.signers import EthAccountSigner
 from x402.mechanisms.evm.types import ExactEIP3009Authorization, TypedDataDomain
@@ -110,8 +111,6 @@ def test_a_transfer_has_the_digest_the_sdk_gives_it(
 def test_a_deposit_has_the_digest_the_sdk_checks(
     authorization: TransferAuthorization, chain_id: int
 ) -> None:
-    from x402.mechanisms.evm.batch_settlement.constants import RECEIVE_AUTHORIZATION_TYPES
-
     token = b"\x33" * 20
     message = {
         "from": text.checksum(authorization.from_address),
