@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.rpc import Rpc
 from finance.errors import (

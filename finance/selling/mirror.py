@@ -10,10 +10,11 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
-from sqlalchemy import bindparam, case, insert, select, update
+from sqlalchemy import Row, bindparam, case, insert, select, update
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS, MULTICALL3_ADDRESS
 from finance.chain.rpc import Rpc
@@ -210,7 +211,7 @@ def mirror_writes(channel_id: str, state: OnchainState, now: int) -> list[Write]
     return [Write(_UPDATE, values, None), Write(_REBASE, rebase, None)]
 
 
-def config_of(row: SellerChannel) -> ChannelConfig:
+def config_of(row: SellerChannel | Row[Any]) -> ChannelConfig:
     """The channel's terms with bytes inside, from any row that has its columns."""
     return ChannelConfig(
         bytes.fromhex(row.payer[2:]),
@@ -220,6 +221,17 @@ def config_of(row: SellerChannel) -> ChannelConfig:
         bytes.fromhex(row.token[2:]),
         row.withdraw_delay,
         bytes.fromhex(row.salt[2:]),
+    )
+
+
+def state_of(row: SellerChannel | Row[Any]) -> OnchainState:
+    """The mirror as a row holds it."""
+    return OnchainState(
+        row.balance_atoms,
+        row.total_claimed_atoms,
+        row.withdraw_requested_at,
+        row.withdraw_amount_atoms,
+        row.refund_nonce,
     )
 
 
