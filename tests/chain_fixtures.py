@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 from types import TracebackType
@@ -59,6 +60,8 @@ class ChainProcess:
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(self._command, cwd=_ROOT, stdout=subprocess.PIPE, text=True)
         self._start()
+        # A pipe nobody reads fills up, and the node would stop at its next line.
+        threading.Thread(target=self._drain, daemon=True).start()
         return self
 
     def __exit__(
@@ -69,8 +72,6 @@ class ChainProcess:
     ) -> None:
         self.process.terminate()
         self.process.wait(_STOP_SECONDS)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
     def rpc(self, method: str, *params: Any) -> Any:
         """Return the result of one JSON-RPC call; raises RpcError."""
@@ -79,6 +80,12 @@ class ChainProcess:
     def _start(self) -> None:
         """Read from the process's output until it listens."""
         raise NotImplementedError
+
+    def _drain(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as output:
+            for _ in output:
+                pass
 
     def _line(self) -> str:
         assert self.process.stdout is not None

@@ -117,9 +117,7 @@ def test_deposit_signed_by_another_or_sent_twice_is_refused_by_usdc(world: World
     )
     deposit = world.deposit(config, 5)
     world.send(world.relay, deposit)
-    assert world.refusal(world.relay, deposit) == (
-        "FiatTokenV2: authorization is used or canceled"
-    )
+    assert world.refusal(world.relay, deposit) == ("FiatTokenV2: authorization is used or canceled")
 
 
 def test_collector_serves_only_batch_settlement(world: World) -> None:
@@ -134,7 +132,9 @@ def test_collector_serves_only_batch_settlement(world: World) -> None:
 
 def test_receiver_or_authorizer_claims_and_settle_pays_the_receiver_once(world: World) -> None:
     config = world.open(1000)
-    claimed = world.send(world.receiver, world.settlement.functions.claim([world.claim(config, 400)]))
+    claimed = world.send(
+        world.receiver, world.settlement.functions.claim([world.claim(config, 400)])
+    )
     assert world.events(world.settlement, "Claimed", claimed) == [
         {
             "channelId": world.channel_id(config),
@@ -409,7 +409,9 @@ def test_multicall_runs_all_or_nothing_and_returns_the_answers(world: World) -> 
         [encode(claim), encode(functions.channels(channel)), encode(refund)]
     ).call({"from": world.relay.address})
     assert answers == [b"", (1000).to_bytes(32, "big") + (100).to_bytes(32, "big"), b""]
-    spoiled = functions.multicall([encode(claim), encode(world.refund_with_signature(config, 1, 7))])
+    spoiled = functions.multicall(
+        [encode(claim), encode(world.refund_with_signature(config, 1, 7))]
+    )
     assert world.refusal(world.relay, spoiled) == "InvalidRefundNonce"
     world.send(world.relay, functions.multicall([encode(claim), encode(refund)]))
     assert world.channel(config) == (100, 100)

@@ -6,6 +6,7 @@
         straight from calldata instead; positions are byte offsets into `msg.data`.
 """
 
+CHUNK: constant(uint256) = 512
 MAX_WORDS: constant(uint256) = 64  # that `_bytes` copies: 2,048 bytes
 MAX_BYTES: constant(uint256) = 2112  # as typed: the words, ABI-encoded
 EIP1271_MAGIC: constant(bytes32) = 0x1626ba7e00000000000000000000000000000000000000000000000000000000
@@ -21,11 +22,14 @@ def _word(at: uint256) -> uint256:
 @internal
 def _bytes(at: uint256) -> Bytes[MAX_BYTES]:
     """
-    @notice The ABI `bytes` whose length word stands at `at`.
+    @notice The ABI `bytes` whose length word stands at `at`. One copy when calldata
+            goes on for long enough behind it, else word by word.
     """
     size: uint256 = self._word(at)
     if size == 65:
         return slice(msg.data, at + 32, 65)
+    if size <= CHUNK and at + 32 + CHUNK <= len(msg.data):
+        return slice(slice(msg.data, at + 32, CHUNK), 0, size)
     words: DynArray[bytes32, MAX_WORDS] = []
     for i: uint256 in range((size + 31) // 32, bound=MAX_WORDS):
         words.append(convert(self._word(at + 32 + 32 * i), bytes32))
