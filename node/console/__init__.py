@@ -1,0 +1,1 @@
+"""The console: pages for the operator, on the private listener."""

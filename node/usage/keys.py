@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from sqlalchemy import Engine, insert, select, update
 from sqlmodel import col
@@ -69,26 +67,3 @@ def list_keys(engine: Engine) -> list[KeyView]:
     statement = select(*columns).order_by(col(ConsumerKey.created_at).desc(), col(ConsumerKey.id))
     with engine.connect() as connection:
         return [KeyView(**row) for row in connection.execute(statement).mappings()]
-
-
-def load_secrets(engine: Engine) -> Mapping[str, str]:
-    """Key id by secret hash, of every key that is not revoked."""
-    statement = select(col(ConsumerKey.secret_hash), col(ConsumerKey.id)).where(
-        col(ConsumerKey.revoked_at).is_(None)
-    )
-    with engine.connect() as connection:
-        return MappingProxyType({row[0]: row[1] for row in connection.execute(statement)})
-
-
-class KeyRing:
-    """The keys in force, in memory; `replace` swaps them whole."""
-
-    def __init__(self, ids_by_hash: Mapping[str, str]) -> None:
-        self._ids_by_hash = ids_by_hash
-
-    def replace(self, ids_by_hash: Mapping[str, str]) -> None:
-        self._ids_by_hash = ids_by_hash
-
-    def find(self, secret: str) -> str | None:
-        """The id of the key with this secret, or None."""
-        return self._ids_by_hash.get(hash_secret(secret))

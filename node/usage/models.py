@@ -30,7 +30,7 @@ class Call(SQLModel, table=True):
     """One proxied request, bought or served."""
 
     __tablename__ = "call"
-    __table_args__ = (Index("ix_call_at", "at_ms"),)
+    __table_args__ = (Index("ix_call_side_at", "side", "at_ms"),)
 
     id: str = Field(primary_key=True)
     side: str

@@ -58,7 +58,7 @@ def _create_call() -> None:
         sa.Column("bytes_out", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("ix_call_at", "call", ["at_ms"], unique=False)
+    op.create_index("ix_call_side_at", "call", ["side", "at_ms"], unique=False)
 
 
 def _create_call_rollup() -> None:

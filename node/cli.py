@@ -1,0 +1,76 @@
+"""The `farebox` command. Every failure ends with a sentence that says what to do.
+
+Exit codes: 0 done · 1 done, and the answer is no (differences, an error answer, not
+running) · 2 the command line cannot be read · 3 configuration, passphrase or input ·
+4 this machine (ports, rights, another node) · 5 the chain · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from catalog.errors import CatalogError
+from finance.errors import ChainError, FinanceError
+from node.commands import key, listing, wallet
+from node.commands.call import call
+from node.commands.demo import demo
+from node.commands.node import database, devchain, init, status, up
+from node.errors import NodeError
+
+app = typer.Typer(
+    name="farebox",
+    help="A self-hosted control center for a marketplace of paid APIs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for command in (init, up, status, call, devchain, demo):
+    app.command()(command)
+app.add_typer(wallet.app, name="wallet")
+app.add_typer(listing.app, name="listing")
+app.add_typer(key.app, name="key")
+app.add_typer(database, name="db")
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where the node keeps its wallet and books.", show_default="~/.farebox"),
+    ] = None,
+) -> None:
+    """A self-hosted control center for a marketplace of paid APIs."""
+    context.obj = data_dir
+
+
+def main() -> None:
+    """Run the command line; the only place that turns errors into exit codes."""
+    try:
+        app()
+    except (NodeError, CatalogError, FinanceError) as error:
+        Console(stderr=True).print(
+            f"farebox: {error}", highlight=False, markup=False, soft_wrap=True
+        )
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def exit_code(error: NodeError | CatalogError | FinanceError) -> int:
+    """What the process ends with for an error it could name."""
+    match error:
+        case NodeError():
+            return error.exit_code
+        case ChainError():
+            return 5
+        case _:
+            return 3
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The `farebox` command, one module per group of subcommands."""

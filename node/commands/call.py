@@ -1,0 +1,93 @@
+"""`farebox call`: one paid call through the running node."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+
+from node.commands.frame import read_settings
+from node.commands.output import Json, print_json, wants_json
+from node.errors import NodeNotRunning, SettingsInvalid
+from node.lock import running_node
+
+TIMEOUT_SECONDS = 180
+
+
+def call(
+    context: typer.Context,
+    listing: Annotated[str, typer.Argument(help="The listing's part in URLs.")],
+    path: Annotated[str, typer.Argument(help="Path and query below it.")] = "/",
+    method: Annotated[str, typer.Option("--method", "-X")] = "GET",
+    data: Annotated[str | None, typer.Option("--data", "-d", help="Request body.")] = None,
+    header: Annotated[list[str] | None, typer.Option("--header", "-H")] = None,
+    key: Annotated[
+        str | None, typer.Option(envvar="FAREBOX_KEY", help="Secret of a consumer key.")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="The same key gives the stored answer, never pays twice.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Call a listing and pay for it. Exit code 1 when the answer is an error (400 and above)."""
+    settings = read_settings(context)
+    if not key:
+        raise SettingsInvalid(
+            "Calls need a key: make one with `farebox key create NAME` and give its secret as"
+            " FAREBOX_KEY."
+        )
+    console_url = running_node(settings.data_dir).get("console_url")
+    if not console_url:
+        raise NodeNotRunning(f"No node is running on {settings.data_dir}. Start it: farebox up")
+    headers = _headers(header or (), key, idempotency_key)
+    url = f"{console_url}/call/{listing}/{path.lstrip('/')}"
+    answer = _send(method.upper(), url, headers, data)
+    _show(answer, as_json)
+    if answer.status_code >= 400:
+        raise typer.Exit(1)
+
+
+def _headers(given: tuple[str, ...] | list[str], key: str, idempotency: str | None) -> list[Any]:
+    headers = []
+    for line in given:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise SettingsInvalid(f"{line!r} is no header; write it as 'Name: value'.")
+        headers.append((name.strip(), value.strip()))
+    headers.append(("Authorization", f"Bearer {key}"))
+    if idempotency:
+        headers.append(("Idempotency-Key", idempotency))
+    return headers
+
+
+def _send(method: str, url: str, headers: list[Any], data: str | None) -> httpx.Response:
+    try:
+        with httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
+            return client.request(method, url, headers=headers, content=data)
+    except httpx.HTTPError as error:
+        raise NodeNotRunning(
+            f"The node did not answer ({error}). Whether the call was paid is in its books; repeat"
+            " it with the same --idempotency-key to be safe."
+        ) from error
+
+
+def _show(answer: httpx.Response, as_json: bool) -> None:
+    facts = {
+        "status": answer.status_code,
+        "cost": answer.headers.get("farebox-cost"),
+        "scheme": answer.headers.get("farebox-scheme"),
+        "call_id": answer.headers.get("farebox-call-id"),
+    }
+    if as_json:
+        print_json({**facts, "body": answer.text})
+        return
+    sys.stdout.buffer.write(answer.content)
+    sys.stdout.buffer.flush()
+    if not wants_json(as_json):
+        cost = f"{facts['cost'] or 0} USDC"
+        scheme, call_id = facts["scheme"] or "free", facts["call_id"] or "—"
+        line = f"\n{facts['status']} · {cost} · {scheme} · call {call_id}"
+        Console(stderr=True).print(line, highlight=False, style="dim")

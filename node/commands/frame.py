@@ -1,0 +1,63 @@
+"""What every command starts from: settings, passphrase, wallet, database."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+
+import typer
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from finance.wallet.keystore import Keystore
+from finance.wallet.signer import Keys
+from node.db.engine import open_engine
+from node.db.migrations import upgrade
+from node.errors import DataDirUnusable, NotInitialised, PassphraseMissing
+from node.settings import Settings, load_settings, resolve_passphrase
+
+
+def read_settings(context: typer.Context) -> Settings:
+    """The settings of the data directory named on the command line or in the environment."""
+    return load_settings(context.find_root().obj)
+
+
+def passphrase(settings: Settings, prompt: str = "Passphrase of the wallet: ") -> str:
+    """The passphrase, asked for on a terminal when neither environment nor file gives it."""
+    return resolve_passphrase(settings, (lambda: getpass.getpass(prompt)) if _asks() else None)
+
+
+def new_passphrase(settings: Settings) -> str:
+    """A passphrase for a new wallet: asked for twice on a terminal."""
+    given = passphrase(settings, "Choose a passphrase for the wallet: ")
+    asked = settings.passphrase is None and settings.passphrase_file is None
+    if asked and getpass.getpass("The same again: ") != given:
+        raise PassphraseMissing("The two passphrases differ; nothing was made.")
+    return given
+
+
+def require_wallet(settings: Settings) -> Keystore:
+    """The wallet's keystore. Raises NotInitialised when there is none."""
+    keystore = Keystore(settings.keystore_dir)
+    if not keystore.exists():
+        raise NotInitialised(f"There is no wallet in {settings.data_dir} yet. Run: farebox init")
+    return keystore
+
+
+def unlock(settings: Settings) -> Keys:
+    return require_wallet(settings).unlock(passphrase(settings))
+
+
+def open_database(settings: Settings) -> Engine:
+    """The node's database, at the newest schema. Raises DataDirUnusable."""
+    try:
+        engine = open_engine(settings.database)
+        upgrade(engine)
+    except SQLAlchemyError as error:
+        reason = getattr(error, "orig", None) or error
+        raise DataDirUnusable(f"The database cannot be opened: {reason}.") from error
+    return engine
+
+
+def _asks() -> bool:
+    return sys.stdin.isatty()

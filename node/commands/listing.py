@@ -1,0 +1,166 @@
+"""`farebox listing`: what this node sells, and what it buys."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from catalog.drafts import Draft, DraftCredential, parse_price, parse_route, parse_spec, slug_of
+from catalog.editing import add_listing, pause_listing, read_listings, remove_listing
+from catalog.errors import ListingInvalid
+from catalog.models import Listing, ListingOrigin, RoutePrice
+from finance.money import Usdc
+from node.commands.frame import open_database, read_settings, require_wallet, unlock
+from node.commands.output import Json, show_facts, show_rows
+from node.db.engine import writer
+from node.lock import running_node
+from node.settings import Settings
+
+app = typer.Typer(help="APIs this node sells or buys.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="Name, address part or id.")]
+
+
+@app.command()
+def add(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="3 to 80 characters.")],
+    upstream: Annotated[str | None, typer.Option(help="Sell the API at this address.")] = None,
+    buy: Annotated[str | None, typer.Option(help="Buy from this paid (x402) address.")] = None,
+    price: Annotated[str, typer.Option(help="USDC per call, e.g. 0.001.")] = "0",
+    route: Annotated[
+        list[str] | None, typer.Option(help='A route\'s own price: "GET /forecast/{city}=0.01".')
+    ] = None,
+    spec: Annotated[Path | None, typer.Option(help="OpenAPI 3.x document, JSON.")] = None,
+    description: Annotated[str, typer.Option(help="At most 500 characters.")] = "",
+    tag: Annotated[list[str] | None, typer.Option(help="Repeat for more, at most 20.")] = None,
+    auth_header: Annotated[
+        str | None, typer.Option(help="Header with the upstream's credential.")
+    ] = None,
+    auth_query: Annotated[
+        str | None, typer.Option(help="Query parameter with the upstream's credential.")
+    ] = None,
+    auth_value_stdin: Annotated[
+        bool, typer.Option("--auth-value-stdin", help="Read the credential from standard input.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Sell an API (--upstream URL --price 0.001), or add one to buy from (--buy URL)."""
+    if (upstream is None) == (buy is None):
+        raise ListingInvalid("base_url", "Say either --upstream URL (to sell) or --buy URL.")
+    settings = read_settings(context)
+    require_wallet(settings)
+    draft = Draft(
+        name=name,
+        slug=slug_of(name),
+        base_url=upstream or buy or "",
+        origin=ListingOrigin.OWN if upstream else ListingOrigin.REMOTE,
+        price=parse_price(price),
+        routes=tuple(parse_route(text) for text in route or ()),
+        description=description,
+        tags=tuple(tag or ()),
+        credential=_credential(auth_header, auth_query, auth_value_stdin),
+        spec=parse_spec(_read(spec)) if spec else "",
+    )
+    seal = unlock(settings).seal if draft.credential.secret else _nothing_to_seal
+    engine = writer(open_database(settings))
+    listing_id = add_listing(engine, draft, seal, int(time.time()))
+    show_facts(_added(settings, draft, listing_id), as_json, hint=_hint(draft))
+
+
+@app.command("list")
+def list_(context: typer.Context, as_json: Json = False) -> None:
+    """All listings with their prices in USDC."""
+    settings = read_settings(context)
+    require_wallet(settings)
+    rows = [_row(*entry) for entry in read_listings(open_database(settings))]
+    empty = "No listings yet. Add one with: farebox listing add NAME --upstream URL --price 0.001"
+    show_rows("Listings", rows, as_json, empty)
+
+
+@app.command()
+def pause(context: typer.Context, name: Name, as_json: Json = False) -> None:
+    """Stop selling or buying it for now."""
+    _set_paused(context, name, True, as_json)
+
+
+@app.command()
+def resume(context: typer.Context, name: Name, as_json: Json = False) -> None:
+    """Go on after a pause."""
+    _set_paused(context, name, False, as_json)
+
+
+@app.command()
+def remove(context: typer.Context, name: Name, as_json: Json = False) -> None:
+    """Take it out of the catalog. What was earned or spent with it stays in the books."""
+    settings = read_settings(context)
+    require_wallet(settings)
+    show_facts({"removed": remove_listing(writer(open_database(settings)), name)}, as_json)
+
+
+def _set_paused(context: typer.Context, name: str, paused: bool, as_json: bool) -> None:
+    settings = read_settings(context)
+    require_wallet(settings)
+    engine = writer(open_database(settings))
+    changed = pause_listing(engine, name, paused, int(time.time()))
+    show_facts({"paused" if paused else "resumed": changed}, as_json)
+
+
+def _credential(header: str | None, query: str | None, from_stdin: bool) -> DraftCredential:
+    if header is None and query is None:
+        return DraftCredential()
+    if header is not None and query is not None:
+        raise ListingInvalid("credential", "Give either --auth-header or --auth-query.")
+    if not from_stdin:
+        raise ListingInvalid(
+            "credential",
+            "Give the credential on standard input with --auth-value-stdin, so that it stays out"
+            " of the process list and the shell's history.",
+        )
+    secret = sys.stdin.readline().rstrip("\r\n")
+    return DraftCredential("header" if header else "query", header or query or "", secret)
+
+
+def _nothing_to_seal(_secret: bytes) -> str:
+    return ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ListingInvalid("spec", f"{path} cannot be read: {error}.") from error
+
+
+def _added(settings: Settings, draft: Draft, listing_id: str) -> dict[str, Any]:
+    node = running_node(settings.data_dir)
+    if draft.origin is ListingOrigin.OWN:
+        url = f"{node.get('gateway_url', settings.gateway_url)}/v1/{draft.slug}/"
+    else:
+        url = f"{node.get('console_url', settings.console_url)}/call/{draft.slug}/"
+    return {"id": listing_id, "name": draft.name, "slug": draft.slug, "url": url}
+
+
+def _hint(draft: Draft) -> str:
+    host = draft.base_url.split("://", 1)[-1].split("/", 1)[0]
+    return (
+        f"If {host} is a private address of yours, allow it: add"
+        f' allowed_hosts = ["{host}"] to farebox.toml and restart the node.'
+    )
+
+
+def _row(listing: Listing, prices: tuple[RoutePrice, ...]) -> dict[str, Any]:
+    return {
+        "id": listing.id,
+        "name": listing.name,
+        "slug": listing.slug,
+        "origin": str(listing.origin),
+        "base_url": listing.base_url,
+        "price": str(Usdc(listing.price_atoms)),
+        "routes": [f"{p.method} {p.path}={Usdc(p.price_atoms)}" for p in prices],
+        "paused": listing.paused,
+    }

@@ -1,0 +1,79 @@
+"""One node per data directory: two of them would sign against each other's books."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from node.errors import AlreadyRunning, DataDirUnusable
+
+FILE_NAME = "node.lock"
+
+
+class DataDirLock:
+    """The lock a node holds while it runs; its file says where the node listens."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Write what other commands need to know (pid, addresses)."""
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, json.dumps(facts).encode(), 0)
+
+
+@contextmanager
+def hold_data_dir(data_dir: Path) -> Iterator[DataDirLock]:
+    """Hold the directory for this process. Raises AlreadyRunning or DataDirUnusable."""
+    prepare_data_dir(data_dir)
+    path = data_dir / FILE_NAME
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DataDirUnusable(f"{path} cannot be written: {error.strerror}.") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = running_node(data_dir).get("pid", "unknown")
+        os.close(handle)
+        raise AlreadyRunning(
+            f"Another node (process {pid}) is running on {data_dir}. Stop it first, or give this"
+            " one its own directory with FAREBOX_DATA_DIR."
+        ) from None
+    try:
+        yield DataDirLock(handle)
+    finally:
+        os.ftruncate(handle, 0)
+        os.close(handle)
+
+
+def prepare_data_dir(data_dir: Path) -> None:
+    """Make the directory, for its owner only. Raises DataDirUnusable."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataDirUnusable(f"{data_dir} cannot be made: {error.strerror}.") from error
+    if not os.access(data_dir, os.W_OK | os.X_OK):
+        raise DataDirUnusable(
+            f"{data_dir} cannot be written by this user. Give it the rights, or choose another"
+            " directory with FAREBOX_DATA_DIR."
+        )
+
+
+def running_node(data_dir: Path) -> dict[str, Any]:
+    """What the node running on this directory says of itself; empty when none does."""
+    try:
+        with (data_dir / FILE_NAME).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                facts = json.loads(file.read() or b"{}")
+                return facts if isinstance(facts, dict) else {}
+    except (OSError, ValueError):
+        pass
+    return {}

@@ -1,0 +1,75 @@
+"""Two listeners on one loop: sockets bound with sentences, uvicorn without its own ideas."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from uvicorn._types import ASGI3Application
+
+from node.errors import NodeError, PortTaken
+from node.settings import Bind
+
+KEEP_ALIVE_SECONDS = 75
+BACKLOG = 2048
+
+
+def bind(where: Bind, setting: str) -> socket.socket:
+    """A listening socket. Raises PortTaken, or NodeError, naming the setting to change."""
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+    try:
+        return socket.create_server((where.host, where.port), family=family, backlog=BACKLOG)
+    except socket.gaierror as error:
+        raise NodeError(f"{setting}: there is no address {where.host!r} here.") from error
+    except OSError as error:
+        match error.errno:
+            case errno.EADDRINUSE:
+                raise PortTaken(
+                    f"Something else listens on {where}. Stop it, or choose another port with"
+                    f" {setting}."
+                ) from error
+            case errno.EACCES | errno.EPERM:
+                raise NodeError(
+                    f"This user may not listen on port {where.port}. Choose one above 1023 with"
+                    f" {setting}."
+                ) from error
+            case errno.EADDRNOTAVAIL:
+                raise NodeError(
+                    f"{setting}: {where.host} is no address of this machine."
+                ) from error
+            case _:
+                raise NodeError(f"{setting}: cannot listen on {where}: {error}.") from error
+
+
+class Server(uvicorn.Server):
+    """uvicorn that leaves signals to the node."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop_accepting(self) -> None:
+        """Close the listener, let calls in flight finish, then end `serve`."""
+        self.should_exit = True
+
+
+def make_server(app: ASGI3Application, drain_seconds: int) -> Server:
+    """A server for one listener; `drain_seconds` is what calls in flight get at the end."""
+    return Server(
+        uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=drain_seconds,
+        )
+    )
