@@ -86,7 +86,8 @@ class _Node:
         if not _PARAMETER.search(segment):
             return self.literals.setdefault(segment.casefold(), _Node())
         parts = _PARAMETER.split(segment)
-        pattern = re.compile(".+".join(re.escape(part) for part in parts), re.IGNORECASE | re.DOTALL)
+        written = ".+".join(re.escape(part) for part in parts)
+        pattern = re.compile(written, re.IGNORECASE | re.DOTALL)
         for known, node in self.patterns:
             if known == pattern:
                 return node

@@ -58,9 +58,7 @@ def problem(
     ]
 
 
-def known_problem(
-    code: str, detail: str | None = None, **extra: Any
-) -> tuple[int, bytes, Headers]:
+def known_problem(code: str, detail: str | None = None, **extra: Any) -> tuple[int, bytes, Headers]:
     """(status, body, headers) of a code in the table."""
     status, title = PROBLEMS[code]
     return status, *problem(status, code, title, detail, **extra)

@@ -68,9 +68,7 @@ def admit_voucher(
         raise ChannelBusy("Another request of this channel is in flight.")
     if is_last_voucher(payment, books):
         return Admission.REPLAY
-    vouchers.check_voucher(
-        payment, terms, books.charged, books.balance, books.total_claimed
-    )
+    vouchers.check_voucher(payment, terms, books.charged, books.balance, books.total_claimed)
     if payment.max_claimable > books.backing:
         message = "The payer is withdrawing what would back this voucher."
         raise PaymentRefused(message, codes.CUMULATIVE_EXCEEDS_BALANCE)

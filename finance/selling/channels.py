@@ -8,9 +8,9 @@ requests of a channel inside the process; the guard does so across processes.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import Engine, Row, text
 
@@ -18,10 +18,10 @@ from finance.errors import ChannelBusy
 from finance.ledger import Account, charge_key, entry, reversal_key
 from finance.models import ChannelState
 from finance.selling.admission import ChannelBooks
+from finance.selling.mirror import Mirror, OnchainState, config_of
 from finance.store import Batch, Store, Write
-from finance.x402.values import ChannelConfig
+from finance.x402.values import ChannelConfig, VoucherState
 from finance.x402.values import ChannelState as WireState
-from finance.x402.values import VoucherState
 
 MAX_IN_MEMORY = 100_000
 
@@ -29,7 +29,7 @@ CHARGE = text(
     "UPDATE seller_channel SET charged_atoms = :charged, streaming_atoms = :streaming,"
     " signed_atoms = :signed, voucher_signature = :signature, last_request_at = :at"
     " WHERE channel_id = :channel_id AND charged_atoms = :seen AND streaming_atoms = 0"
-    " AND state = 'open' AND balance_atoms >= :signed"
+    " AND state IN ('opening', 'open') AND balance_atoms >= :signed"
 )
 STREAM_DELIVERED = text(
     "UPDATE seller_channel SET streaming_atoms = 0"
@@ -48,26 +48,6 @@ OPEN_CHANNEL = text(
     " :receiver_authorizer, :token, :withdraw_delay, :salt, :state, 0, 0, 0, 0, 0, 0,"
     " 0, 0, 0, '0x', :at) ON CONFLICT (channel_id) DO NOTHING"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class OnchainState:
-    """A channel as the chain has it; amounts in atoms, `withdraw_requested_at` Unix seconds."""
-
-    balance: int
-    total_claimed: int
-    withdraw_requested_at: int = 0
-    withdraw_amount: int = 0
-    refund_nonce: int = 0
-
-
-class ChainMirror(Protocol):
-    """Reads channels from the chain (finance.selling.mirror)."""
-
-    async def sync(self, config: ChannelConfig, channel_id: bytes) -> bool:
-        """Make the channel's row equal to the chain, inserting it if it exists there only.
-        False when the chain does not know it. Raises RpcUnavailable."""
-        ...
 
 
 class Channel:
@@ -149,13 +129,11 @@ class Channel:
 class SellerChannels:
     """All channels this process has seen, loaded on first use."""
 
-    def __init__(self, store: Store, mirror: ChainMirror) -> None:
+    def __init__(self, store: Store, mirror: Mirror) -> None:
         self._store = store
         self._mirror = mirror
         self._channels: dict[str, Channel] = {}
-        # The watcher sets this whenever it has read the chain up to now without a gap:
-        # every channel's mirror is at least this fresh.
-        self.watched_at = 0
+        mirror.subscribe(self.apply_onchain)
 
     def known(self, channel_id: bytes) -> Channel | None:
         """The channel if it is in memory."""
@@ -180,13 +158,15 @@ class SellerChannels:
         `config` must be the one that `channel_id` is the hash of. Raises RpcUnavailable.
         """
         channel = await self.get(channel_id)
-        if channel is None and await self._mirror.sync(config, channel_id):
-            channel = await self.get(channel_id)
-        return channel
+        if channel is not None:
+            return channel
+        if await self._mirror.adopt(config) is None:
+            return None
+        return await self.get(channel_id)
 
     async def refresh(self, channel: Channel) -> None:
         """Read the channel from the chain again. Raises RpcUnavailable."""
-        await self._mirror.sync(channel.config, channel.id)
+        await self._mirror.sync([channel.key])
         await self.reload(channel.key)
 
     async def reload(self, channel_id: str) -> None:
@@ -204,8 +184,7 @@ class SellerChannels:
 
     def is_fresh(self, channel: Channel, now: int) -> bool:
         """Whether a withdrawal started unseen could not be over yet: three looks per delay."""
-        seen_at = max(channel.synced_at, self.watched_at)
-        return now - seen_at <= channel.config.withdraw_delay // 3
+        return now - channel.synced_at <= channel.config.withdraw_delay // 3
 
     def reserve(self, channel: Channel) -> None:
         """Take the channel for one request. Raises ChannelBusy. There must be no await
@@ -218,26 +197,26 @@ class SellerChannels:
         """Give the channel back."""
         channel.busy = False
 
-    def apply_onchain(self, channel_id: str, state: OnchainState, at: int = 0) -> None:
-        """Take over what the chain says; the caller writes the row in its own batch."""
+    def apply_onchain(self, channel_id: str, state: OnchainState) -> None:
+        """Take over what the chain says; the mirror has written the row."""
         channel = self._channels.get(channel_id)
         if channel is None:
             return
         channel.balance, channel.total_claimed = state.balance, state.total_claimed
         channel.withdraw_requested_at = state.withdraw_requested_at
         channel.withdraw_amount, channel.refund_nonce = state.withdraw_amount, state.refund_nonce
-        channel.synced_at = max(channel.synced_at, at)
+        channel.synced_at = int(time.time())
 
     def in_memory(self) -> Iterable[Channel]:
         """All channels in memory."""
         return self._channels.values()
 
-    async def reverse_broken_streams(self, now: int) -> int:
+    async def reverse_broken_streams(self) -> int:
         """Take back charges whose answer was being streamed when the process died.
 
         Call once, before serving. Returns how many there were.
         """
-        rows = await asyncio.to_thread(_broken_streams, self._store.engine)
+        rows, now = await asyncio.to_thread(_broken_streams, self._store.engine), int(time.time())
         for channel_id, streaming, call_id in rows:
             batch = stream_broken(channel_id, call_id, streaming, now)
             await self._store.commit(Batch(batch))
@@ -253,7 +232,12 @@ class SellerChannels:
 
 
 def charge_writes(
-    channel: Channel, amount: int, signed: int, signature: bytes, call_id: str, at: int,
+    channel: Channel,
+    amount: int,
+    signed: int,
+    signature: bytes,
+    call_id: str,
+    at: int,
     streaming: bool = False,
 ) -> list[Write]:
     """Charge `amount` against the voucher over `signed`; refused if the books have moved."""
@@ -338,16 +322,3 @@ def _load(engine: Engine, key: str) -> Channel | None:
 def _broken_streams(engine: Engine) -> list[tuple[str, int, str]]:
     with engine.connect() as connection:
         return [(row[0], row[1], row[2]) for row in connection.execute(_STREAMING)]
-
-
-def config_of(row: Any) -> ChannelConfig:
-    """The configuration stored in a row of seller_channel or buyer_channel."""
-    return ChannelConfig(
-        bytes.fromhex(row.payer[2:]),
-        bytes.fromhex(row.payer_authorizer[2:]),
-        bytes.fromhex(row.receiver[2:]),
-        bytes.fromhex(row.receiver_authorizer[2:]),
-        bytes.fromhex(row.token[2:]),
-        row.withdraw_delay,
-        bytes.fromhex(row.salt[2:]),
-    )

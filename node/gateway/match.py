@@ -13,6 +13,7 @@ from urllib.parse import quote
 from yarl import URL
 
 from catalog.listings import ANY, REST, PricedListing, PricedRoute, split_path
+from finance.errors import FinanceError
 from finance.x402.extensions import bazaar_extension, payment_identifier_extension
 from finance.x402.offers import Offer, Terms
 from finance.x402.values import BATCH_SETTLEMENT_SCHEME, EXACT
@@ -52,8 +53,8 @@ class Upstream:
         """The address of one call; path and query stay as the caller wrote them."""
         target = self.base + rest.decode("latin-1")
         if query or self.query:
-            given = query.decode("latin-1")
-            target += "?" + (f"{given}&{self.query}" if given and self.query else given or self.query)
+            parts = (query.decode("latin-1"), self.query)
+            target += "?" + "&".join(part for part in parts if part)
         return URL(target, encoded=True)
 
 
@@ -90,10 +91,16 @@ class RouteTable:
         self, listings: Iterable[PricedListing], sale: Sale, unseal: Callable[[str], bytes]
     ) -> None:
         self.sale = sale
-        self.listings = {listing.slug.encode(): listing for listing in listings}
-        self._routes: dict[str, dict[tuple[str, str], Route]] = {
-            listing.id: _compile(listing, sale, unseal) for listing in self.listings.values()
-        }
+        self.listings: dict[bytes, PricedListing] = {}
+        self.broken: dict[str, str] = {}  # slug: why it cannot be sold
+        self._routes: dict[str, dict[tuple[str, str], Route]] = {}
+        for listing in listings:
+            try:
+                self._routes[listing.id] = _compile(listing, sale, unseal)
+            except (ValueError, FinanceError) as error:
+                self.broken[listing.slug] = str(error)
+            else:
+                self.listings[listing.slug.encode()] = listing
 
     def match(self, method: str, raw_path: bytes) -> Match | None:
         """The route for a path as sent. None: no such listing. Raises PathAmbiguous."""

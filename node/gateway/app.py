@@ -1,0 +1,145 @@
+"""The public side of a node: a raw ASGI app with five kinds of addresses.
+
+`/v1/{slug}/{path}` sells calls; `/.well-known/x402` and `/discovery/resources` say
+what is sold; `/healthz` and `/readyz` are for whoever keeps the node running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from catalog.listings import PathAmbiguous, PricedListing
+from finance.errors import FinanceError
+from node.gateway.desk import Desk
+from node.gateway.discovery import Directory
+from node.gateway.forward import Forwarder, UpstreamError
+from node.gateway.match import PREFIX, RouteTable
+from node.gateway.ports import Seller
+from node.gateway.request import BodyTooLarge, Call, CallerGone, Receive, Scope, Send
+from node.gateway.serve import Refused, give_problem, problem_of, serve
+
+log = logging.getLogger("farebox.gateway")
+
+_TEXT = (b"content-type", b"text/plain; charset=utf-8")
+_JSON = (b"content-type", b"application/json")
+
+
+class Gateway:
+    """Callable as ASGI. `start` before the first request, `stop` after the last."""
+
+    def __init__(self, seller: Seller, listings: Iterable[PricedListing] = ()) -> None:
+        self._seller = seller
+        self._forwarder = Forwarder(seller.egress, seller.sale.max_timeout_seconds)
+        self._desk = Desk(seller, self._forwarder)
+        self.reload(listings)
+
+    def reload(self, listings: Iterable[PricedListing]) -> None:
+        """Replace all routes and prices at once. Calls already admitted keep theirs."""
+        table = RouteTable(listings, self._seller.sale, self._seller.unseal)
+        for slug, reason in table.broken.items():
+            log.error("listing %s cannot be sold: %s", slug, reason)
+        self._table, self._directory = table, Directory(table)
+
+    async def start(self) -> None:
+        """Put the books in order after a crash; call once the store is open."""
+        reversed_streams = await self._seller.channels.reverse_broken_streams()
+        if reversed_streams:
+            log.warning("%d charges of broken streams were taken back", reversed_streams)
+
+    async def stop(self) -> None:
+        """Finish what is being booked and close the pool."""
+        await self._desk.stop()
+        await self._forwarder.stop()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["type"]:
+            case "http":
+                await self._edge(Call(scope, receive, send, self._seller.max_body_bytes))
+            case "websocket":
+                await receive()
+                reason = "WebSocket is not sold here."
+                await send({"type": "websocket.close", "code": 1008, "reason": reason})
+            case "lifespan":
+                await _lifespan(receive, send)
+
+    async def _edge(self, call: Call) -> None:
+        """Every error ends here as an answer, or as a cut connection once one has begun."""
+        try:
+            await self._route(call)
+        except CallerGone:
+            log.info("call %s: the caller left, nothing was charged", call.id)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            if not isinstance(error, Refused | BodyTooLarge | PathAmbiguous):
+                self._log(call, error)
+            if not call.started:
+                await self._explain(call, error)
+            # Else: returning without an end makes the server cut the connection.
+
+    async def _explain(self, call: Call, error: Exception) -> None:
+        match error:
+            case Refused():
+                await give_problem(call, error.code, error.headers)
+            case PathAmbiguous():
+                await give_problem(call, "path_ambiguous", detail=str(error))
+            case BodyTooLarge():
+                limit = self._seller.max_body_bytes
+                await give_problem(call, "body_too_large", detail=f"At most {limit} bytes.")
+            case UpstreamError():
+                await give_problem(call, error.code)
+            case FinanceError():
+                await give_problem(call, *problem_of(error))
+            case _:
+                await give_problem(call, "internal_error")
+
+    def _log(self, call: Call, error: Exception) -> None:
+        if isinstance(error, UpstreamError):
+            log.warning("call %s: %s (%r)", call.id, error.code, error.cause)
+        elif isinstance(error, FinanceError):
+            log.warning("call %s: %s: %s", call.id, error.code, error)
+        else:
+            log.error("call %s failed", call.id, exc_info=error)
+
+    async def _route(self, call: Call) -> None:
+        path = call.raw_path
+        if path.startswith(PREFIX):
+            match = self._table.match(call.method, path)
+            if match is None:
+                raise Refused("no_such_listing")
+            await serve(self._desk, call, match)
+        elif call.method in ("GET", "HEAD"):
+            await self._serve_own(call, path)
+        else:
+            raise Refused("no_such_resource")
+
+    async def _serve_own(self, call: Call, path: bytes) -> None:
+        match path:
+            case b"/healthz":
+                await call.answer(200, [_TEXT, (b"content-length", b"3")], b"ok\n")
+            case b"/readyz" if self._seller.ready():
+                await call.answer(200, [_TEXT, (b"content-length", b"6")], b"ready\n")
+            case b"/readyz":
+                await call.answer(503, [_TEXT, (b"content-length", b"10")], b"not ready\n")
+            case b"/.well-known/x402":
+                await _give_json(call, self._directory.well_known)
+            case b"/discovery/resources":
+                await _give_json(call, self._directory.page(call.query))
+            case _:
+                raise Refused("no_such_resource")
+
+
+async def _give_json(call: Call, body: bytes) -> None:
+    headers = [_JSON, (b"content-length", b"%d" % len(body)), (b"cache-control", b"max-age=60")]
+    await call.answer(200, headers, body)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """The parts are started and stopped by node.app, not by the server."""
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,136 @@
+"""What every way of paying shares: forwarding, booking calls, giving answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from finance.errors import FinanceError
+from finance.store import Batch
+from node.gateway.forward import Answer, Forwarder
+from node.gateway.headers import to_caller
+from node.gateway.match import Match
+from node.gateway.ports import Seller
+from node.gateway.request import Call, CallerGone
+from node.problems import Headers
+from node.usage.calls import CallRecord
+from node.usage.models import Side
+
+log = logging.getLogger("farebox.gateway")
+
+MAX_PATH = 512
+
+
+class Refused(Exception):
+    """The call ends with a problem of node.problems.PROBLEMS."""
+
+    def __init__(self, code: str, detail: str | None = None, headers: Headers | None = None):
+        super().__init__(code)
+        self.code, self.detail, self.headers = code, detail, headers or []
+
+
+class Desk:
+    """The tools of one gateway, shared by all its calls."""
+
+    def __init__(self, seller: Seller, forwarder: Forwarder) -> None:
+        self.seller = seller
+        self.forwarder = forwarder
+        self._background: set[asyncio.Task[Any]] = set()
+
+    def in_background(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run on; the task is kept until it is done."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def stop(self) -> None:
+        """Wait for what is still being booked."""
+        if self._background:
+            await asyncio.wait(self._background, timeout=10)
+
+    def record(
+        self,
+        call: Call,
+        match: Match,
+        status: int,
+        bytes_out: int,
+        payer: str | None = None,
+        scheme: str | None = None,
+        amount: int = 0,
+        error: str | None = None,
+    ) -> CallRecord:
+        """The call as a row."""
+        return CallRecord(
+            id=call.id,
+            side=Side.SERVED,
+            at_ms=call.at_ms,
+            listing_id=match.listing.id,
+            method=call.method,
+            path=match.rest[:MAX_PATH].decode("latin-1") or "/",
+            status=status,
+            latency_us=call.elapsed_us(),
+            payer=payer,
+            scheme=scheme,
+            amount_atoms=amount,
+            error=error,
+            bytes_out=bytes_out,
+        )
+
+    def book(self, record: CallRecord) -> None:
+        """Journal a call that moved no money, without making its caller wait."""
+        self.in_background(self._book(record))
+
+    async def _book(self, record: CallRecord) -> None:
+        try:
+            await self.seller.store.commit(Batch([record.write()], [record.increment()]))
+        except FinanceError:
+            log.exception("call %s could not be journaled", record.id)
+
+    async def pass_on(
+        self,
+        call: Call,
+        match: Match,
+        answer: Answer,
+        payer: str | None = None,
+        scheme: str | None = None,
+    ) -> None:
+        """Give an answer that costs nothing: a free one, an error, a redirect."""
+        route = match.route
+        assert route is not None
+        headers = to_caller(answer.raw_headers, route.upstream, paid=route.offer is not None)
+        size = len(answer.head)
+        if answer.complete:
+            await call.answer(answer.status, framed(call, answer, headers), answer.head)
+        else:
+            size = await self._stream(call, answer, headers)
+        error = None if answer.status < 400 else "upstream_status"
+        self.book(self.record(call, match, answer.status, size, payer, scheme, 0, error))
+
+    async def _stream(self, call: Call, answer: Answer, headers: Headers) -> int:
+        size = len(answer.head)
+        await call.start(answer.status, with_length(headers, answer.length))
+        await call.send(answer.head, True)
+        async for chunk in answer.rest():
+            if call.is_gone():
+                raise CallerGone
+            size += len(chunk)
+            await call.send(chunk, True)
+        await call.send(b"", False)
+        return size
+
+
+def framed(call: Call, answer: Answer, headers: Headers) -> Headers:
+    """With the content-length of a complete body; of what GET would give, for HEAD."""
+    if answer.status in (204, 304):
+        return headers
+    length = answer.length if call.method == "HEAD" else len(answer.head)
+    return with_length(headers, length)
+
+
+def with_length(headers: Headers, length: int | None) -> Headers:
+    """With a content-length if it is known; else the server sends chunks."""
+    if length is None:
+        return headers
+    return [*headers, (b"content-length", b"%d" % length)]

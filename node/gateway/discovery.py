@@ -1,0 +1,88 @@
+"""What is sold here, for those who look: x402 Bazaar list and `/.well-known/x402`.
+
+Shapes are those of the `x402` package's `extensions/bazaar/facilitator_client.py`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from finance.x402.offers import Offer
+from finance.x402.values import X402_VERSION
+from node.gateway.match import Route, RouteTable
+
+DEFAULT_PAGE = 100
+MAX_PAGE = 1000
+
+
+class Directory:
+    """All routes for sale, encoded once per reload."""
+
+    def __init__(self, table: RouteTable) -> None:
+        self._items = [
+            _item(route, route.offer)
+            for route in table.routes()
+            if route.offer is not None and not route.listing.paused and not route.listing.demo
+        ]
+        self.well_known = msgspec.json.encode(
+            {"version": 1, "resources": [item["resource"] for item in self._items]}
+        )
+
+    def page(self, query: bytes) -> bytes:
+        """The list as asked for: `type`, `payTo`, `scheme`, `network`, `extensions`,
+        `limit`, `offset`. What cannot be read is taken as not asked."""
+        asked = _parameters(query)
+        limit = min(_number(asked.get("limit"), DEFAULT_PAGE), MAX_PAGE)
+        offset = _number(asked.get("offset"), 0)
+        found = [item for item in self._items if _fits(item, asked)]
+        pagination = {"limit": limit, "offset": offset, "total": len(found)}
+        items = found[offset : offset + limit]
+        return msgspec.json.encode(
+            {"x402Version": X402_VERSION, "items": items, "pagination": pagination}
+        )
+
+
+def _item(route: Route, offer: Offer) -> dict[str, Any]:
+    listing, terms = route.listing, offer.terms
+    updated = datetime.fromtimestamp(listing.updated_at, UTC).isoformat().replace("+00:00", "Z")
+    return {
+        "resource": terms.resource_url,
+        "type": "http",
+        "x402Version": X402_VERSION,
+        "accepts": list(offer.expected.values()),
+        "lastUpdated": updated,
+        "description": terms.description or "",
+        "mimeType": terms.mime_type or "",
+        "serviceName": listing.name,
+        "tags": list(listing.tags),
+        "extensions": dict(terms.extensions),
+    }
+
+
+def _fits(item: dict[str, Any], asked: dict[str, str]) -> bool:
+    accepts = item["accepts"]
+    pay_to = asked.get("payTo", "").lower()
+    return (
+        asked.get("type", "http") == "http"
+        and (not pay_to or any(entry.pay_to.lower() == pay_to for entry in accepts))
+        and ("scheme" not in asked or any(e.scheme == asked["scheme"] for e in accepts))
+        and ("network" not in asked or any(e.network == asked["network"] for e in accepts))
+        and ("extensions" not in asked or asked["extensions"] in item["extensions"])
+    )
+
+
+def _parameters(query: bytes) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(query.decode("latin-1"), max_num_fields=20))
+    except ValueError:
+        return {}
+
+
+def _number(value: str | None, default: int) -> int:
+    if value is None or not value.isascii() or not value.isdigit() or len(value) > 9:
+        return default
+    return int(value)

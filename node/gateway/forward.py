@@ -1,0 +1,191 @@
+"""The upstream side of a call: send it on, read the answer up to a limit.
+
+Nothing of the upstream's redirects is followed and nothing of its encoding is
+undone. Errors come out as `UpstreamError` with a problem code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import aiohttp
+
+from node.egress import EgressPolicy, EgressRefused, open_session
+from node.gateway.headers import to_upstream
+from node.gateway.match import Match, Upstream
+from node.gateway.request import Call, CallerGone
+
+BUFFER_BYTES = 256 * 1024
+CONNECT_SECONDS = 5
+
+
+class UpstreamError(Exception):
+    """The upstream gave no answer; `code` is one of node.problems.PROBLEMS."""
+
+    def __init__(self, code: str, cause: BaseException | None = None) -> None:
+        super().__init__(code)
+        self.code = code
+        self.cause = cause
+
+
+class Answer:
+    """An upstream answer: status, raw headers, and the body read so far.
+
+    `complete` says whether `head` is all of it. Whoever gets one must `close` it.
+    """
+
+    __slots__ = ("_response", "_scrub", "complete", "head", "length", "raw_headers", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse, upstream: Upstream) -> None:
+        self._response = response
+        self._scrub = _Scrubber(upstream.secrets) if upstream.secrets else None
+        self.status = response.status
+        self.raw_headers = response.raw_headers
+        # Of the whole body as announced; also on answers to HEAD. None when unknown.
+        self.length: int | None = response.content_length
+        self.head = b""
+        self.complete = False
+
+    async def read_head(self, limit: int) -> None:
+        """Read up to `limit` bytes and perhaps a chunk more."""
+        chunks, size, content = [], 0, self._response.content
+        while size <= limit:
+            chunk = await content.readany()
+            if not chunk:
+                self.complete = True
+                break
+            chunks.append(chunk)
+            size += len(chunk)
+        self.head = b"".join(chunks) if len(chunks) != 1 else chunks[0]
+        if self._scrub is not None:
+            self.head = self._scrub.clean(self.head, self.complete)
+
+    async def rest(self) -> AsyncIterator[bytes]:
+        """The body after `head`. Raises UpstreamError when it breaks off."""
+        try:
+            while chunk := await self._response.content.readany():
+                yield chunk if self._scrub is None else self._scrub.clean(chunk, False)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise UpstreamError("upstream_failed", error) from error
+        if self._scrub is not None:
+            yield self._scrub.clean(b"", True)
+
+    def close(self) -> None:
+        """Give the connection back if all was read, else cut it."""
+        if not self._response.content.at_eof():
+            self._response.close()
+        self._response.release()
+
+
+class _Scrubber:
+    """Blots a credential out of a body, also where it falls between two chunks."""
+
+    def __init__(self, secrets: tuple[bytes, ...]) -> None:
+        # A word this short would blot out more than it hides.
+        self._secrets = [secret for secret in secrets if len(secret) >= 8]
+        self._keep = max((len(secret) for secret in self._secrets), default=1) - 1
+        self._tail = b""
+
+    def clean(self, chunk: bytes, last: bool) -> bytes:
+        text = self._tail + chunk
+        for secret in self._secrets:
+            if secret in text:
+                text = text.replace(secret, b"*" * len(secret))
+        if last or not self._keep:
+            self._tail = b""
+            return text
+        self._tail = text[-self._keep :]
+        return text[: -self._keep]
+
+
+class Forwarder:
+    """Sends calls on over one pool of kept-alive connections."""
+
+    def __init__(self, policy: EgressPolicy, first_byte_seconds: float) -> None:
+        self._policy = policy
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_SECONDS, sock_read=first_byte_seconds
+        )
+        self._session: aiohttp.ClientSession | None = None
+
+    async def stop(self) -> None:
+        """Close the pool."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def fetch(self, call: Call, match: Match, limit: int = BUFFER_BYTES) -> Answer:
+        """Call the upstream; the answer's first `limit` bytes are read when this returns.
+
+        Raises UpstreamError, BodyTooLarge, CallerGone.
+        """
+        assert match.route is not None
+        upstream = match.route.upstream
+        data = await call.body()
+        response = None
+        call.watch()
+        try:
+            response = await self._send(call, match, upstream, data)
+            answer = Answer(response, upstream)
+            await answer.read_head(limit)
+            if response.status < 200:
+                raise UpstreamError("upstream_failed")
+            return answer
+        except BaseException as error:
+            if response is not None:
+                response.close()
+            if isinstance(error, asyncio.CancelledError) and call.caller_left:
+                _uncancel()
+                raise CallerGone from error
+            if call.failure is not None:
+                raise call.failure from error
+            if isinstance(error, (aiohttp.ClientError, TimeoutError, OSError)):
+                raise UpstreamError(_code(error), error) from error
+            raise
+        finally:
+            call.unwatch()
+
+    async def _send(
+        self,
+        call: Call,
+        match: Match,
+        upstream: Upstream,
+        data: bytes | AsyncIterator[bytes] | None,
+    ) -> aiohttp.ClientResponse:
+        if self._session is None:
+            self._session = open_session(
+                self._policy,
+                timeout=self._timeout,
+                skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
+            )
+        url = upstream.url(match.rest, call.query)
+        self._policy.check_url(url)
+        headers = to_upstream(
+            call.headers, upstream, call.id, call.client, call.scope.get("scheme", "http")
+        )
+        if call.streams_body and call.body_length is not None:
+            headers.append(("Content-Length", str(call.body_length)))
+        return await self._session.request(
+            call.method, url, headers=headers, data=data, allow_redirects=False
+        )
+
+
+def _code(error: BaseException) -> str:
+    match error:
+        case aiohttp.ServerTimeoutError() if "connect" not in str(error).lower():
+            return "upstream_timeout"
+        case aiohttp.ClientConnectorError() | aiohttp.ServerTimeoutError() | EgressRefused():
+            return "upstream_unreachable"
+        case TimeoutError():
+            return "upstream_timeout"
+        case _:
+            return "upstream_failed"
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        with contextlib.suppress(RuntimeError):
+            task.uncancel()

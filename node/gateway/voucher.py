@@ -1,0 +1,244 @@
+"""A call paid by a voucher of an open channel: no chain, one durable commit."""
+
+from __future__ import annotations
+
+import asyncio
+
+from finance.errors import CumulativeMismatch, PaymentRefused, StoreConflict
+from finance.selling.admission import Admission, admit_voucher, is_delivery
+from finance.selling.answers import (
+    KeptAnswer,
+    channel_answer_key,
+    fingerprint,
+    identifier_answer_key,
+    keep,
+    read_answer,
+)
+from finance.selling.channels import (
+    Channel,
+    charge_writes,
+    note_charge,
+    stream_broken,
+    stream_delivered,
+)
+from finance.store import Batch, Write
+from finance.x402 import codes, vouchers
+from finance.x402.offers import Terms
+from finance.x402.receipt import encode_response
+from finance.x402.values import BATCH_SETTLEMENT_SCHEME, Payment, Receipt, VoucherPayment
+from finance.x402.values import ChannelState as WireState
+from node.gateway.desk import Desk, framed, with_length
+from node.gateway.forward import Answer, UpstreamError
+from node.gateway.headers import to_caller
+from node.gateway.match import Match
+from node.gateway.request import INLINE_BYTES, Call, CallerGone
+from node.problems import Headers
+
+PAYMENT_RESPONSE = b"payment-response"
+
+
+class ChannelRefusal(Exception):
+    """A refusal to be answered with the channel's state: the corrective 402."""
+
+    def __init__(self, cause: CumulativeMismatch, channel: Channel) -> None:
+        super().__init__(cause.code)
+        self.cause, self.channel = cause, channel
+
+
+async def serve_voucher(
+    desk: Desk, call: Call, match: Match, terms: Terms, payment: Payment, voucher: VoucherPayment
+) -> None:
+    """Admit, forward, charge, answer. Raises what the edge knows to translate."""
+    channel = await find_channel(desk, call, voucher, terms)
+    # Nothing awaits between this decision and the reservation.
+    admission = _admit(desk, channel, voucher, terms)
+    if admission is Admission.REPLAY:
+        return await _give_again(desk, call, channel, payment, voucher)
+    desk.seller.channels.reserve(channel)
+    try:
+        if vouchers.needs_contract_check(channel.config):
+            await desk.seller.checks.check(voucher, terms)
+        await _serve_reserved(desk, call, match, terms, payment, voucher, channel)
+    except StoreConflict:
+        # Another process charged this channel meanwhile; learn what it did.
+        await desk.seller.channels.reload(channel.key)
+        raise ChannelRefusal(CumulativeMismatch("The channel has moved on."), channel) from None
+    finally:
+        desk.seller.channels.release(channel)
+
+
+async def find_channel(desk: Desk, call: Call, payment: VoucherPayment, terms: Terms) -> Channel:
+    """The payment's channel, its configuration checked once and its mirror fresh."""
+    channels = desk.seller.channels
+    channel = channels.known(payment.channel_id)
+    if channel is None:
+        vouchers.check_config(payment.config, payment.channel_id, terms)
+        vouchers.check_voucher_signature(payment, terms)
+        channel = await channels.find(payment.config, payment.channel_id)
+        if channel is None:
+            raise PaymentRefused("There is no such channel.", codes.CHANNEL_NOT_FOUND)
+    if channel.checked_for is not desk.seller.sale or payment.config != channel.config:
+        vouchers.check_config(payment.config, payment.channel_id, terms)
+        channel.checked_for = desk.seller.sale
+    if not channels.is_fresh(channel, call.at):
+        await channels.refresh(channel)
+    return channel
+
+
+def _admit(desk: Desk, channel: Channel, voucher: VoucherPayment, terms: Terms) -> Admission:
+    busy = channel.busy or channel.settling
+    try:
+        admission = admit_voucher(voucher, terms, channel.books(), busy, desk.seller.ceiling_atoms)
+    except CumulativeMismatch as mismatch:
+        raise ChannelRefusal(mismatch, channel) from mismatch
+    if admission is Admission.NEW:
+        vouchers.check_voucher_signature(voucher, terms)
+    return admission
+
+
+async def _give_again(
+    desk: Desk, call: Call, channel: Channel, payment: Payment, voucher: VoucherPayment
+) -> None:
+    """The channel's last voucher once more: the same call gets its answer, no other does."""
+    await call.read_body(INLINE_BYTES)
+    key = channel_answer_key(channel.key)
+    kept = await asyncio.to_thread(read_answer, desk.seller.store.engine, key)
+    asked = fingerprint(call.method, call.target, call.body_digest, payment.raw_digest)
+    if kept is None or kept.fingerprint != asked:
+        raise ChannelRefusal(CumulativeMismatch("This voucher has bought its call."), channel)
+    call.id = kept.call_id  # it is the answer to that call
+    await call.answer(kept.status, kept.headers, kept.body)
+
+
+async def _serve_reserved(
+    desk: Desk,
+    call: Call,
+    match: Match,
+    terms: Terms,
+    payment: Payment,
+    voucher: VoucherPayment,
+    channel: Channel,
+) -> None:
+    answer = await desk.forwarder.fetch(call, match)
+    try:
+        if not is_delivery(answer.status):
+            desk.seller.channels.release(channel)
+            await desk.pass_on(call, match, answer, channel.payer, BATCH_SETTLEMENT_SCHEME)
+        elif call.is_gone():
+            raise CallerGone
+        elif answer.complete:
+            await _charge_whole(desk, call, match, terms, payment, voucher, channel, answer)
+        else:
+            await _charge_stream(desk, call, match, terms, voucher, channel, answer)
+    finally:
+        answer.close()
+
+
+async def _charge_whole(
+    desk: Desk,
+    call: Call,
+    match: Match,
+    terms: Terms,
+    payment: Payment,
+    voucher: VoucherPayment,
+    channel: Channel,
+    answer: Answer,
+) -> None:
+    """Charge, row and stored answer become durable together; then the answer leaves."""
+    amount, body = terms.amount_atoms, answer.head
+    headers = framed(call, answer, _paid_headers(match, terms, channel, answer))
+    asked = fingerprint(call.method, call.target, call.body_digest, payment.raw_digest)
+    kept = KeptAnswer(asked, call.id, answer.status, headers, body)
+    record = desk.record(
+        call, match, answer.status, len(body), channel.payer, BATCH_SETTLEMENT_SCHEME, amount
+    )
+    writes = charge_writes(
+        channel, amount, voucher.max_claimable, voucher.signature, call.id, call.at
+    )
+    writes += [record.write(), keep(channel_answer_key(channel.key), kept, call.at)]
+    writes += _identified(match, payment, kept, call.at)
+    await desk.seller.store.commit(Batch(writes, [record.increment()]))
+    note_charge(channel, amount, voucher.max_claimable, voucher.signature)
+    desk.seller.channels.release(channel)
+    await call.answer(answer.status, headers, body)
+
+
+def _identified(match: Match, payment: Payment, kept: KeptAnswer, at: int) -> list[Write]:
+    if payment.payment_identifier is None:
+        return []
+    key = identifier_answer_key(match.listing.id, payment.payment_identifier)
+    return [keep(key, kept, at, once=True)]
+
+
+async def _charge_stream(
+    desk: Desk,
+    call: Call,
+    match: Match,
+    terms: Terms,
+    voucher: VoucherPayment,
+    channel: Channel,
+    answer: Answer,
+) -> None:
+    """A long answer is charged before its first byte and taken back if it breaks off."""
+    amount, store = terms.amount_atoms, desk.seller.store
+    headers = with_length(_paid_headers(match, terms, channel, answer), answer.length)
+    charge = charge_writes(
+        channel, amount, voucher.max_claimable, voucher.signature, call.id, call.at, streaming=True
+    )
+    await store.commit(Batch(charge))
+    note_charge(channel, amount, voucher.max_claimable, voucher.signature)
+    channel.streaming = amount
+    try:
+        size = await _send_all(call, answer, headers)
+    except UpstreamError:
+        await store.commit(Batch(stream_broken(channel.key, call.id, amount, call.at)))
+        channel.charged -= amount
+        channel.streaming = 0
+        raise
+    record = desk.record(
+        call, match, answer.status, size, channel.payer, BATCH_SETTLEMENT_SCHEME, amount
+    )
+    delivered = [*stream_delivered(channel.key, amount), record.write()]
+    await store.commit(Batch(delivered, [record.increment()]))
+    channel.streaming = 0
+
+
+async def _send_all(call: Call, answer: Answer, headers: Headers) -> int:
+    """Returns the bytes sent. A caller that stops reading has been served: it is charged."""
+    size = len(answer.head)
+    await call.start(answer.status, headers)
+    await call.send(answer.head, True)
+    async for chunk in answer.rest():
+        if call.is_gone():
+            return size
+        size += len(chunk)
+        await call.send(chunk, True)
+    await call.send(b"", False)
+    return size
+
+
+def _paid_headers(match: Match, terms: Terms, channel: Channel, answer: Answer) -> Headers:
+    assert match.route is not None
+    headers = to_caller(answer.raw_headers, match.route.upstream, paid=True)
+    headers.append((PAYMENT_RESPONSE, encode_response(_receipt(terms, channel))))
+    return headers
+
+
+def _receipt(terms: Terms, channel: Channel) -> Receipt:
+    """What the voucher bought; `channel_state` with the charge in it."""
+    state = WireState(
+        channel.id,
+        channel.balance,
+        channel.total_claimed,
+        channel.withdraw_requested_at,
+        channel.refund_nonce,
+        channel.charged + terms.amount_atoms,
+    )
+    return Receipt(
+        success=True,
+        transaction="",
+        network=terms.network,
+        payer=channel.payer,
+        charged_amount=terms.amount_atoms,
+        channel_state=state,
+    )

@@ -1,0 +1,99 @@
+"""A call paid by voucher: what the buyer gets, what the seller has in the books."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from finance.x402.wire import decode_required, decode_response
+from tests.http.conftest import PRICE, Market
+
+BUSY = "invalid_batch_settlement_evm_channel_busy"
+MISMATCH = "invalid_batch_settlement_evm_cumulative_amount_mismatch"
+
+
+async def test_an_unpaid_call_sees_the_price_and_costs_nothing(market: Market) -> None:
+    market.sell()
+    answer = await market.client.post(market.url + "/v1/api/anything", content=b"{not json")
+    assert answer.status_code == 402
+    required = decode_required(answer.headers["payment-required"])
+    assert [entry.scheme for entry in required.accepts] == ["batch-settlement", "exact"]
+    assert {entry.amount for entry in required.accepts} == {str(PRICE)}
+    assert answer.headers["cache-control"] == "no-store"
+    await market.settled()
+    assert market.upstream.total == 0
+    assert market.rows("SELECT count(*) FROM call")[0][0] == 0
+
+
+async def test_a_paid_call_is_delivered_and_booked(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    answer = await market.buy(payer, "/v1/api/echo?b=2&a=%20x")
+    assert answer.status_code == 200
+    receipt = decode_response(answer.headers["payment-response"])
+    assert receipt.success and receipt.charged_amount == PRICE and receipt.transaction == ""
+    assert receipt.channel_state is not None
+    assert receipt.channel_state.charged_cumulative_amount == PRICE
+    assert answer.headers["cache-control"] == "no-store"
+    assert len(answer.headers["farebox-call-id"]) == 32
+    assert market.upstream.seen["path"] == "/base/echo"
+    assert market.upstream.seen["query"] == "b=2&a=%20x"
+    assert await market.charged(payer) == PRICE
+    (call,) = market.rows("SELECT id, status, amount_atoms, scheme, payer FROM call")
+    assert call[0] == answer.headers["farebox-call-id"]
+    assert call[1:4] == (200, PRICE, "batch-settlement")
+
+
+async def test_a_voucher_sent_fifty_times_at_once_buys_one_call(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    required = await market.offer("/v1/api/echo")
+    headers = {"PAYMENT-SIGNATURE": payer.voucher(required)}
+    answers = await asyncio.gather(
+        *(market.client.get(market.url + "/v1/api/echo", headers=headers) for _ in range(50))
+    )
+    statuses = Counter(answer.status_code for answer in answers)
+    ids = {a.headers["farebox-call-id"] for a in answers if a.status_code == 200}
+    assert len(ids) == 1, statuses
+    assert market.upstream.total == 1
+    assert await market.charged(payer) == PRICE
+    for answer in answers:
+        if answer.status_code == 402:
+            assert decode_required(answer.headers["payment-required"]).error == BUSY
+            assert answer.headers["retry-after"] == "1"
+
+
+async def test_the_same_call_again_gets_the_stored_answer_without_a_second_charge(
+    market: Market,
+) -> None:
+    market.sell()
+    payer = await market.payer()
+    required = await market.offer("/v1/api/echo")
+    headers = {"PAYMENT-SIGNATURE": payer.voucher(required)}
+    first = await market.client.get(market.url + "/v1/api/echo", headers=headers)
+    again = await market.client.get(market.url + "/v1/api/echo", headers=headers)
+    assert again.status_code == 200 and again.content == first.content
+    for name in ("payment-response", "farebox-call-id", "cache-control"):
+        assert again.headers[name] == first.headers[name]
+    assert market.upstream.total == 1
+    assert await market.charged(payer) == PRICE
+
+
+async def test_a_used_voucher_for_another_call_gets_the_corrective_offer(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    required = await market.offer("/v1/api/echo")
+    headers = {"PAYMENT-SIGNATURE": payer.voucher(required)}
+    await market.client.get(market.url + "/v1/api/echo", headers=headers)
+    for request in (
+        market.client.get(market.url + "/v1/api/echo?other=1", headers=headers),
+        market.client.post(market.url + "/v1/api/echo", headers=headers),
+    ):
+        answer = await request
+        assert answer.status_code == 402
+        corrective = decode_required(answer.headers["payment-required"])
+        assert corrective.error == MISMATCH
+        extra = corrective.accepts[0].extra
+        assert extra["channelState"]["chargedCumulativeAmount"] == str(PRICE)
+        assert extra["voucherState"]["signedMaxClaimable"] == str(PRICE)
+    assert market.upstream.total == 1
