@@ -38,7 +38,7 @@ def bind(where: Bind, setting: str) -> socket.socket:
                 ) from error
             case errno.EADDRNOTAVAIL:
                 raise NodeError(
-                    f"{setting}: {where.host} is no address of this machine."
+                    f"{setting}: {where.host} is not an address here."
                 ) from error
             case _:
                 raise NodeError(f"{setting}: cannot listen on {where}: {error}.") from error

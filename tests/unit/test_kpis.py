@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
-
-import pytest
 from sqlalchemy import Engine, insert
 
 from catalog.models import Listing, ListingOrigin
 from finance.money import Usdc, Wei
-from finance.store import Batch
-from node.db.engine import open_engine, writer
-from node.db.journal import Journal
-from node.db.migrations import upgrade
+from node.db.engine import writer
 from node.usage.calls import CallRecord
 from node.usage.kpis import Balances, Overview, Sums, read_overview, success_rate
 from node.usage.models import Side
+from tests.conftest import book_calls
 
 NOW = 1_800_000_000
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    engine = open_engine(f"sqlite:///{tmp_path / 'farebox.db'}")
-    upgrade(engine)
-    return engine
-
-
-def book(engine: Engine, *records: CallRecord) -> None:
-    async def commit() -> None:
-        journal = Journal(engine)
-        await journal.commit(Batch([r.write() for r in records], [r.increment() for r in records]))
-        journal.close()
-
-    asyncio.run(commit())
 
 
 def call(number: int, age_seconds: int, side: Side = Side.BOUGHT, status: int = 200) -> CallRecord:
@@ -56,9 +34,13 @@ def cards(overview: Overview) -> dict[str, tuple[str, str]]:
     return {card.title: (card.value, card.detail) for card in overview.cards}
 
 
-def test_buyer_sees_balances_calls_latency_and_spending(engine: Engine) -> None:
-    book(engine, call(1, 60), call(2, 120), call(3, 180, status=502), call(4, 40 * 3600))
-    overview = read_overview(engine, None, Balances(Usdc(12_345_678_901), Wei(10**16)), NOW)
+def test_buyer_sees_balances_calls_latency_and_spending(migrated_engine: Engine) -> None:
+    book_calls(
+        migrated_engine, call(1, 60), call(2, 120), call(3, 180, status=502), call(4, 40 * 3600)
+    )
+    overview = read_overview(
+        migrated_engine, None, Balances(Usdc(12_345_678_901), Wei(10**16)), NOW
+    )
     assert cards(overview) == {
         "USDC Balance": ("12,345.67", "USDC"),
         "Gas Balance": ("0.010000", "ETH"),
@@ -70,12 +52,12 @@ def test_buyer_sees_balances_calls_latency_and_spending(engine: Engine) -> None:
     assert [card.exact for card in overview.cards][4:] == ["0.003998 USDC", "0.005997 USDC"]
 
 
-def test_seller_who_is_called_sees_the_seller_cards_first(engine: Engine) -> None:
+def test_seller_who_is_called_sees_the_seller_cards_first(migrated_engine: Engine) -> None:
     listing = {"id": "lst_1", "slug": "weather", "name": "Weather", "base_url": "http://x"}
-    with writer(engine).begin() as connection:
+    with writer(migrated_engine).begin() as connection:
         connection.execute(insert(Listing), {**listing, "origin": ListingOrigin.OWN})
-    book(engine, call(1, 60, Side.SERVED), call(2, 3 * 86400, Side.SERVED))
-    overview = read_overview(engine, None, Balances(), NOW)
+    book_calls(migrated_engine, call(1, 60, Side.SERVED), call(2, 3 * 86400, Side.SERVED))
+    overview = read_overview(migrated_engine, None, Balances(), NOW)
     assert overview.side is Side.SERVED
     assert cards(overview) == {
         "Calls Served (24h)": ("1", "1 paid"),
@@ -84,11 +66,11 @@ def test_seller_who_is_called_sees_the_seller_cards_first(engine: Engine) -> Non
         "Calls Served (7d)": ("2", "0.00 USDC revenue"),
     }
     assert [line.listing for line in overview.calls] == ["Weather", "Weather"]
-    assert read_overview(engine, Side.BOUGHT, Balances(), NOW).side is Side.BOUGHT
+    assert read_overview(migrated_engine, Side.BOUGHT, Balances(), NOW).side is Side.BOUGHT
 
 
-def test_balance_that_is_not_known_is_not_shown_as_nothing(engine: Engine) -> None:
-    overview = read_overview(engine, None, Balances(), NOW)
+def test_balance_that_is_not_known_is_not_shown_as_nothing(migrated_engine: Engine) -> None:
+    overview = read_overview(migrated_engine, None, Balances(), NOW)
     assert cards(overview)["USDC Balance"] == ("—", "the chain has not answered yet")
     assert overview.empty
 
@@ -98,7 +80,7 @@ def test_one_error_among_thousands_is_never_rounded_to_perfection() -> None:
     assert success_rate(Sums()) == "—"
 
 
-def test_page_hurries_while_calls_come_in(engine: Engine) -> None:
-    assert read_overview(engine, None, Balances(), NOW).refresh_seconds == 30
-    book(engine, call(1, 5))
-    assert read_overview(engine, None, Balances(), NOW).refresh_seconds == 5
+def test_page_hurries_while_calls_come_in(migrated_engine: Engine) -> None:
+    assert read_overview(migrated_engine, None, Balances(), NOW).refresh_seconds == 30
+    book_calls(migrated_engine, call(1, 5))
+    assert read_overview(migrated_engine, None, Balances(), NOW).refresh_seconds == 5

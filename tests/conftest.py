@@ -1,0 +1,43 @@
+"""What every test may use, and what none may touch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from node.db.engine import open_engine, writer
+from node.db.migrations import upgrade
+from node.settings import Settings
+from node.usage.calls import CallRecord
+
+CHROMIUM = os.environ.get("FAREBOX_CHROMIUM", "/usr/bin/chromium")
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A test never touches the operator's own node: no settings from outside, no ~/.farebox."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"FAREBOX_{name.upper()}", raising=False)
+    monkeypatch.setenv("FAREBOX_DATA_DIR", str(tmp_path / "farebox"))
+
+
+@pytest.fixture
+def migrated_engine(tmp_path: Path) -> Iterator[Engine]:
+    """A database at the newest schema."""
+    engine = open_engine(f"sqlite:///{tmp_path / 'migrated.db'}")
+    upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+def book_calls(engine: Engine, *records: CallRecord) -> None:
+    """Calls as the journal writes them, from a test that has no event loop."""
+    with writer(engine).begin() as connection:
+        for record in records:
+            row, sums = record.write(), record.increment()
+            connection.execute(row.statement, dict(row.params))
+            connection.execute(sums.statement, dict(sums.key) | dict(sums.deltas))
