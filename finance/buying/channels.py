@@ -1,0 +1,198 @@
+"""Our channels to sellers: one call at a time on each, as many as calls overlap.
+
+A channel's salt follows from wallet, seller and a running number, so that a node that
+lost its database finds its channels on the chain again. Reservation is in memory (one
+node per data directory); guards in the UPDATEs refuse a second process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from finance.buying.limits import Reservation
+from finance.buying.signing import SignedDeposit, voucher_head
+from finance.buying.terms import Terms
+from finance.errors import ChannelBusy
+from finance.models import BuyerChannel, ChannelState
+from finance.networks import Network
+from finance.x402 import digest, text
+from finance.x402.values import ChannelConfig
+
+
+class SellerId(NamedTuple):
+    """Whom a channel pays, and through which server; channels with equal ids are alike."""
+
+    origin: str
+    receiver: bytes
+    receiver_authorizer: bytes
+    withdraw_delay: int
+
+
+@dataclass(slots=True)
+class OpenVoucher:
+    """A voucher that left and may have been charged; `reservation` is None if it stays counted."""
+
+    call_id: str
+    cumulative: int
+    amount_atoms: int
+    reservation: Reservation | None
+
+
+@dataclass(slots=True, eq=False)
+class Channel:
+    """One channel in memory; amounts are atoms, as in the table.
+
+    `balance` is what the channel holds as far as we know, `verified` whether the chain said
+    so. `stale`: ask the chain before signing again. `unresolved` vouchers all start from
+    `charged`; the seller's next proof settles them.
+    """
+
+    id: bytes
+    id_hex: str
+    config: ChannelConfig
+    seller: SellerId
+    state: str = ChannelState.OPENING
+    balance: int = 0
+    charged: int = 0
+    signed: int = 0
+    signature: bytes = b""
+    total_claimed: int = 0
+    verified: bool = False
+    stored: bool = False
+    stale: bool = False
+    busy: bool = False
+    deposit: SignedDeposit | None = None
+    deposit_reservation: Reservation | None = None
+    unresolved: list[OpenVoucher] = field(default_factory=list)
+    head: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.head = voucher_head(self.config, self.id)
+
+    @property
+    def usable(self) -> bool:
+        return self.state in (ChannelState.OPENING, ChannelState.OPEN)
+
+
+def seller_of(terms: Terms, origin: str) -> SellerId:
+    """The seller behind batch-settlement terms."""
+    return SellerId(origin, terms.pay_to, terms.receiver_authorizer, terms.withdraw_delay_seconds)
+
+
+def channel_config(
+    seller: SellerId, index: int, payer: bytes, payer_authorizer: bytes, network: Network
+) -> ChannelConfig:
+    """The config of our `index`-th channel to a seller; same input, same channel."""
+    token = text.parse_address(network.usdc)
+    seed = (
+        b"farebox channel",
+        payer,
+        payer_authorizer,
+        seller.receiver,
+        seller.receiver_authorizer,
+        token,
+        seller.withdraw_delay.to_bytes(8, "big"),
+        index.to_bytes(8, "big"),
+        seller.origin.encode(),
+    )
+    return ChannelConfig(
+        payer,
+        payer_authorizer,
+        seller.receiver,
+        seller.receiver_authorizer,
+        token,
+        seller.withdraw_delay,
+        digest.keccak(b"".join(seed)),
+    )
+
+
+def channel_of_row(row: BuyerChannel) -> Channel:
+    """The memory form of a stored channel."""
+    config = ChannelConfig(
+        text.parse_address(row.payer),
+        text.parse_address(row.payer_authorizer),
+        text.parse_address(row.receiver),
+        text.parse_address(row.receiver_authorizer),
+        text.parse_address(row.token),
+        row.withdraw_delay,
+        text.parse_bytes32(row.salt),
+    )
+    seller = SellerId(
+        row.origin, config.receiver, config.receiver_authorizer, config.withdraw_delay
+    )
+    opening = row.state == ChannelState.OPENING
+    return Channel(
+        text.parse_bytes32(row.channel_id),
+        row.channel_id,
+        config,
+        seller,
+        row.state,
+        row.balance_atoms,
+        row.charged_atoms,
+        row.signed_atoms,
+        text.parse_hex(row.signature),
+        row.total_claimed_atoms,
+        verified=not opening,
+        stored=True,
+        stale=opening,
+    )
+
+
+class SellerChannels:
+    """The channels to one seller: who is free, who waits."""
+
+    def __init__(self, seller: SellerId, most: int) -> None:
+        self.seller = seller
+        self.channels: list[Channel] = []
+        self._most = most
+        self._waiting: deque[asyncio.Future[Channel]] = deque()
+
+    def take_free(self) -> Channel | None:
+        """A free channel, made busy; the one with most room first. No await in here."""
+        free = [each for each in self.channels if each.usable and not each.busy]
+        if not free:
+            return None
+        best = max(free, key=_room)
+        best.busy = True
+        return best
+
+    @property
+    def may_open(self) -> bool:
+        """Whether another channel may be opened (stopped ones do not count)."""
+        return sum(each.usable for each in self.channels) < self._most
+
+    @property
+    def any_in_use(self) -> bool:
+        return any(each.usable and each.busy for each in self.channels)
+
+    async def wait(self, seconds: float) -> Channel:
+        """The next channel that comes free; raise ChannelBusy after `seconds`."""
+        future: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            return await asyncio.wait_for(future, seconds)
+        except TimeoutError:
+            raise ChannelBusy("All channels to this seller are in use.") from None
+        except asyncio.CancelledError:
+            # Handed to us in the moment we gave up: pass it on.
+            if future.done() and not future.cancelled():
+                self.release(future.result())
+            raise
+
+    def release(self, channel: Channel) -> None:
+        """Give a channel back, straight to whoever waits longest."""
+        while self._waiting and channel.usable:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(channel)
+                return
+        channel.busy = False
+
+
+def _room(channel: Channel) -> tuple[bool, bool, int]:
+    """Stale ones last (they need the chain), unsettled ones first (their voucher is signed
+    already), then the fullest: top-ups come as late as they can."""
+    return not channel.stale, bool(channel.unresolved), channel.balance - channel.charged

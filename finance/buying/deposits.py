@@ -1,0 +1,95 @@
+"""How much goes into a channel, and what the chain says became of it."""
+
+from __future__ import annotations
+
+import time
+
+from finance.buying.channels import Channel
+from finance.buying.limits import EVERY, Ask, Limits, Spending
+from finance.buying.onchain import ChainView
+from finance.buying.proofs import adopt, adoption
+from finance.buying.purchase import channel_synced, deposited
+from finance.buying.signing import SignedDeposit
+from finance.buying.terms import Terms
+from finance.errors import RpcUnavailable
+from finance.models import ChannelState
+from finance.store import Batch, Store, Write
+
+# A deposit must still be mined by the seller after it has travelled.
+TRAVEL_SECONDS = 20
+# An authorization this long past its end cannot be mined any more, whatever the clocks say.
+EXPIRED_SECONDS = 120
+
+
+def deposit_size(terms: Terms, channel: Channel, missing: int, calls: int, most: int) -> int:
+    """Atoms to deposit: enough for `calls` calls, at least what the channel ever held, at
+    least what is missing and what the seller asks; not above `most` unless it must be
+    (the limits then refuse it)."""
+    least = max(missing, terms.min_deposit_atoms)
+    wish = max(least, terms.amount_atoms * calls, channel.balance)
+    return max(least, min(wish, most))
+
+
+def most_to_deposit(limits: Limits, spending: Spending, ask: Ask, now: float) -> int:
+    """What the limits leave for a deposit into this channel today."""
+    channel_room = limits.of("deposit", ask.listing_id, ask.key_id) - ask.channel_atoms
+    day_room = limits.of_counter("deposits", EVERY) - spending.spent("deposits", EVERY, now)
+    return min(channel_room, day_room)
+
+
+def still_good(deposit: SignedDeposit, needed: int, now: int) -> bool:
+    """Whether a signed deposit can be sent (again) and covers what is missing."""
+    return deposit.valid_before > now + TRAVEL_SECONDS and deposit.amount_atoms >= needed
+
+
+class Deposits:
+    """Keeps a channel's memory and row equal to the chain where it matters."""
+
+    def __init__(self, store: Store, view: ChainView, spending: Spending) -> None:
+        self._store = store
+        self._view = view
+        self._spending = spending
+
+    async def sync(self, channel: Channel) -> None:
+        """Read the channel from the chain and book what happened to its pending deposit.
+
+        Raises RpcUnavailable or StoreUnavailable; nothing has changed then.
+        """
+        # Asked first: a deposit mined in between shows in the balance, not the other way round.
+        used = await self._deposit_used(channel)
+        onchain = await self._view.channel(channel.id)
+        now = int(time.time())
+        expired = channel.deposit and now > channel.deposit.valid_before + EXPIRED_SECONDS
+        pending = channel.deposit is not None and not used and not expired
+        charged = max(channel.charged, onchain.total_claimed)
+        state = ChannelState.OPEN if onchain.balance and not pending else channel.state
+        writes: list[Write] = []
+        if channel.deposit and used:
+            writes.append(deposited(channel, channel.deposit, now))
+        if channel.stored and charged > channel.charged:
+            # Only our own voucher can be claimed: we signed more than we remember.
+            writes += adoption(channel, charged, f"claimed:{charged}", now)
+        if channel.stored:
+            writes.append(channel_synced(channel, charged, onchain, state, now))
+            if channel.deposit_reservation and expired and not used:
+                writes += self._spending.release(channel.deposit_reservation)
+            await self._store.commit(Batch(writes))
+        if charged > channel.charged:
+            adopt(channel, charged)
+        channel.balance, channel.total_claimed = onchain
+        channel.state, channel.stale, channel.verified = state, pending, True
+        if not pending:
+            channel.deposit = channel.deposit_reservation = None
+
+    async def _deposit_used(self, channel: Channel) -> bool:
+        if channel.deposit is None:
+            return False
+        return await self._view.authorization_used(channel.config.payer, channel.deposit.nonce)
+
+    async def confirm(self, channel: Channel) -> bool:
+        """Whether the chain shows the pending deposit; RPC trouble leaves it for later."""
+        try:
+            await self.sync(channel)
+        except RpcUnavailable:
+            channel.stale = True
+        return not channel.stale

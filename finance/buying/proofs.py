@@ -1,0 +1,71 @@
+"""What a proof about a channel settles: the vouchers left open, the books, the counters.
+
+A proof is the seller's receipt, a corrective 402 with our own voucher, or a claim on the
+chain. It says how much was charged in all; every voucher up to there is decided by it.
+"""
+
+from __future__ import annotations
+
+from finance.buying.channels import Channel, OpenVoucher
+from finance.buying.limits import Spending
+from finance.buying.purchase import Verdict, ended, spent
+from finance.ledger import Account, entry
+from finance.models import PurchaseState
+from finance.store import Write
+
+_UNUSED = Verdict(PurchaseState.FAILED, error="not_charged")
+
+
+def find_charged(channel: Channel, charged: int) -> OpenVoucher | None:
+    """The open voucher that a proved cumulative amount belongs to: the last that signed it."""
+    for each in reversed(channel.unresolved):
+        if each.cumulative == charged and 0 < each.amount_atoms <= charged - channel.charged:
+            return each
+    return None
+
+
+def adoption(channel: Channel, charged: int, proof_id: str, now: int) -> list[Write]:
+    """Book a cumulative amount that differs from ours; `proof_id` makes its row unique.
+
+    Does not touch the channel: call `adopt` once the writes are on disk.
+    """
+    paid = find_charged(channel, charged)
+    rest = charged - channel.charged
+    writes: list[Write] = []
+    if paid is not None:
+        verdict = Verdict(PurchaseState.PAID, paid.amount_atoms, error="answer_lost")
+        writes.append(ended(paid.call_id, verdict, now, seen=False))
+        writes.append(spent(paid.call_id, paid.amount_atoms, channel, None, now))
+        rest -= paid.amount_atoms
+    if rest:
+        key = f"adopted:{channel.id_hex}:{proof_id}"
+        writes.append(entry(key, Account.SPENT, -rest, now, channel_id=channel.id_hex))
+    return writes + [
+        ended(each.call_id, _UNUSED, now, seen=False)
+        for each in channel.unresolved
+        if each is not paid and each.cumulative <= charged
+    ]
+
+
+def adopt(channel: Channel, charged: int) -> None:
+    """Memory, after `adoption` was stored. What was counted for the proved charge stays counted,
+    also if its reservation had moved on to a later voucher of this channel."""
+    paid = find_charged(channel, charged)
+    if paid is not None and paid.reservation is None and channel.unresolved[-1] is not paid:
+        channel.unresolved[-1].reservation = None
+    channel.unresolved = [each for each in channel.unresolved if each.cumulative > charged]
+    channel.charged = charged
+    channel.signed = max(channel.signed, charged)
+
+
+def superseded(
+    channel: Channel, charged: int, paid_id: str, spending: Spending, now: int
+) -> list[Write]:
+    """Writes for the open vouchers a paid one decides: none but itself was charged."""
+    writes: list[Write] = []
+    for each in channel.unresolved:
+        if each.cumulative <= charged and each.call_id != paid_id:
+            writes.append(ended(each.call_id, _UNUSED, now, seen=False))
+            if each.reservation is not None:
+                writes += spending.release(each.reservation)
+    return writes

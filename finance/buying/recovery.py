@@ -1,0 +1,160 @@
+"""After a restart, and whenever an authorization's fate is open: what became of it.
+
+Vouchers are settled by the seller's next proof, deposits by the chain before their
+channel is used again, `exact` authorizations by their nonce on the chain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import text as sql
+from sqlmodel import Session, col, select
+
+from finance.buying.buyer import Buyer
+from finance.buying.channels import Channel, OpenVoucher, channel_of_row
+from finance.buying.deposits import EXPIRED_SECONDS
+from finance.buying.limits import Reservation, utc_day
+from finance.buying.purchase import Verdict, ended, spent
+from finance.buying.signing import SignedDeposit
+from finance.errors import PaymentMalformed, RpcUnavailable, StoreConflict
+from finance.models import BuyerChannel, ChannelState, Purchase, PurchaseState
+from finance.store import Batch
+from finance.x402.values import EXACT, DepositPayment, ExactPayment
+from finance.x402.vouchers import deposit_authorization
+from finance.x402.wire import decode_payment
+
+_log = logging.getLogger(__name__)
+_OPEN = (PurchaseState.INTENT.value, PurchaseState.UNKNOWN.value)
+_MAX_HEADER_BYTES = 1 << 20
+_NEVER = Verdict(PurchaseState.FAILED, error="authorization_expired")
+
+# The vouchers that may still be proved: those above what their channel was charged.
+_UNRESOLVED = sql(
+    "SELECT p.call_id, p.channel_id, p.cumulative_atoms, p.amount_atoms FROM purchase p"
+    " JOIN buyer_channel c ON c.channel_id = p.channel_id"
+    " WHERE p.state <> 'paid' AND p.cumulative_atoms > c.charged_atoms"
+    " ORDER BY p.created_at, p.call_id"
+)
+
+
+async def restore(buyer: Buyer) -> None:
+    """Load counters, channels and what is open. Call once, before the first payment."""
+    await asyncio.to_thread(buyer.spending.load, time.time())
+    for channel in await asyncio.to_thread(_load_channels, buyer):
+        buyer.pool(channel.seller).channels.append(channel)
+
+
+def _load_channels(buyer: Buyer) -> list[Channel]:
+    with Session(buyer.store.engine) as session:
+        rows = session.exec(
+            select(BuyerChannel)
+            .where(
+                BuyerChannel.chain_id == buyer.network.chain_id,
+                BuyerChannel.payer == buyer.keys.wallet.address,
+                BuyerChannel.payer_authorizer == buyer.keys.voucher.address,
+            )
+            .order_by(col(BuyerChannel.updated_at))
+        ).all()
+        channels = {row.channel_id: channel_of_row(row) for row in rows}
+        for call_id, channel_id, cumulative, amount in session.execute(_UNRESOLVED):
+            if (channel := channels.get(channel_id)) is not None:
+                # Reservations of a former life stay counted.
+                open_voucher = OpenVoucher(call_id, cumulative, amount, None)
+                channel.unresolved.append(open_voucher)
+        for channel in channels.values():
+            if channel.state == ChannelState.OPENING:
+                channel.deposit = _last_deposit(session, channel)
+    return list(channels.values())
+
+
+def _last_deposit(session: Session, channel: Channel) -> SignedDeposit | None:
+    """The newest deposit signed for a channel; the chain says whether it arrived."""
+    row = session.exec(
+        select(Purchase)
+        .where(Purchase.channel_id == channel.id_hex, Purchase.deposit_atoms > 0)
+        .order_by(col(Purchase.created_at).desc(), col(Purchase.call_id).desc())
+    ).first()
+    if row is None:
+        return None
+    payload = decode_payment(row.payment_header, _MAX_HEADER_BYTES).payload
+    if not isinstance(payload, DepositPayment):
+        return None
+    return SignedDeposit(
+        payload.deposit_amount,
+        payload.valid_before,
+        payload.deposit_salt,
+        payload.deposit_signature,
+        deposit_authorization(payload).nonce,
+    )
+
+
+async def settle_exact(buyer: Buyer, older_than_seconds: int = 0) -> int:
+    """Ask the chain about every open `exact` authorization; return how many stay open.
+
+    A used nonce is a charge. One that was not used and has expired can never be: what was
+    counted for it is given back. Younger purchases than asked for are left alone, their
+    call may still be running.
+    """
+    before = int(time.time()) - older_than_seconds
+    rows = await asyncio.to_thread(_open_exact, buyer, before)
+    left = 0
+    for row in rows:
+        try:
+            left += not await _settle_one(buyer, row)
+        except RpcUnavailable:
+            return len(rows)
+        except (PaymentMalformed, StoreConflict) as error:
+            # Settled by its own call in the meantime, or not ours to read.
+            _log.info("purchase %s is not settled here: %s", row.call_id, error)
+    return left
+
+
+def _open_exact(buyer: Buyer, before: int) -> Sequence[Purchase]:
+    with Session(buyer.store.engine) as session:
+        return session.exec(
+            select(Purchase).where(
+                Purchase.scheme == EXACT,
+                col(Purchase.state).in_(_OPEN),
+                Purchase.updated_at <= before,
+            )
+        ).all()
+
+
+async def _settle_one(buyer: Buyer, row: Purchase) -> bool:
+    payload = decode_payment(row.payment_header, _MAX_HEADER_BYTES).payload
+    if not isinstance(payload, ExactPayment):
+        return True
+    authorization = payload.authorization
+    used = await buyer.view.authorization_used(authorization.from_address, authorization.nonce)
+    now = int(time.time())
+    if used:
+        verdict = Verdict(PurchaseState.PAID, row.amount_atoms, row.tx_hash, "answer_lost")
+        writes = [ended(row.call_id, verdict, now)]
+        writes.append(spent(row.call_id, row.amount_atoms, None, row.tx_hash, now))
+        await buyer.store.commit(Batch(writes))
+        return True
+    if now <= authorization.valid_before + EXPIRED_SECONDS:
+        return False
+    counted = Reservation(row.listing_id, row.key_id, utc_day(row.created_at), row.amount_atoms)
+    releases = buyer.spending.release(counted)
+    await buyer.store.commit(Batch([ended(row.call_id, _NEVER, now), *releases]))
+    return True
+
+
+async def settle_deposits(buyer: Buyer) -> int:
+    """Ask the chain about idle channels with an open deposit; return how many stay open."""
+    left = 0
+    for pool in list(buyer.sellers.values()):
+        for channel in pool.channels:
+            if channel.busy or not (channel.usable and channel.stored and channel.stale):
+                continue
+            channel.busy = True
+            try:
+                left += not await buyer.deposits.confirm(channel)
+            finally:
+                pool.release(channel)
+    return left

@@ -1,0 +1,242 @@
+"""The proxy: `/call/{slug}/{path}` for the buyer's apps, one bearer secret, no SDK.
+
+A raw ASGI app: it authenticates, finds the listing and hands the call to `Calls`. It is
+mounted on the private listener only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import aiohttp
+from sqlalchemy import insert
+
+from finance.buying.buyer import Buyer
+from finance.buying.onchain import ChainReader
+from finance.buying.policy import BuyingPolicy
+from finance.buying.recovery import restore, settle_deposits, settle_exact
+from finance.errors import ChainError, FinanceError, StoreConflict, StoreUnavailable
+from finance.networks import Network
+from finance.store import Batch, Store, Write
+from finance.wallet.signer import Keys
+from node.egress import EgressPolicy
+from node.problems import Headers
+from node.proxy.body import ClientGone, Receive, read_body
+from node.proxy.call import Answer, Calls, Request, TermsCache
+from node.proxy.errors import ProxyError, RequestRefused, rendered, translated
+from node.proxy.headers import find
+from node.proxy.idempotency import IdempotencyKeys, kept_headers, read_key
+from node.proxy.keyring import Keyring
+from node.proxy.seller import SellerClient, rest_of
+from node.proxy.sources import Offered, Source, checked_path, load_sources, probe
+from node.usage.calls import CallRecord
+from node.usage.models import Event, Side
+
+_log = logging.getLogger(__name__)
+_PREFIX = b"/call/"
+_UPKEEP_SECONDS = 15
+# A call that is still running settles its own authorization.
+_OPEN_SECONDS = 180
+INSERT_EVENT = insert(Event)
+
+Scope = dict[str, Any]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Proxy:
+    """The buyer's side of a node, as an ASGI app. `start` and `stop` belong to the node."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        network: Network,
+        rpc: ChainReader,
+        allowed_hosts: Iterable[str] = (),
+        policy: BuyingPolicy | None = None,
+        answer_seconds: float = 120.0,
+    ) -> None:
+        self.buyer = Buyer(store, keys, network, rpc, _event, policy)
+        self._store = store
+        self._client = SellerClient(EgressPolicy(allowed_hosts), answer_seconds=answer_seconds)
+        self._calls = Calls(self.buyer, self._client, TermsCache())
+        self._keys = Keyring({})
+        self._sources: dict[str, Source] = {}
+        self._idempotency = IdempotencyKeys(store.engine)
+        self._upkeep: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load channels, counters, keys and listings; take up what a crash left open."""
+        await self._client.start()
+        await restore(self.buyer)
+        await self.reload()
+        self._upkeep = asyncio.create_task(self._keep_up())
+
+    async def stop(self) -> None:
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._upkeep
+        await self._client.stop()
+
+    async def reload(self) -> None:
+        """Take over changed keys, listings and limits. Call it after each such change."""
+        engine = self._store.engine
+        self._keys = await asyncio.to_thread(Keyring.load, engine)
+        self._sources = dict(await asyncio.to_thread(load_sources, engine))
+        await asyncio.to_thread(self.buyer.spending.load_limits)
+
+    async def probe(self, url: str) -> Offered:
+        """What an address asks for, before it becomes a listing (see `sources.probe`)."""
+        return await probe(url, self.buyer.network, self._client, self.buyer.policy)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"the proxy does not speak {scope['type']}")
+        call_id = os.urandom(12).hex()
+        try:
+            answer = await self._answer(scope, receive, call_id)
+        except ClientGone:
+            return
+        except ProxyError as error:
+            await _send_whole(send, *rendered(error, call_id))
+            return
+        except Exception:
+            _log.exception("call %s failed here", call_id)
+            await _send_whole(send, *rendered(ProxyError("internal_error"), call_id))
+            return
+        await _send_answer(send, answer)
+
+    async def _answer(self, scope: Scope, receive: Receive, call_id: str) -> Answer:
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        key_id = self._keys.find(find(headers, b"authorization"))
+        if key_id is None:
+            sentence = "Send the header `Authorization: Bearer <secret>` with a key of this node."
+            raise RequestRefused("secret_invalid", sentence)
+        source, path = self._find(scope)
+        url = source.url(path, scope["query_string"].decode("latin-1"))
+        self._client.check(url)
+        has_body = any(name in _BODY_HEADERS for name, _ in headers)
+        body = await read_body(headers, receive) if has_body else None
+        request = Request(call_id, key_id, source, scope["method"], path, url, headers, body)
+        try:
+            return await self._guarded(request)
+        except ProxyError as error:
+            await self._record_failure(request, error)
+            raise
+        finally:
+            if body is not None:
+                body.close()
+
+    def _find(self, scope: Scope) -> tuple[Source, str]:
+        raw: bytes = scope.get("raw_path") or scope["path"].encode()
+        start = raw.find(_PREFIX)
+        slug, _, path = raw[start + len(_PREFIX) :].decode("latin-1").partition("/")
+        source = self._sources.get(slug) if start >= 0 else None
+        if source is None:
+            raise RequestRefused("no_such_listing", "See the catalog for what can be called.")
+        if source.paused:
+            raise RequestRefused("listing_paused", "Its operator has paused it on this node.")
+        return source, checked_path(path)
+
+    async def _guarded(self, request: Request) -> Answer:
+        """The call, once per Idempotency-Key."""
+        key = read_key(find(request.headers, b"idempotency-key"))
+        try:
+            if key is None:
+                return await self._calls.buy(request)
+            request.idempotency_key = key
+            request.fingerprint = _fingerprint(request)
+            self._idempotency.begin(request.key_id, key)
+            try:
+                return await self._once(request, key)
+            finally:
+                self._idempotency.end(request.key_id, key)
+        except FinanceError as error:
+            raise translated(error) from error
+
+    async def _once(self, request: Request, key: str) -> Answer:
+        known = await self._idempotency.look_up(request.key_id, key, request.fingerprint)
+        if known.answer is not None:
+            headers = [*kept_headers(known.answer), (b"farebox-replayed", b"true")]
+            return Answer(known.answer.status, headers, known.answer.body)
+        return await self._calls.buy(request, known.purchase)
+
+    async def _record_failure(self, request: Request, error: ProxyError) -> None:
+        status, _, _ = rendered(error, None)
+        record = CallRecord(
+            request.call_id,
+            Side.BOUGHT,
+            request.at_ms,
+            request.source.listing_id,
+            request.method,
+            "/" + request.path,
+            status,
+            int((time.perf_counter() - request.started) * 1_000_000),
+            key_id=request.key_id,
+            error=error.code,
+        )
+        try:
+            await self._store.commit(Batch([record.write()], [record.increment()]))
+        except (StoreConflict, StoreUnavailable) as failure:
+            _log.warning("call %s could not be recorded: %s", request.call_id, failure)
+
+    async def _keep_up(self) -> None:
+        """Settle what is open, for as long as the node runs."""
+        wait = 0
+        while True:
+            await asyncio.sleep(wait)
+            wait = _UPKEEP_SECONDS
+            try:
+                await settle_exact(self.buyer, _OPEN_SECONDS)
+                await settle_deposits(self.buyer)
+            except (ChainError, StoreConflict, StoreUnavailable) as error:
+                _log.warning("open purchases cannot be settled now: %s", error)
+            except Exception:
+                _log.exception("settling open purchases failed")
+
+
+_BODY_HEADERS = (b"content-length", b"transfer-encoding")
+
+
+def _event(kind: str, severity: str, message: str) -> Write:
+    params = {"at": int(time.time()), "type": kind, "severity": severity, "message": message}
+    return Write(INSERT_EVENT, params)
+
+
+def _fingerprint(request: Request) -> str:
+    """What an Idempotency-Key is bound to: listing, method, target, body."""
+    content = request.body.digest() if request.body is not None else b""
+    parts = (request.source.listing_id, request.method, str(request.url))
+    return hashlib.blake2b("\n".join(parts).encode() + content, digest_size=32).hexdigest()
+
+
+async def _send_whole(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _send_answer(send: Send, answer: Answer) -> None:
+    if answer.more is None:
+        await _send_whole(send, answer.status, answer.start, answer.headers)
+        return
+    try:
+        start = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+        await send(start)
+        if answer.start:
+            await send({"type": "http.response.body", "body": answer.start, "more_body": True})
+        async for chunk in rest_of(answer.more):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        # Without the last, empty part the server cuts the connection: the app sees it broke.
+        _log.info("a stream broke off: %r", error)
+    finally:
+        answer.more.close()

@@ -1,0 +1,378 @@
+"""One bought call: look, pay, send, check, book, answer.
+
+Every step that could cost money is on disk before it leaves this node, and every answer
+that was paid for is booked before the app sees it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+import aiohttp
+from yarl import URL
+
+from finance.buying.buyer import Buyer
+from finance.buying.purchase import Order, Payment, Verdict
+from finance.buying.recovery import settle_exact
+from finance.buying.terms import Terms, choose
+from finance.errors import FinanceError, PaymentMalformed
+from finance.models import Purchase, PurchaseState
+from finance.money import Usdc
+from finance.store import Batch, Write
+from finance.x402 import codes
+from finance.x402.receipt import decode_response
+from finance.x402.values import PaymentRequired
+from finance.x402.wire import PAYMENT_REQUIRED, PAYMENT_RESPONSE, PAYMENT_SIGNATURE, decode_required
+from node.problems import Headers
+from node.proxy import idempotency
+from node.proxy.body import Body
+from node.proxy.errors import (
+    PaymentImpossible,
+    ProxyError,
+    RequestRefused,
+    SellerFailed,
+    translated,
+)
+from node.proxy.headers import to_buyer, to_seller
+from node.proxy.seller import NotSent, SellerClient, read_up_to
+from node.proxy.sources import Source
+from node.usage.calls import CallRecord
+from node.usage.models import Side
+
+# First terms, then a price change, then a corrected channel: more is a seller playing games.
+MAX_PAYMENTS = 3
+MAX_CACHED_TERMS = 4096
+
+
+@dataclass(slots=True)
+class Request:
+    """What the app asked for; `path` is below the listing, percent-encoded."""
+
+    call_id: str
+    key_id: str
+    source: Source
+    method: str
+    path: str
+    url: URL
+    headers: list[tuple[bytes, bytes]]
+    body: Body | None
+    fingerprint: str = ""
+    idempotency_key: str | None = None
+    at_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    started: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the app gets: `start` is all of it, or `more` has the rest to be streamed."""
+
+    status: int
+    headers: Headers
+    start: bytes
+    more: aiohttp.ClientResponse | None = None
+
+
+class TermsCache:
+    """The terms last seen, per listing, method and path; the oldest are forgotten first."""
+
+    def __init__(self) -> None:
+        self._terms: dict[tuple[str, str, str], Terms] = {}
+
+    def get(self, request: Request) -> Terms | None:
+        return self._terms.get((request.source.listing_id, request.method, request.path))
+
+    def put(self, request: Request, terms: Terms) -> None:
+        key = request.source.listing_id, request.method, request.path
+        self._terms.pop(key, None)
+        self._terms[key] = terms
+        if len(self._terms) > MAX_CACHED_TERMS:
+            del self._terms[next(iter(self._terms))]
+
+    def drop(self, request: Request) -> None:
+        self._terms.pop((request.source.listing_id, request.method, request.path), None)
+
+
+class Calls:
+    """Makes calls. One per node."""
+
+    def __init__(self, buyer: Buyer, seller: SellerClient, terms: TermsCache) -> None:
+        self._buyer = buyer
+        self._seller = seller
+        self._terms = terms
+
+    async def buy(self, request: Request, earlier: Purchase | None = None) -> Answer:
+        """The seller's answer, paid if need be; raise ProxyError.
+
+        `earlier` is the open purchase of the same Idempotency-Key: its signature is sent
+        again before another one is made.
+        """
+        if earlier is not None and earlier.state in _MAY_BE_CHARGED:
+            replayed = await self._again(request, earlier)
+            if replayed is not None:
+                return replayed
+        terms = self._terms.get(request)
+        fresh = terms is None
+        if terms is None:
+            answer = await self._send(request, None)
+            if answer.status != 402:
+                return await self._free(request, answer)
+            terms = self._read_terms(request, _offer(answer))
+        return await self._paid(request, terms, fresh)
+
+    async def _paid(self, request: Request, terms: Terms, fresh: bool) -> Answer:
+        reason = ""
+        for attempt in range(1, MAX_PAYMENTS + 1):
+            payment = await self._buyer.pay(_order(request, attempt), terms)
+            answer = await self._deliver(request, payment)
+            if answer.status != 402:
+                return await self._finish(request, payment, answer)
+            required, reason = _refusal(answer)
+            mended = await self._buyer.refused(payment, required, reason)
+            newer = self._read_terms(request, required)
+            changed = _essence(newer) != _essence(terms) or (not fresh and newer != terms)
+            if not (mended or changed):
+                break
+            terms, fresh = newer, True
+        raise _refused(reason)
+
+    async def _again(self, request: Request, earlier: Purchase) -> Answer | None:
+        """Send an open purchase's signature once more; None if it certainly was not charged
+        and a new payment may be made."""
+        payment = await self._reopen(request, earlier)
+        if payment is None:
+            return None
+        answer = await self._deliver(request, payment)
+        if answer.status != 402:
+            return await self._finish(request, payment, answer)
+        required, reason = _refusal(answer)
+        paid_before = payment.channel.charged if payment.channel else 0
+        mended = await self._buyer.refused(payment, required, reason)
+        if payment.channel is not None:
+            if mended and payment.channel.charged >= payment.cumulative > paid_before:
+                raise SellerFailed("answer_lost", "Its charge is booked; ask the seller for help.")
+            return None
+        if not await settle_exact(self._buyer):
+            raise SellerFailed("answer_lost", "Its charge is booked; ask the seller for help.")
+        raise _refused(reason)
+
+    async def _reopen(self, request: Request, earlier: Purchase) -> Payment | None:
+        order = replace(_order(request, 1), purchase_id=earlier.call_id)
+        payment = Payment(
+            order, earlier.scheme, earlier.amount_atoms, earlier.payment_header.encode()
+        )
+        if earlier.channel_id is None:
+            return payment
+        channel = self._buyer.take(earlier.channel_id)
+        if channel is None:
+            return None
+        if channel.charged != earlier.cumulative_atoms - earlier.amount_atoms:
+            # The channel has moved on: another proof has decided this voucher.
+            self._buyer.release(channel)
+            return None
+        payment.channel, payment.cumulative = channel, earlier.cumulative_atoms
+        payment.deposit = channel.deposit if earlier.deposit_atoms else None
+        for each in channel.unresolved:
+            if each.call_id == earlier.call_id:
+                payment.reservation = each.reservation
+        return payment
+
+    # Sending
+
+    async def _deliver(self, request: Request, payment: Payment) -> aiohttp.ClientResponse:
+        """Send with a payment; whatever goes wrong is booked before it is told."""
+        try:
+            return await self._send(request, payment.header)
+        except NotSent as error:
+            verdict = Verdict(PurchaseState.FAILED, error=error.code, never_sent=True)
+            await self._buyer.book(payment, verdict)
+            raise
+        except RequestRefused as error:
+            verdict = Verdict(PurchaseState.FAILED, error=error.code, never_sent=True)
+            await self._buyer.book(payment, verdict)
+            raise
+        except ProxyError as error:
+            await self._buyer.book(payment, Verdict(PurchaseState.UNKNOWN, error=error.code))
+            raise
+        except BaseException:
+            await self._buyer.book(payment, Verdict(PurchaseState.UNKNOWN, error="interrupted"))
+            raise
+
+    async def _send(self, request: Request, header: bytes | None) -> aiohttp.ClientResponse:
+        headers = to_seller(request.headers)
+        if header is not None:
+            headers.append((PAYMENT_SIGNATURE, header.decode()))
+        return await self._seller.send(request.method, request.url, headers, request.body)
+
+    def _read_terms(self, request: Request, required: PaymentRequired) -> Terms:
+        """The terms to take from an offer, remembered; raise PaymentImpossible."""
+        try:
+            terms = choose(required, self._buyer.network, self._buyer.policy.prefer)
+        except FinanceError as error:
+            self._terms.drop(request)
+            raise translated(error) from error
+        self._terms.put(request, terms)
+        return terms
+
+    # Answering
+
+    async def _free(self, request: Request, answer: aiohttp.ClientResponse) -> Answer:
+        start, complete = await _read_start(answer, keep=False)
+        headers = to_buyer(answer.raw_headers, paid=False)
+        headers += _ours(request, 0, None)
+        record = _record(request, answer, None, 0, len(start))
+        await self._buyer.store.commit(Batch([record.write()], [record.increment()]))
+        return _answer(answer, headers, start, complete)
+
+    async def _finish(
+        self, request: Request, payment: Payment, answer: aiohttp.ClientResponse
+    ) -> Answer:
+        """Book what the answer proves, then hand it on."""
+        keep = request.idempotency_key is not None
+        verdict = self._buyer.judge(payment, answer.status, answer.headers.get(PAYMENT_RESPONSE))
+        try:
+            start, complete = await _read_start(answer, keep=keep)
+        except SellerFailed:
+            # The receipt came before the body broke: what was charged is booked all the same.
+            await self._buyer.book(payment, verdict)
+            raise
+        cost = verdict.charged_atoms
+        if verdict.state == PurchaseState.UNKNOWN and answer.status < 400:
+            cost = payment.amount_atoms
+        headers = to_buyer(answer.raw_headers, paid=True)
+        headers += _ours(request, cost, payment.scheme)
+        record = _record(request, answer, payment.scheme, verdict.charged_atoms, len(start))
+        writes = [record.write()]
+        if keep and complete and verdict.state == PurchaseState.PAID:
+            writes.append(_kept(request, answer.status, headers, start))
+        await self._buyer.book(payment, verdict, writes, [record.increment()])
+        return _answer(answer, headers, start, complete)
+
+
+_MAY_BE_CHARGED = (PurchaseState.INTENT, PurchaseState.UNKNOWN)
+
+
+def _order(request: Request, attempt: int) -> Order:
+    purchase_id = request.call_id if attempt == 1 else f"{request.call_id}-{attempt}"
+    return Order(
+        request.call_id,
+        request.key_id,
+        request.source.listing_id,
+        str(request.url),
+        request.source.origin,
+        request.fingerprint,
+        purchase_id,
+        request.idempotency_key,
+    )
+
+
+def _offer(answer: aiohttp.ClientResponse) -> PaymentRequired:
+    """The 402's offer; the connection is given back."""
+    header = answer.headers.get(PAYMENT_REQUIRED)
+    answer.release()
+    if header is None:
+        raise PaymentImpossible(
+            "no_acceptable_offer", "The seller asks for payment, but not by x402 version 2."
+        )
+    try:
+        return decode_required(header)
+    except PaymentMalformed as error:
+        raise SellerFailed("offer_unreadable", str(error)) from error
+
+
+def _refusal(answer: aiohttp.ClientResponse) -> tuple[PaymentRequired, str]:
+    """A 402 that answers a payment: the offer in it (empty when there is none), the reason."""
+    reason = ""
+    if (receipt := answer.headers.get(PAYMENT_RESPONSE)) is not None:
+        try:
+            reason = decode_response(receipt).error_reason or ""
+        except PaymentMalformed:
+            reason = "receipt_unreadable"
+    try:
+        required = _offer(answer)
+    except ProxyError:
+        return PaymentRequired([]), reason or "no_offer"
+    return required, reason or (required.error or "")[:200]
+
+
+def _refused(reason: str) -> ProxyError:
+    if reason == codes.CHANNEL_BUSY:
+        return RequestRefused("channel_busy", "The seller still serves this channel.")
+    return PaymentImpossible(
+        "payment_refused", f"The seller says: {reason or 'nothing'}.", reason=reason
+    )
+
+
+def _essence(terms: Terms) -> Terms:
+    """The terms without the seller's texts."""
+    return replace(terms, envelope=b"", with_id=False)
+
+
+async def _read_start(answer: aiohttp.ClientResponse, keep: bool) -> tuple[bytes, bool]:
+    """The whole body when it is short or has to be kept, nothing yet of a stream."""
+    length = answer.content_length
+    if length == 0 or answer.method == "HEAD" or answer.status in (204, 304):
+        answer.release()
+        return b"", True
+    if not keep and (length is None or length > idempotency.KEPT_BYTES):
+        return b"", False
+    return await read_up_to(answer, idempotency.KEPT_BYTES)
+
+
+def _answer(
+    answer: aiohttp.ClientResponse, headers: Headers, start: bytes, complete: bool
+) -> Answer:
+    length = (
+        answer.headers.get("content-length") if answer.method == "HEAD" or not complete else None
+    )
+    if length is None and complete:
+        length = str(len(start))
+    if length is not None and answer.status not in (204, 304):
+        headers.append((b"content-length", length.encode()))
+    return Answer(answer.status, headers, start, None if complete else answer)
+
+
+def _ours(request: Request, cost: int, scheme: str | None) -> Headers:
+    headers = [
+        (b"farebox-call-id", request.call_id.encode()),
+        (b"farebox-cost", str(Usdc(cost)).encode()),
+    ]
+    if scheme is not None:
+        headers.append((b"farebox-scheme", scheme.encode()))
+    return headers
+
+
+def _record(
+    request: Request,
+    answer: aiohttp.ClientResponse,
+    scheme: str | None,
+    charged: int,
+    bytes_out: int,
+) -> CallRecord:
+    return CallRecord(
+        request.call_id,
+        Side.BOUGHT,
+        request.at_ms,
+        request.source.listing_id,
+        request.method,
+        "/" + request.path,
+        answer.status,
+        int((time.perf_counter() - request.started) * 1_000_000),
+        key_id=request.key_id,
+        scheme=scheme,
+        amount_atoms=charged,
+        bytes_out=bytes_out or answer.content_length or 0,
+    )
+
+
+def _kept(request: Request, status: int, headers: Headers, body: bytes) -> Write:
+    assert request.idempotency_key is not None
+    return idempotency.kept(
+        request.key_id,
+        request.idempotency_key,
+        request.fingerprint,
+        request.call_id,
+        status,
+        headers,
+        body,
+    )

@@ -1,0 +1,40 @@
+"""Bearer secrets of the buyer's apps, in memory; the database has only their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+
+from sqlalchemy import Engine
+from sqlmodel import Session, col, select
+
+from node.usage.models import ConsumerKey
+
+
+class Keyring:
+    """The keys that may call; replaced whole when one is created or revoked."""
+
+    def __init__(self, hashes: Mapping[str, str]) -> None:
+        """`hashes`: SHA-256 of the secret (hex) to key id."""
+        self._ids = dict(hashes)
+
+    @classmethod
+    def load(cls, engine: Engine) -> Keyring:
+        """All keys that are not revoked (blocking: call it off the loop)."""
+        with Session(engine) as session:
+            rows = session.exec(select(ConsumerKey).where(col(ConsumerKey.revoked_at).is_(None)))
+            return cls({row.secret_hash: row.id for row in rows})
+
+    def find(self, authorization: bytes | None) -> str | None:
+        """The key id behind an Authorization header, or None.
+
+        The lookup is by hash, so its timing says nothing about a secret; the comparison
+        that decides takes the same time for every secret.
+        """
+        if authorization is None or authorization[:7].lower() != b"bearer ":
+            return None
+        given = hashlib.sha256(authorization[7:].strip()).hexdigest()
+        key_id = self._ids.get(given)
+        known = given if key_id is not None else "0" * 64
+        return key_id if hmac.compare_digest(given, known) else None

@@ -1,0 +1,103 @@
+"""What can be bought: the catalog's bought listings as addresses, and a look at new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from sqlalchemy import Engine
+from sqlmodel import Session, select
+from yarl import URL
+
+from catalog.models import Listing, ListingOrigin
+from finance.buying.policy import BuyingPolicy
+from finance.buying.terms import Terms, choose
+from finance.errors import PaymentMalformed
+from finance.networks import Network
+from finance.x402.values import PaymentRequired
+from finance.x402.wire import PAYMENT_REQUIRED, decode_required
+from node.proxy.errors import RequestRefused, SellerFailed
+from node.proxy.seller import SellerClient
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A bought listing: where its calls go. `origin` is scheme://host:port."""
+
+    listing_id: str
+    slug: str
+    base: str
+    origin: str
+    paused: bool
+
+    def url(self, path: str, query: str) -> URL:
+        """The seller's address for a path below the listing, both percent-encoded already."""
+        target = self.base + (f"/{path}" if path else "")
+        return URL(f"{target}?{query}" if query else target, encoded=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """What an address asks for: all it offers, and the terms this node would take."""
+
+    url: str
+    status: int
+    required: PaymentRequired | None
+    terms: Terms | None
+
+
+def load_sources(engine: Engine) -> Mapping[str, Source]:
+    """Bought listings by slug (blocking: call it off the loop)."""
+    with Session(engine) as session:
+        rows = session.exec(select(Listing).where(Listing.origin == ListingOrigin.REMOTE)).all()
+        return {row.slug: source_of(row) for row in rows}
+
+
+def source_of(row: Listing) -> Source:
+    base = row.base_url.rstrip("/")
+    return Source(row.id, row.slug, base, str(URL(base).origin()), row.paused)
+
+
+def checked_path(path: str) -> str:
+    """A path that cannot climb out of its listing; raise RequestRefused (400).
+
+    Encoded slashes and dots are looked through: sellers and the servers before them
+    disagree on what they mean.
+    """
+    try:
+        plain = unquote_to_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise RequestRefused("path_ambiguous", "The path is not UTF-8.") from error
+    parts = plain.replace("\\", "/").split("/")
+    if ".." in parts or "." in parts or any(ord(each) < 32 for each in plain):
+        raise RequestRefused("path_ambiguous", "The path has dot segments in it.")
+    return path
+
+
+async def probe(
+    url: str, network: Network, client: SellerClient, policy: BuyingPolicy | None = None
+) -> Offered:
+    """Ask an address for its price without paying (`farebox listing add --buy URL`).
+
+    GET first, POST if that is not sold. Raises RequestRefused (address not allowed),
+    NoAcceptableOffer (sold, but not for what this node can pay with), SellerFailed,
+    SellerSilent. `terms` is None for an address that answers for free.
+    """
+    target = URL(url)
+    client.check(target)
+    status = 0
+    for method in ("GET", "POST"):
+        answer = await client.send(method, target, [("accept", "application/json")], None)
+        status = answer.status
+        header = answer.headers.get(PAYMENT_REQUIRED)
+        answer.close()
+        if status != 402:
+            continue
+        try:
+            required = decode_required(header or "")
+        except PaymentMalformed as error:
+            raise SellerFailed("offer_unreadable", str(error)) from error
+        prefer = (policy or BuyingPolicy()).prefer
+        return Offered(url, status, required, choose(required, network, prefer))
+    return Offered(url, status, None, None)
