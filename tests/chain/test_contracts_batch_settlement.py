@@ -132,9 +132,8 @@ def test_collector_serves_only_batch_settlement(world: World) -> None:
 
 def test_receiver_or_authorizer_claims_and_settle_pays_the_receiver_once(world: World) -> None:
     config = world.open(1000)
-    claimed = world.send(
-        world.receiver, world.settlement.functions.claim([world.claim(config, 400)])
-    )
+    claim = world.settlement.functions.claim
+    claimed = world.send(world.receiver, claim([world.claim(config, 400)]))
     assert world.events(world.settlement, "Claimed", claimed) == [
         {
             "channelId": world.channel_id(config),
@@ -143,7 +142,7 @@ def test_receiver_or_authorizer_claims_and_settle_pays_the_receiver_once(world: 
             "newTotalClaimed": 400,
         }
     ]
-    world.send(world.authorizer, world.settlement.functions.claim([world.claim(config, 650)]))
+    world.send(world.authorizer, claim([world.claim(config, 650)]))
     assert world.channel(config) == (1000, 650)
     pair = (world.receiver.address, USDC_ADDRESS)
     assert world.settlement.functions.receivers(*pair).call() == [650, 0]

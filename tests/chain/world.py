@@ -235,7 +235,7 @@ class World:
             "withdrawDelay": 900,
             "salt": random_nonce(),
         }
-        return tuple((usual | changed).values())  # type: ignore[return-value]
+        return tuple((usual | changed).values())
 
     def channel_id(self, config: Config) -> bytes:
         """Return the SDK's id of a channel."""
@@ -308,5 +308,13 @@ class World:
 
 
 def _sdk(config: Config) -> ChannelConfig:
-    *addresses, delay, salt = config
-    return ChannelConfig(*addresses, delay, "0x" + salt.hex())
+    payer, payer_authorizer, receiver, receiver_authorizer, token, delay, salt = config
+    return ChannelConfig(
+        payer=payer,
+        payer_authorizer=payer_authorizer,
+        receiver=receiver,
+        receiver_authorizer=receiver_authorizer,
+        token=token,
+        withdraw_delay=delay,
+        salt="0x" + salt.hex(),
+    )

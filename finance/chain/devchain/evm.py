@@ -209,7 +209,7 @@ def _mined(
     computation: ComputationAPI,
     before: Sequence[Mined],
 ) -> Mined:
-    created = computation.msg.create_address if computation.msg.is_create else None
+    created = computation.msg.storage_address if computation.msg.is_create else None
     last = before[-1] if before else None
     first_log = last.first_log_index + len(last.receipt.logs) if last else 0
     return Mined(transaction, receipt, gas_used, created, first_log)
