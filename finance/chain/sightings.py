@@ -40,6 +40,8 @@ _SET_CURSOR = text(
 _DROP_CURSORS = text(
     "DELETE FROM chain_cursor WHERE chain_id = :chain_id"
     " AND (block_number < :oldest OR block_number > :newest)"
+    # The first one stays: the books begin there.
+    " AND block_number > (SELECT MIN(block_number) FROM chain_cursor WHERE chain_id = :chain_id)"
 )
 
 
@@ -61,8 +63,11 @@ class Movement:
     amount: int
 
 
-def movement_of(event: SeenEvent, wallet: str, sold: frozenset[str]) -> Movement | None:
-    """USDC in or out of `wallet`, or a claim from one of the `sold` channels."""
+def movement_of(
+    event: SeenEvent, wallet: str, sold: frozenset[str], bought: frozenset[str]
+) -> Movement | None:
+    """USDC in or out of `wallet`, a claim from a channel we `sold` through, or what comes
+    back out of one we `bought` through (deposits are booked by who signed them)."""
     match event.name:
         case "Transfer":
             value = int(event.args["value"])
@@ -72,6 +77,9 @@ def movement_of(event: SeenEvent, wallet: str, sold: frozenset[str]) -> Movement
         case "Claimed" if event.channel_id in sold:
             key = f"claimed:{event.tx_hash}:{event.log_index}"
             return Movement(key, Account.CLAIMED, int(event.args["claimAmount"]))
+        case "Refunded" | "WithdrawFinalized" if event.channel_id in bought:
+            key = f"returned:{event.tx_hash}:{event.log_index}"
+            return Movement(key, Account.DEPOSITED, -int(event.args["amount"]))
         case _:
             return None
 
@@ -109,8 +117,8 @@ class Sightings:
 
     async def _movements(self, events: Sequence[SeenEvent], sign: int) -> list[Write]:
         ids = {event.channel_id for event in events if event.channel_id is not None}
-        sold = await asyncio.to_thread(sold_channels, self._store.engine, ids)
-        moved = [(event, movement_of(event, self._wallet, sold)) for event in events]
+        sold, bought = await asyncio.to_thread(sides_of, self._store.engine, ids)
+        moved = [(event, movement_of(event, self._wallet, sold, bought)) for event in events]
         rows = [(event, movement) for event, movement in moved if movement is not None]
         turns = await next_turns(self._store.engine, [movement.key for _, movement in rows])
         return [self._entry(event, each, turns, sign) for event, each in rows]
@@ -182,11 +190,16 @@ class Sightings:
             return [_stored(row) for row in connection.execute(query)]
 
 
-def sold_channels(engine: Engine, ids: set[str]) -> frozenset[str]:
-    """Which of these channels we are paid through."""
-    query = select(_SELLER.c.channel_id).where(_SELLER.c.channel_id.in_(sorted(ids)))
+def sides_of(engine: Engine, ids: set[str]) -> tuple[frozenset[str], frozenset[str]]:
+    """Which of these channels we are paid through, and through which we pay."""
+    wanted = sorted(ids)
+    sold = select(_SELLER.c.channel_id).where(_SELLER.c.channel_id.in_(wanted))
+    bought = select(_BUYER.c.channel_id).where(_BUYER.c.channel_id.in_(wanted))
     with engine.connect() as connection:
-        return frozenset(connection.execute(query).scalars())
+        return (
+            frozenset(connection.execute(sold).scalars()),
+            frozenset(connection.execute(bought).scalars()),
+        )
 
 
 def known_channels(engine: Engine, ids: set[str]) -> frozenset[str]:

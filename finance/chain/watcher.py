@@ -97,6 +97,11 @@ class Watcher:
         """Look at once: something of ours was just mined."""
         self._wake.set()
 
+    @property
+    def first_block(self) -> int:
+        """The block after which the books begin."""
+        return self._read[-1][0] if self._read else 0
+
     async def catch_up(self) -> int:
         """Book everything up to the chain's head; its number. Raises ChainError."""
         async with self._turn:
@@ -241,8 +246,9 @@ class Watcher:
         oldest = last.number - self._network.reorg_depth
         if self._handler is not None:
             await self._sightings.advance(last.number, last.block_hash, oldest)
-        kept = [each for each in self._read if oldest <= each[0] < last.number]
-        self._read = [(last.number, last.block_hash), *kept]
+        first = self._read[-1]
+        kept = [each for each in self._read[:-1] if oldest <= each[0]]
+        self._read = [(last.number, last.block_hash), *kept, first]
 
     async def _ours(self, logs: Sequence[Log]) -> list[SeenEvent]:
         """The events that concern us, in the chain's order, each once."""
@@ -286,12 +292,12 @@ class Watcher:
             block = await self._rpc.block(number)
             if block is not None and block.block_hash == block_hash:
                 return number, block_hash
-        # Deeper than we keep hashes: read again from the oldest; reconciliation will tell.
+        # The very first is gone: another chain, or the opening balance no longer holds.
         number = self._read[-1][0]
         block = await self._rpc.block(number)
         if block is None:
             raise RpcUnavailable(f"the chain has no block {number}: is it another one?")
-        _LOG.error("the chain reorganised deeper than %s blocks", self._network.reorg_depth)
+        _LOG.error("block %s, where the books begin, was replaced: reconcile", number)
         return number, block.block_hash
 
 

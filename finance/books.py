@@ -1,0 +1,169 @@
+"""The books at one moment, as plain values: what reconciliation holds against the chain."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, select
+
+from finance.chain.events import read_args
+from finance.ledger import Account
+from finance.models import (
+    BuyerChannel,
+    ChainEvent,
+    ChainTx,
+    LedgerEntry,
+    OnchainPayment,
+    PaymentState,
+    Purchase,
+    PurchaseState,
+    SellerChannel,
+    TxState,
+)
+
+_LEDGER = LedgerEntry.__table__  # type: ignore[attr-defined]
+_SELLER = SellerChannel.__table__  # type: ignore[attr-defined]
+_BUYER = BuyerChannel.__table__  # type: ignore[attr-defined]
+_PAYMENTS = OnchainPayment.__table__  # type: ignore[attr-defined]
+_TXS = ChainTx.__table__  # type: ignore[attr-defined]
+_PURCHASES = Purchase.__table__  # type: ignore[attr-defined]
+
+_EVENTS = ChainEvent.__table__  # type: ignore[attr-defined]
+
+Place = tuple[str, int]  # transaction hash, log index
+# Accounts the watcher books, each row by its event.
+_BY_EVENT = (Account.WALLET, Account.CLAIMED, Account.DEPOSITED)
+
+
+@dataclass(frozen=True, slots=True)
+class SettledEvent:
+    """A sweep the watcher saw; atoms."""
+
+    tx_hash: str
+    log_index: int
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Sums of ledger rows in atoms (gas: wei), and rows as they stand.
+
+    `moved` is the WALLET account by the transfer it stands for, `opening` its first row;
+    the others are summed by channel, `gas` by transaction. Events above the block the
+    books are read for are left out; `later` are their places.
+    """
+
+    opening: int
+    moved: dict[Place, int]
+    later: frozenset[Place]
+    settled: tuple[SettledEvent, ...]
+    charged: dict[str, int]
+    claimed: dict[str, int]
+    spent: dict[str, int]
+    deposited: dict[str, int]
+    gas: dict[str, int]
+    exact: int
+    spent_exact: int
+    sold: tuple[Row[Any], ...]
+    bought: tuple[Row[Any], ...]
+    payments: tuple[Row[Any], ...]
+    transactions: tuple[Row[Any], ...]
+    purchases: tuple[Row[Any], ...]
+
+
+@dataclass(slots=True)
+class _Sums:
+    opening: int = 0
+    exact: int = 0
+    spent_exact: int = 0
+    moved: dict[Place, int] = field(default_factory=lambda: defaultdict(int))
+    gas: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    by_channel: dict[Account, dict[str, int]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(int))
+    )
+
+
+def read_books(engine: Engine, chain_id: int, block_number: int) -> Books:
+    """Everything reconciliation needs as of a block, read in one transaction."""
+    with engine.connect() as connection:
+        ours = (_EVENTS.c.chain_id == chain_id, _EVENTS.c.orphaned.is_(False))
+        above = _rows(connection, _EVENTS, *ours, _EVENTS.c.block_number > block_number)
+        later = frozenset((row.tx_hash, row.log_index) for row in above)
+        sums = _sum(connection.execute(select(_LEDGER)), later)
+        settled = _rows(
+            connection,
+            _EVENTS,
+            *ours,
+            _EVENTS.c.name == "Settled",
+            _EVENTS.c.block_number <= block_number,
+        )
+        return Books(
+            opening=sums.opening,
+            moved=dict(sums.moved),
+            later=later,
+            settled=tuple(
+                SettledEvent(row.tx_hash, row.log_index, int(read_args(row.args)["amount"]))
+                for row in settled
+            ),
+            charged=dict(sums.by_channel[Account.CHARGED]),
+            claimed=dict(sums.by_channel[Account.CLAIMED]),
+            spent=dict(sums.by_channel[Account.SPENT]),
+            deposited=dict(sums.by_channel[Account.DEPOSITED]),
+            gas=dict(sums.gas),
+            exact=sums.exact,
+            spent_exact=sums.spent_exact,
+            sold=_rows(connection, _SELLER, _SELLER.c.chain_id == chain_id),
+            bought=_rows(connection, _BUYER, _BUYER.c.chain_id == chain_id),
+            payments=_rows(
+                connection,
+                _PAYMENTS,
+                _PAYMENTS.c.chain_id == chain_id,
+                _PAYMENTS.c.state.in_(
+                    [PaymentState.OWED, PaymentState.SENT, PaymentState.CONFIRMED]
+                ),
+            ),
+            transactions=_rows(
+                connection,
+                _TXS,
+                _TXS.c.chain_id == chain_id,
+                _TXS.c.state.not_in([TxState.REJECTED, TxState.INTENDED]),
+            ),
+            purchases=_rows(
+                connection,
+                _PURCHASES,
+                _PURCHASES.c.state.in_(
+                    [PurchaseState.PAID, PurchaseState.INTENT, PurchaseState.UNKNOWN]
+                ),
+            ),
+        )
+
+
+def _rows(connection: Connection, table: Any, *where: Any) -> tuple[Row[Any], ...]:
+    return tuple(connection.execute(select(table).where(*where)))
+
+
+def _sum(rows: Iterable[Row[Any]], later: frozenset[Place]) -> _Sums:
+    sums = _Sums()
+    for row in rows:
+        if row.account in _BY_EVENT and (row.tx_hash, row.log_index) in later:
+            continue
+        match Account(row.account):
+            case Account.WALLET if row.tx_hash is None:
+                sums.opening += row.amount
+            case Account.WALLET:
+                sums.moved[row.tx_hash, row.log_index] += row.amount
+            case Account.GAS:
+                sums.gas[row.tx_hash] += row.amount
+            case Account.EXACT:
+                sums.exact += row.amount
+            case Account.SPENT if row.channel_id is None:
+                sums.spent_exact += row.amount
+            case (Account.CHARGED | Account.CLAIMED | Account.SPENT | Account.DEPOSITED) as account:
+                sums.by_channel[account][row.channel_id] += row.amount
+                if row.key.startswith("baseline:"):
+                    # A channel taken up with history: what was claimed before our books.
+                    sums.by_channel[Account.CLAIMED][row.channel_id] += row.amount
+    return sums
