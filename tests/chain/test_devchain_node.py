@@ -343,6 +343,28 @@ def test_port_in_use_is_a_sentence_and_exit_code_1() -> None:
     assert "Traceback" not in ended.stderr
 
 
+def test_interval_can_be_changed_while_it_runs(manual: DevchainProcess) -> None:
+    head = int(manual.rpc("eth_blockNumber"), 16)
+    manual.rpc("evm_setIntervalMining", 1)
+    deadline = time.monotonic() + 5
+    while int(manual.rpc("eth_blockNumber"), 16) == head:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    manual.rpc("evm_setIntervalMining", SILENT_BLOCKS)
+
+
+def test_impossible_port_is_a_sentence_and_exit_code_1() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "finance.chain.devchain", "--port", "70000"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert "70000 is no port" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def _post(node: DevchainProcess, asked: Any) -> Any:
     body = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
     with urllib.request.urlopen(urllib.request.Request(node.rpc_url, body)) as answer:

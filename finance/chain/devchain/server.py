@@ -24,7 +24,7 @@ from finance.chain.devchain.methods import Method, NodeMethods
 from finance.chain.devchain.testing import TestingMethods
 
 _log = logging.getLogger(__name__)
-_IDLE_SECONDS = 0.1
+_TICK_SECONDS = 0.02
 _MAX_REQUEST_BYTES = 16 * 2**20
 
 Ready = Callable[[dict[str, Any]], None]
@@ -51,6 +51,8 @@ def serve(
         asyncio.run(_Server(chain, block_seconds).run(host, port, funded, ready))
     except asyncio.CancelledError:
         return  # asked to end by a signal
+    except OverflowError:
+        _fail(f"{port} is no port: choose one from 0 to 65535 with --port.")
     except OSError as error:
         _fail(f"{_bind_problem(error, host, port)}; choose another with --port or --host.")
 
@@ -87,16 +89,15 @@ class _Server:
 
     async def _mine_at_intervals(self) -> NoReturn:
         loop = asyncio.get_running_loop()
-        due = loop.time()
+        last = loop.time()
         while True:
+            await asyncio.sleep(_TICK_SECONDS)  # short: the interval may be changed meanwhile
             interval = self._testing.interval_seconds
             if not interval:
-                await asyncio.sleep(_IDLE_SECONDS)
-                due = loop.time()
-                continue
-            due = max(due + interval, loop.time())
-            await asyncio.sleep(due - loop.time())
-            await loop.run_in_executor(self._worker, self._chain.mine)
+                last = loop.time()
+            elif loop.time() - last >= interval:
+                last = max(last + interval, loop.time() - interval)
+                await loop.run_in_executor(self._worker, self._chain.mine)
 
     async def _handle(self, request: web.Request) -> web.Response:
         body = await request.read()
