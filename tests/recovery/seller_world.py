@@ -24,7 +24,9 @@ from finance.models import ChannelState, OnchainPayment, PaymentKind, PaymentSta
 from finance.networks import NETWORKS
 from finance.selling.channels import SellerChannels
 from finance.selling.checks import ChainChecks
+from finance.selling.claims import Claims
 from finance.selling.mirror import Mirror
+from finance.selling.refunds import Refunds
 from finance.selling.settlement import Settlement
 from finance.store import Batch, Write
 from finance.wallet.signer import Signer
@@ -104,15 +106,36 @@ class World:
         self.mirror = Mirror(self.store, self.rpc, NETWORK)
         self.channels = SellerChannels(self.store, self.mirror)
         self.checks = ChainChecks(self.rpc)
+        self.claims = Claims(
+            self.store,
+            self.sender,
+            self.rpc,
+            self.receiver,
+            self.channels,
+            self.mirror,
+            NETWORK,
+        )
+        self.refunds = Refunds(
+            self.store,
+            self.sender,
+            self.rpc,
+            self.receiver,
+            self.channels,
+            self.mirror,
+            NETWORK,
+        )
         self.settlement = Settlement(
             self.store, self.sender, self.rpc, self.channels, self.mirror, NETWORK
         )
         await self.sender.start()
         await self.settlement.start()
+        await self.refunds.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.settlement.stop()
+        await self.claims.stop()
+        await self.refunds.stop()
         await self.sender.stop()
         await self.rpc.close()
         self.store.close()

@@ -1,0 +1,259 @@
+"""Turns vouchers into USDC in the wallet: many channels and the sweep in one transaction.
+
+The rows say what is owed, the chain says what was claimed; a claim that is sent again
+is the same transaction, and one that is made again for nothing changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
+from finance.chain.reverts import explain_revert
+from finance.chain.rpc import Rpc
+from finance.chain.sender import Sender, TxOutcome
+from finance.errors import CallReverted, FinanceError, SettlementUnknown
+from finance.models import TxState
+from finance.networks import Network
+from finance.selling.claim_policy import ClaimPolicy, Reason, due, withdrawing
+from finance.selling.claimable import (
+    CLAIM,
+    Claimable,
+    claim_and_sweep,
+    claim_call,
+    claim_reference,
+    last_claim_at,
+    load_claimable,
+    next_reference,
+    raise_claimed,
+)
+from finance.selling.mirror import Mirror
+from finance.selling.settlement import ChannelBook
+from finance.selling.settlement_events import BATCH_SETTLEMENT, CLAIMED
+from finance.store import Batch, Store
+from finance.wallet.signer import Signer
+from finance.x402.text import to_hex
+
+CHANNELS_PER_TRANSACTION = 100
+_TRIED_AT_ONCE = 50
+_OUTCOME_SECONDS = 120.0
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class ClaimReport:
+    """What a claim did. `excluded`: channels that could not be claimed, with the reason;
+    `open_transactions`: sent, but not confirmed yet."""
+
+    reason: Reason
+    claimed_atoms: int = 0
+    channels: int = 0
+    tx_hashes: list[str] = field(default_factory=list)
+    open_transactions: int = 0
+    excluded: dict[str, str] = field(default_factory=dict)
+
+
+class Claims:
+    """Claims and sweeps for one receiver authorizer."""
+
+    def __init__(
+        self,
+        store: Store,
+        sender: Sender,
+        rpc: Rpc,
+        receiver: Signer,
+        channels: ChannelBook,
+        mirror: Mirror,
+        network: Network,
+        policy: ClaimPolicy | None = None,
+    ) -> None:
+        self._store = store
+        self._sender = sender
+        self._rpc = rpc
+        self._receiver = receiver
+        self._channels = channels
+        self._mirror = mirror
+        self._network = network
+        self.policy = policy or ClaimPolicy()
+        # Two claims at once would claim the same twice: harmless, but paid for.
+        self._turn = asyncio.Lock()
+        self._wanted: set[str] = set()
+        self._soon: asyncio.Task[None] | None = None
+
+    async def stop(self) -> None:
+        """Wait for nothing; what was sent is followed by the sender and the watcher."""
+        if self._soon is not None:
+            self._soon.cancel()
+            await asyncio.gather(self._soon, return_exceptions=True)
+
+    def claim_soon(self, channel_id: str) -> None:
+        """Ask for a claim of this channel without waiting for it."""
+        self._wanted.add(channel_id)
+        if self._soon is None or self._soon.done():
+            self._soon = asyncio.get_running_loop().create_task(self._claim_wanted())
+
+    async def claim_due(self, now: int) -> ClaimReport | None:
+        """Claim if the policy says so. Raises ChainError when the gas price is unknown and
+        no payer is withdrawing; a withdrawal asks for no price."""
+        engine = self._store.engine
+        rows = await asyncio.to_thread(load_claimable, engine, self._network)
+        if not rows:
+            return None
+        views = [row.view() for row in rows]
+        if any(withdrawing(view) for view in views):
+            return await self.claim(Reason.WITHDRAWAL)
+        since = await asyncio.to_thread(last_claim_at, engine, self._network.chain_id)
+        gas_price = (await self._rpc.head()).base_fee_wei
+        reason = due(now, views, self.policy, gas_price, since)
+        return None if reason is None else await self.claim(reason)
+
+    async def leaving(self) -> list[str]:
+        """Channels whose payer is withdrawing while something claimable is owed."""
+        rows = await asyncio.to_thread(load_claimable, self._store.engine, self._network)
+        return [row.channel_id for row in rows if withdrawing(row.view())]
+
+    async def claim_all(self, reason: Reason = Reason.REQUESTED) -> ClaimReport:
+        """Claim everything that is owed, whatever the policy; before backup and shutdown."""
+        return await self.claim(reason)
+
+    async def claim(
+        self, reason: Reason, channel_ids: Collection[str] | None = None
+    ) -> ClaimReport:
+        """Claim these channels (None: all that owe) and sweep. Waits for confirmation.
+
+        Raises ChainError when nothing could be sent.
+        """
+        report = ClaimReport(reason)
+        async with self._turn:
+            rows = await asyncio.to_thread(
+                load_claimable, self._store.engine, self._network, channel_ids
+            )
+            for group in self._groups(rows, report):
+                await self._claim_group(group, report)
+        for channel_id, why in report.excluded.items():
+            _LOG.error("channel %s cannot be claimed: %s", channel_id, why)
+        return report
+
+    def _groups(self, rows: Sequence[Claimable], report: ClaimReport) -> list[list[Claimable]]:
+        """What fits into one transaction each: one receiver and token, our authorizer."""
+        good = [row for row in rows if not self._exclude_hopeless(row, report)]
+        good.sort(key=_sweep_of)
+        groups = []
+        for _, same in groupby(good, key=_sweep_of):
+            rest = list(same)
+            size = CHANNELS_PER_TRANSACTION
+            groups += [rest[at : at + size] for at in range(0, len(rest), size)]
+        return groups
+
+    def _exclude_hopeless(self, row: Claimable, report: ClaimReport) -> bool:
+        if row.claim.config.receiver_authorizer != self._receiver.address_bytes:
+            authorizer = to_hex(row.claim.config.receiver_authorizer)
+            report.excluded[row.channel_id] = f"its receiver authorizer is {authorizer}"
+        elif row.gain <= 0:
+            report.excluded[row.channel_id] = f"{row.owed} atoms are owed, but it holds no more"
+        return row.channel_id in report.excluded
+
+    async def _claim_group(self, group: list[Claimable], report: ClaimReport) -> None:
+        good = await self._sift(group, report)
+        if not good:
+            return
+        ids = [row.channel_id for row in good]
+        base = claim_reference(good)
+        ref = await asyncio.to_thread(next_reference, self._store.engine, CLAIM, base)
+        data = claim_and_sweep(good, self._receiver, self._network.chain_id)
+        try:
+            tx_id = await self._sender.send(CLAIM, ref, BATCH_SETTLEMENT_ADDRESS, data)
+            outcome = await self._sender.outcome(tx_id, _OUTCOME_SECONDS)
+        except SettlementUnknown:
+            report.open_transactions += 1
+            return
+        except CallReverted as error:
+            if len(good) > 1:
+                half = len(good) // 2
+                await self._claim_group(good[:half], report)
+                await self._claim_group(good[half:], report)
+            else:
+                report.excluded[ids[0]] = str(error)
+            return
+        await self._book(outcome, ids, report)
+
+    async def _sift(self, group: list[Claimable], report: ClaimReport) -> list[Claimable]:
+        """Those that can be claimed together: one bad channel must not block the others."""
+        chain_id = self._network.chain_id
+        try:
+            data = claim_and_sweep(group, self._receiver, chain_id)
+            await self._rpc.eth_call(BATCH_SETTLEMENT_ADDRESS, data, sender=self._sender.address)
+        except CallReverted:
+            return await self._without_culprits(group, report)
+        return group
+
+    async def _without_culprits(
+        self, group: list[Claimable], report: ClaimReport
+    ) -> list[Claimable]:
+        """Try each by itself; what fails is looked at again with fresh balances, once."""
+        bad = {row.channel_id: why for row, why in await self._failing(group)}
+        if bad:
+            await self._mirror.sync(bad)
+            fresh = await asyncio.to_thread(
+                load_claimable, self._store.engine, self._network, list(bad)
+            )
+            fresh = [row for row in fresh if not self._exclude_hopeless(row, report)]
+            still = {row.channel_id: why for row, why in await self._failing(fresh)}
+            report.excluded.update(still)
+            mended = [row for row in fresh if row.channel_id not in still]
+            group = [row for row in group if row.channel_id not in bad] + mended
+        return group
+
+    async def _failing(self, rows: Sequence[Claimable]) -> list[tuple[Claimable, str]]:
+        failing = []
+        for at in range(0, len(rows), _TRIED_AT_ONCE):
+            part = rows[at : at + _TRIED_AT_ONCE]
+            chain_id = self._network.chain_id
+            calls = [
+                (BATCH_SETTLEMENT_ADDRESS, claim_call([row], self._receiver, chain_id))
+                for row in part
+            ]
+            results = await self._rpc.multicall(calls)
+            for row, (succeeded, data) in zip(part, results, strict=True):
+                if not succeeded:
+                    failing.append((row, explain_revert(data)))
+        return failing
+
+    async def _book(self, outcome: TxOutcome, ids: Sequence[str], report: ClaimReport) -> None:
+        """By their own events; the ledger's rows are the watcher's."""
+        if outcome.state not in (TxState.MINED, TxState.FINAL):
+            why = outcome.error or "the transaction was reverted"
+            report.excluded.update(dict.fromkeys(ids, why))
+            return
+        totals = {}
+        for log in outcome.logs:
+            if log.address == BATCH_SETTLEMENT and log.topics[0] == CLAIMED:
+                totals[log.topics[1]] = int.from_bytes(log.data[32:64], "big")
+                report.claimed_atoms += int.from_bytes(log.data[:32], "big")
+        if totals:
+            writes = [raise_claimed(channel_id, total) for channel_id, total in totals.items()]
+            await self._store.commit(Batch(writes))
+        for channel_id in totals:
+            await self._channels.reload(channel_id)
+        report.channels += len(totals)
+        report.tx_hashes.append(outcome.tx_hash or "")
+
+    async def _claim_wanted(self) -> None:
+        while self._wanted:
+            wanted, self._wanted = self._wanted, set()
+            try:
+                await self.claim(Reason.AT_RISK, wanted)
+            except FinanceError as error:
+                # The claim job comes again; the gateway admits no more until then.
+                _LOG.warning("claiming %d channels: %s", len(wanted), error)
+            except Exception:
+                _LOG.exception("claiming %d channels", len(wanted))
+
+
+def _sweep_of(row: Claimable) -> tuple[bytes, bytes]:
+    return row.claim.config.receiver, row.claim.config.token

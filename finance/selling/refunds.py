@@ -1,0 +1,274 @@
+"""Gives a payer's unspent money back when it asks: claim what is ours, refund the rest.
+
+The channel is closed to vouchers in the database before anything is sent, and opened
+again only when the chain has answered; a crash in between is finished at the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import Engine, Row, bindparam, select, update
+
+from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
+from finance.chain.rpc import Rpc
+from finance.chain.sender import Sender, TxOutcome
+from finance.chain.transactions import unix_now
+from finance.errors import (
+    ChannelBusy,
+    FinanceError,
+    PaymentRefused,
+    SettlementFailed,
+    SettlementUnknown,
+    StoreConflict,
+)
+from finance.models import ChainTx, ChannelState, SellerChannel, TxState
+from finance.networks import Network
+from finance.selling.claimable import claim_call, load_claimable, next_reference
+from finance.selling.mirror import Mirror, OnchainState, config_of, mirror_writes
+from finance.selling.settlement import ChannelBook
+from finance.selling.settlement_events import BATCH_SETTLEMENT, REFUNDED
+from finance.store import Batch, Store, Write
+from finance.wallet.signer import Signer
+from finance.x402 import codes, vouchers
+
+REFUND = "refund"
+TIMEOUT_SECONDS = 60.0
+REFUND_FAILED = "invalid_batch_settlement_evm_refund_transaction_failed"
+
+_FOLLOW_SECONDS = 5.0
+_PAUSE_SECONDS = 1.0
+_LOG = logging.getLogger(__name__)
+_CHANNEL = SellerChannel.__table__  # type: ignore[attr-defined]
+_TX = ChainTx.__table__  # type: ignore[attr-defined]
+_CLOSE_TO_VOUCHERS = (
+    update(_CHANNEL)
+    .where(
+        _CHANNEL.c.channel_id == bindparam("id"),
+        _CHANNEL.c.state.in_([ChannelState.OPEN, ChannelState.STOPPED]),
+        _CHANNEL.c.charged_atoms == bindparam("charged"),
+        _CHANNEL.c.streaming_atoms == 0,
+    )
+    .values(state=ChannelState.REFUNDING.value)
+)
+_END = (
+    update(_CHANNEL)
+    .where(
+        _CHANNEL.c.channel_id == bindparam("id"), _CHANNEL.c.state == ChannelState.REFUNDING.value
+    )
+    .values(state=bindparam("next"))
+)
+
+
+class Refundable(Protocol):
+    """A reserved channel (finance.selling.channels.Channel); `key` is its id in hex."""
+
+    @property
+    def key(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Refunded:
+    """The payer has `amount` atoms back; `state` is the channel afterwards."""
+
+    tx_hash: str
+    amount: int
+    state: OnchainState
+
+
+class Refunds:
+    """Cooperative refunds, one channel each."""
+
+    def __init__(
+        self,
+        store: Store,
+        sender: Sender,
+        rpc: Rpc,
+        receiver: Signer,
+        channels: ChannelBook,
+        mirror: Mirror,
+        network: Network,
+    ) -> None:
+        self._store = store
+        self._sender = sender
+        self._rpc = rpc
+        self._receiver = receiver
+        self._channels = channels
+        self._mirror = mirror
+        self._network = network
+        self._tasks: set[asyncio.Task[Refunded]] = set()
+
+    async def start(self) -> None:
+        """Finish refunds that a former run began. Start the sender first."""
+        for channel_id, nonce in await asyncio.to_thread(self._refunding):
+            self._spawn(self._finish(channel_id, nonce))
+
+    async def stop(self) -> None:
+        """Stop following; the rows say where to go on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def refund(
+        self, channel: Refundable, amount: int | None, timeout: float = TIMEOUT_SECONDS
+    ) -> Refunded:
+        """Give back `amount` atoms (None: all that is unspent). The caller has the channel
+        reserved; no voucher is admitted until the chain has answered.
+
+        Raises PaymentRefused, ChannelBusy, SettlementFailed (nothing was given back),
+        SettlementUnknown (it is followed on), RpcUnavailable (nothing was sent).
+        """
+        channel_id = channel.key
+        state = (await self._mirror.sync([channel_id]))[channel_id]
+        row = await asyncio.to_thread(_row, self._store.engine, channel_id)
+        atoms = refundable(state, row.charged_atoms, amount)
+        try:
+            seen = {"id": channel_id, "charged": row.charged_atoms}
+            await self._store.commit(Batch([Write(_CLOSE_TO_VOUCHERS, seen)]))
+        except StoreConflict:
+            raise ChannelBusy("The channel is in use, or being refunded already.") from None
+        await self._channels.reload(channel_id)
+        task = self._spawn(self._send_and_finish(row, atoms, state.refund_nonce))
+        try:
+            async with asyncio.timeout(timeout):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            raise SettlementUnknown("the refund is not confirmed yet") from None
+
+    async def _send_and_finish(self, row: Row[Any], atoms: int, nonce: int) -> Refunded:
+        try:
+            await self._send(row, atoms, nonce)
+        except FinanceError as error:
+            # The transaction's row says whether anything has left.
+            _LOG.warning("refund of %s: %s", row.channel_id, error)
+        return await self._finish(row.channel_id, nonce)
+
+    async def _send(self, row: Row[Any], atoms: int, nonce: int) -> None:
+        base = f"{row.channel_id}:{nonce}"
+        ref = await asyncio.to_thread(next_reference, self._store.engine, REFUND, base)
+        data = vouchers.multicall_calldata(await self._calls(row, atoms, nonce))
+        await self._sender.send(REFUND, ref, BATCH_SETTLEMENT_ADDRESS, data)
+
+    async def _calls(self, row: Row[Any], atoms: int, nonce: int) -> list[bytes]:
+        """Claim what is owed before the rest goes back, all in one transaction or nothing."""
+        config, chain_id = config_of(row), self._network.chain_id
+        engine = self._store.engine
+        owed = await asyncio.to_thread(load_claimable, engine, self._network, [row.channel_id])
+        calls = []
+        if owed:
+            calls.append(claim_call(owed, self._receiver, chain_id))
+            calls.append(vouchers.settle_calldata(config.receiver, config.token))
+        key = bytes.fromhex(row.channel_id[2:])
+        signature = vouchers.sign_refund(self._receiver.private, key, nonce, atoms, chain_id)
+        return [*calls, vouchers.refund_calldata(config, atoms, nonce, signature)]
+
+    async def _finish(self, channel_id: str, nonce: int) -> Refunded:
+        """Follow the channel's refund of this nonce to its end, however long it takes."""
+        while True:
+            try:
+                return await self._try_finish(channel_id, nonce)
+            except SettlementFailed:
+                raise
+            except FinanceError as error:
+                _LOG.warning("refund of %s: %s; it is followed on", channel_id, error)
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _try_finish(self, channel_id: str, nonce: int) -> Refunded:
+        tx_id = await asyncio.to_thread(self._newest, f"{channel_id}:{nonce}:")
+        if tx_id is None:
+            await self._reopen(channel_id)
+            raise SettlementFailed("the refund was not sent", REFUND_FAILED)
+        outcome = await self._sender.outcome(tx_id, _FOLLOW_SECONDS)
+        if outcome.state not in (TxState.MINED, TxState.FINAL):
+            await self._reopen(channel_id)
+            raise SettlementFailed("the chain refused the refund", REFUND_FAILED)
+        state = (await self._mirror.read([channel_id], outcome.block_number or 0))[channel_id]
+        await self._end(channel_id, state)
+        amount = _refunded(channel_id, outcome)
+        if not amount:
+            raise SettlementFailed("nothing was left to refund", codes.REFUND_NO_BALANCE)
+        return Refunded(outcome.tx_hash or "", amount, state)
+
+    async def _reopen(self, channel_id: str) -> None:
+        await self._store.commit(Batch([Write(_END, _ended(channel_id, ChannelState.OPEN), None)]))
+        await self._channels.reload(channel_id)
+
+    async def _end(self, channel_id: str, state: OnchainState) -> None:
+        """An empty channel is closed; its row stays, a new deposit opens it again."""
+        empty = state.balance <= state.total_claimed
+        following = ChannelState.CLOSED if empty else ChannelState.OPEN
+        writes = [
+            Write(_END, _ended(channel_id, following), None),
+            *mirror_writes(channel_id, state, unix_now()),
+        ]
+        await self._store.commit(Batch(writes))
+        await self._channels.reload(channel_id)
+
+    def _spawn(self, work: Coroutine[Any, Any, Refunded]) -> asyncio.Task[Refunded]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Refunded]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.warning("a refund ended with: %s", error)
+
+    def _refunding(self) -> list[tuple[str, int]]:
+        query = select(_CHANNEL.c.channel_id, _CHANNEL.c.refund_nonce).where(
+            _CHANNEL.c.chain_id == self._network.chain_id,
+            _CHANNEL.c.state == ChannelState.REFUNDING,
+        )
+        with self._store.engine.connect() as connection:
+            return [(row.channel_id, row.refund_nonce) for row in connection.execute(query)]
+
+    def _newest(self, reference: str) -> int | None:
+        query = (
+            select(_TX.c.id)
+            .where(_TX.c.purpose == REFUND, _TX.c.ref.startswith(reference, autoescape=True))
+            .order_by(_TX.c.id.desc())
+            .limit(1)
+        )
+        with self._store.engine.connect() as connection:
+            tx_id: int | None = connection.scalar(query)
+            return tx_id
+
+
+def refundable(state: OnchainState, charged: int, amount: int | None) -> int:
+    """Atoms to give back: `amount`, or all that is neither charged nor claimed.
+
+    Raises PaymentRefused when there is not so much, or nothing.
+    """
+    unspent = state.balance - max(charged, state.total_claimed)
+    if unspent <= 0:
+        raise PaymentRefused("Nothing is left to refund.", codes.REFUND_NO_BALANCE)
+    if amount is None:
+        return unspent
+    if not 0 < amount <= unspent:
+        message = f"The channel has {unspent} atoms left to refund."
+        raise PaymentRefused(message, codes.REFUND_AMOUNT_INVALID)
+    return amount
+
+
+def _ended(channel_id: str, state: ChannelState) -> dict[str, str]:
+    return {"id": channel_id, "next": state.value}
+
+
+def _row(engine: Engine, channel_id: str) -> Row[Any]:
+    query = select(_CHANNEL).where(_CHANNEL.c.channel_id == channel_id)
+    with engine.connect() as connection:
+        row: Row[Any] = connection.execute(query).one()
+        return row
+
+
+def _refunded(channel_id: str, outcome: TxOutcome) -> int:
+    return sum(
+        int.from_bytes(log.data[:32], "big")
+        for log in outcome.logs
+        if log.address == BATCH_SETTLEMENT and log.topics[:2] == (REFUNDED, channel_id)
+    )

@@ -1,0 +1,153 @@
+"""What is owed on vouchers becomes USDC in the wallet, in time, whatever payers do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
+from finance.chain.watcher import Watcher
+from finance.ledger import Account
+from finance.selling.channel_watch import ChannelWatch
+from finance.selling.claim_policy import Reason
+from finance.selling.gas_cost import gas_per_usdc
+from finance.wallet.signer import Signer
+from finance.x402.abi import calldata
+from finance.x402.settlement_calls import _CONFIG, _tuple
+from finance.x402.values import DepositPayment
+from tests.chain_fixtures import DevchainProcess
+from tests.recovery.seller_world import (
+    DELAY,
+    NETWORK,
+    PRICE,
+    Payer,
+    World,
+    send_as,
+    usdc_of,
+)
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[DevchainProcess]:
+    with DevchainProcess() as process:
+        yield process
+
+
+@pytest_asyncio.fixture
+async def world(chain: DevchainProcess, tmp_path: Path) -> AsyncIterator[World]:
+    async with World(chain, tmp_path) as world:
+        yield world
+        world.assert_books_balance()
+
+
+def withdraw(world: World, payer: Payer, channel: DepositPayment, amount: int) -> None:
+    data = calldata("initiateWithdraw", (_CONFIG, "uint128"), _tuple(channel.config), amount)
+    send_as(world.chain, Signer(payer.key), BATCH_SETTLEMENT_ADDRESS, data)
+
+
+def finish_withdrawal(world: World, payer: Payer, channel: DepositPayment) -> None:
+    world.chain.rpc("evm_increaseTime", DELAY + 1)
+    world.chain.rpc("evm_mine")
+    data = calldata("finalizeWithdraw", (_CONFIG,), _tuple(channel.config))
+    send_as(world.chain, Signer(payer.key), BATCH_SETTLEMENT_ADDRESS, data)
+
+
+async def test_hundred_channels_are_claimed_and_swept_in_one_transaction(world: World) -> None:
+    payers = [Payer(world.chain) for _ in range(100)]
+    channels = await asyncio.gather(*(world.open_channel(payer, 20_000) for payer in payers))
+    for payer, channel in zip(payers, channels, strict=True):
+        await world.charge(payer, channel.channel_id, 15_000)
+    report = await world.claims.claim_all()
+    assert (report.channels, report.claimed_atoms) == (100, 1_500_000)
+    assert len(report.tx_hashes) == 1 and not report.excluded
+    assert usdc_of(world.chain, world.wallet.address) == 1_500_000
+    assert len(world.transactions("claim")) == 1
+    again = await world.claims.claim_all()
+    assert (again.channels, again.tx_hashes) == (0, [])
+
+
+async def test_one_drained_channel_does_not_keep_the_others_from_being_claimed(
+    world: World,
+) -> None:
+    payers = [Payer(world.chain) for _ in range(3)]
+    channels = await asyncio.gather(*(world.open_channel(payer, 20_000) for payer in payers))
+    withdraw(world, payers[0], channels[0], 15_000)
+    finish_withdrawal(world, payers[0], channels[0])
+    for payer, channel in zip(payers, channels, strict=True):
+        await world.charge(payer, channel.channel_id, 10_000)
+    report = await world.claims.claim_all()
+    # Five thousand were left in the drained one: they are not given up either.
+    assert report.claimed_atoms == 25_000
+    assert usdc_of(world.chain, world.wallet.address) == 25_000
+    report = await world.claims.claim_all()
+    assert list(report.excluded) == ["0x" + channels[0].channel_id.hex()]
+
+
+async def test_one_forged_voucher_does_not_keep_the_others_from_being_claimed(
+    world: World,
+) -> None:
+    payers = [Payer(world.chain) for _ in range(4)]
+    channels = await asyncio.gather(*(world.open_channel(payer, 20_000) for payer in payers))
+    for payer, channel in zip(payers, channels, strict=True):
+        signer = Payer(world.chain) if payer is payers[2] else payer
+        await world.charge(signer, channel.channel_id, 10_000)
+    report = await world.claims.claim_all()
+    assert report.claimed_atoms == 30_000
+    assert list(report.excluded) == ["0x" + channels[2].channel_id.hex()]
+
+
+async def test_payer_who_starts_a_withdrawal_is_claimed_against_at_once(world: World) -> None:
+    watch = ChannelWatch(world.mirror, world.claims, world.settlement)
+    watcher = Watcher(
+        world.rpc, world.store, NETWORK, world.wallet.address, watch.handle, watch.reorganised
+    )
+    await watcher.start()
+    payer = Payer(world.chain)
+    channel = await world.open_channel(payer, 20_000)
+    await world.charge(payer, channel.channel_id, 12_000)
+    # All that the chain lets go: it knows of no voucher yet.
+    withdraw(world, payer, channel, 20_000)
+    async with asyncio.timeout(20):
+        while world.channel(channel.channel_id).total_claimed_atoms < 12_000:
+            await asyncio.sleep(0.1)
+    finish_withdrawal(world, payer, channel)
+    assert usdc_of(world.chain, world.wallet.address) == 12_000
+    assert usdc_of(world.chain, payer.hex) == 1_000_000 - 12_000
+    await watcher.catch_up()
+    assert world.booked(Account.CLAIMED) == 12_000
+    await watcher.stop()
+    await watch.stop()
+
+
+async def test_withdrawal_that_nobody_saw_is_found_by_the_jobs(world: World) -> None:
+    payer = Payer(world.chain)
+    channel = await world.open_channel(payer, 20_000)
+    await world.charge(payer, channel.channel_id, 12_000)
+    withdraw(world, payer, channel, 20_000)
+    later = int(time.time()) + 400
+    assert await world.mirror.refresh(later) == 1
+    world.claims.policy = type(world.claims.policy)(gas_price_wei=0, interval_seconds=10**9)
+    report = await world.claims.claim_due(later)
+    assert report is not None and report.reason is Reason.WITHDRAWAL
+    assert report.claimed_atoms == 12_000
+
+
+async def test_claim_is_seen_by_memory_and_costs_are_known(world: World) -> None:
+    payer = Payer(world.chain)
+    channel = await world.open_channel(payer, 20_000)
+    await world.charge(payer, channel.channel_id, 12_000)
+    loaded = await world.channels.get(channel.channel_id)
+    assert loaded is not None and loaded.at_risk == 12_000
+    world.claims.claim_soon(loaded.key)
+    async with asyncio.timeout(20):
+        while loaded.at_risk:
+            await asyncio.sleep(0.05)
+    await world.settlement.settle(await world.owe(world.exact(Payer(world.chain))), 30)
+    cost = gas_per_usdc(world.engine, 0)
+    assert cost.earned_atoms == PRICE and cost.gas_wei > 0
+    assert cost.wei_per_usdc_up is not None

@@ -1,0 +1,99 @@
+"""A payer gets its unspent money back, once, and never what we are owed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from finance.errors import ChannelBusy, PaymentRefused
+from finance.models import ChannelState
+from finance.selling.channels import Channel
+from finance.x402 import codes
+from finance.x402.values import DepositPayment
+from tests.chain_fixtures import DevchainProcess
+from tests.recovery.seller_world import PRICE, Payer, World, usdc_of
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[DevchainProcess]:
+    with DevchainProcess() as process:
+        yield process
+
+
+@pytest_asyncio.fixture
+async def world(chain: DevchainProcess, tmp_path: Path) -> AsyncIterator[World]:
+    async with World(chain, tmp_path) as world:
+        yield world
+        world.assert_books_balance()
+
+
+async def open_with_calls(world: World, payer: Payer) -> tuple[DepositPayment, Channel]:
+    """A channel of 20,000 atoms of which 8,000 are charged."""
+    payment = await world.open_channel(payer, 20_000)
+    await world.charge(payer, payment.channel_id, 8_000)
+    channel = await world.channels.get(payment.channel_id)
+    assert channel is not None
+    return payment, channel
+
+
+async def test_full_refund_claims_what_is_owed_and_closes_the_channel(world: World) -> None:
+    payer = Payer(world.chain)
+    payment, channel = await open_with_calls(world, payer)
+    refunded = await world.refunds.refund(channel, None)
+    assert refunded.amount == 12_000
+    assert usdc_of(world.chain, payer.hex) == 1_000_000 - 8_000
+    assert usdc_of(world.chain, world.wallet.address) == 8_000
+    row = world.channel(payment.channel_id)
+    assert (row.state, row.balance_atoms) == (ChannelState.CLOSED, 8_000)
+    assert channel.state == ChannelState.CLOSED and channel.refund_nonce == 1
+    assert len(world.transactions("refund")) == 1
+
+
+async def test_refunded_channel_opens_again_with_a_new_deposit(world: World) -> None:
+    payer = Payer(world.chain)
+    payment, channel = await open_with_calls(world, payer)
+    await world.refunds.refund(channel, None)
+    again = world.deposit(payer, 5_000, payment.config, charged=8_000)
+    await world.settlement.settle(await world.owe(again), 30)
+    row = world.channel(payment.channel_id)
+    assert (row.state, row.balance_atoms) == (ChannelState.OPEN, 13_000)
+    assert row.charged_atoms == 8_000 + PRICE
+    report = await world.claims.claim_all()
+    assert report.claimed_atoms == PRICE
+
+
+async def test_partial_refund_leaves_the_channel_open(world: World) -> None:
+    payer = Payer(world.chain)
+    payment, channel = await open_with_calls(world, payer)
+    assert (await world.refunds.refund(channel, 5_000)).amount == 5_000
+    row = world.channel(payment.channel_id)
+    assert (row.state, row.balance_atoms) == (ChannelState.OPEN, 15_000)
+    assert (await world.refunds.refund(channel, None)).amount == 7_000
+
+
+async def test_more_than_is_unspent_is_refused(world: World) -> None:
+    _, channel = await open_with_calls(world, Payer(world.chain))
+    with pytest.raises(PaymentRefused) as refused:
+        await world.refunds.refund(channel, 12_001)
+    assert refused.value.code == codes.REFUND_AMOUNT_INVALID
+    await world.refunds.refund(channel, None)
+    with pytest.raises(PaymentRefused) as refused:
+        await world.refunds.refund(channel, None)
+    assert refused.value.code == codes.REFUND_NO_BALANCE
+
+
+async def test_same_refund_asked_twice_at_once_is_paid_once(world: World) -> None:
+    payer = Payer(world.chain)
+    _, channel = await open_with_calls(world, payer)
+    results = await asyncio.gather(
+        *(world.refunds.refund(channel, None) for _ in range(5)), return_exceptions=True
+    )
+    paid = [each for each in results if not isinstance(each, Exception)]
+    assert len(paid) == 1
+    refusals = [each for each in results if isinstance(each, Exception)]
+    assert all(isinstance(each, ChannelBusy | PaymentRefused) for each in refusals)
+    assert usdc_of(world.chain, payer.hex) == 1_000_000 - 8_000
