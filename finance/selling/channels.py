@@ -80,7 +80,7 @@ class Channel:
         self.config = config
         self.payer = "0x" + config.payer.hex()
         self.busy = False
-        self.settling = False  # a deposit is on its way to the chain: nothing else goes
+        self.settling = False  # a deposit or refund is on its way: nothing else goes
         self.checked_for: object = None  # the terms its configuration was found to fit
         self.state = str(ChannelState.OPENING)
         self.balance = self.total_claimed = self.withdraw_amount = 0
@@ -189,9 +189,14 @@ class SellerChannels:
     def reserve(self, channel: Channel) -> None:
         """Take the channel for one request. Raises ChannelBusy. There must be no await
         between deciding on the channel's books and this."""
+        self.check_free(channel)
+        channel.busy = True
+
+    def check_free(self, channel: Channel) -> None:
+        """Raise ChannelBusy while another request holds the channel, or a deposit is on
+        its way to the chain."""
         if channel.busy or channel.settling:
             raise ChannelBusy("Another request of this channel is in flight.")
-        channel.busy = True
 
     def release(self, channel: Channel) -> None:
         """Give the channel back."""
@@ -315,7 +320,8 @@ def _load(engine: Engine, key: str) -> Channel | None:
             return None
         channel = Channel(bytes.fromhex(key[2:]), config_of(row))
         channel.take_row(row)
-        channel.settling = connection.execute(_SETTLING, {"id": key}).first() is not None
+        pending = connection.execute(_SETTLING, {"id": key}).first() is not None
+        channel.settling = pending or row.state == ChannelState.REFUNDING
         return channel
 
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable
 
 from catalog.listings import PathAmbiguous, PricedListing
 from finance.errors import FinanceError
-from node.gateway.desk import Desk
+from finance.selling.reservations import release_all
+from finance.store import Batch
+from node.gateway.desk import Desk, Refused
 from node.gateway.discovery import Directory
 from node.gateway.forward import Forwarder, UpstreamError
 from node.gateway.match import PREFIX, RouteTable
 from node.gateway.ports import Seller
 from node.gateway.request import BodyTooLarge, Call, CallerGone, Receive, Scope, Send
-from node.gateway.serve import Refused, give_problem, problem_of, serve
+from node.gateway.serve import give_problem, problem_of, serve
 
 log = logging.getLogger("farebox.gateway")
 
@@ -44,6 +47,8 @@ class Gateway:
 
     async def start(self) -> None:
         """Put the books in order after a crash; call once the store is open."""
+        released = release_all(int(time.time()))
+        await self._seller.store.commit(Batch([released]))
         reversed_streams = await self._seller.channels.reverse_broken_streams()
         if reversed_streams:
             log.warning("%d charges of broken streams were taken back", reversed_streams)

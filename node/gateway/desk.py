@@ -7,8 +7,12 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from finance.errors import FinanceError
-from finance.store import Batch
+from finance.errors import FinanceError, PaymentRefused, SettlementFailed, SettlementUnknown
+from finance.selling.answers import KeptAnswer, identifier_answer_key, keep
+from finance.selling.channels import Channel
+from finance.store import Batch, Write
+from finance.x402.receipt import encode_response
+from finance.x402.values import Payment, Receipt
 from node.gateway.forward import Answer, Forwarder
 from node.gateway.headers import to_caller
 from node.gateway.match import Match
@@ -21,14 +25,33 @@ from node.usage.models import Side
 log = logging.getLogger("farebox.gateway")
 
 MAX_PATH = 512
+PAYMENT_RESPONSE = b"payment-response"
+RETRY_SOON: Headers = [(b"retry-after", b"1")]
+RETRY_LATER: Headers = [(b"retry-after", b"5")]
 
 
 class Refused(Exception):
     """The call ends with a problem of node.problems.PROBLEMS."""
 
-    def __init__(self, code: str, detail: str | None = None, headers: Headers | None = None):
+    def __init__(self, code: str, headers: Headers | None = None) -> None:
         super().__init__(code)
-        self.code, self.detail, self.headers = code, detail, headers or []
+        self.code, self.headers = code, headers or []
+
+
+class ChannelRefusal(Exception):
+    """A refusal to be answered with the channel's state: the corrective 402."""
+
+    def __init__(self, cause: PaymentRefused, channel: Channel) -> None:
+        super().__init__(cause.code)
+        self.cause, self.channel = cause, channel
+
+
+class Unsettled(Exception):
+    """The money did not move (`receipt` says why); the answer is withheld."""
+
+    def __init__(self, receipt: bytes, cause: SettlementFailed | SettlementUnknown) -> None:
+        super().__init__(cause.code)
+        self.receipt, self.cause = receipt, cause
 
 
 class Desk:
@@ -37,6 +60,9 @@ class Desk:
     def __init__(self, seller: Seller, forwarder: Forwarder) -> None:
         self.seller = seller
         self.forwarder = forwarder
+        # Authorizations and payment identifiers being served; the database decides, this
+        # only spares it the repeats of one moment.
+        self.in_flight: set[str] = set()
         self._background: set[asyncio.Task[Any]] = set()
 
     def in_background(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -119,6 +145,22 @@ class Desk:
             await call.send(chunk, True)
         await call.send(b"", False)
         return size
+
+
+def identified(match: Match, payment: Payment, kept: KeptAnswer, at: int) -> list[Write]:
+    """The same answer under the client's payment identifier, if it gave one."""
+    if payment.payment_identifier is None:
+        return []
+    key = identifier_answer_key(match.listing.id, payment.payment_identifier)
+    return [keep(key, kept, at, once=True)]
+
+
+def unsettled(network: str, payer: str, cause: SettlementFailed | SettlementUnknown) -> Unsettled:
+    """The error for money that did not move, with the receipt that tells the client."""
+    receipt = Receipt(
+        success=False, transaction="", network=network, payer=payer, error_reason=cause.code
+    )
+    return Unsettled(encode_response(receipt), cause)
 
 
 def framed(call: Call, answer: Answer, headers: Headers) -> Headers:

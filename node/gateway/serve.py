@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from finance.errors import (
+    ChainError,
     ChannelBusy,
     FinanceError,
     PaymentMalformed,
     PaymentRefused,
-    RpcUnavailable,
-    SettlementFailed,
     SettlementUnknown,
     StoreUnavailable,
 )
 from finance.selling.admission import AtRiskExceeded
+from finance.selling.answers import fingerprint, identifier_answer_key, read_answer
 from finance.x402.offers import Offer
-from finance.x402.values import DepositPayment, ExactPayment, RefundPayment, VoucherPayment
+from finance.x402.values import (
+    DepositPayment,
+    ExactPayment,
+    Payment,
+    RefundPayment,
+    VoucherPayment,
+)
 from finance.x402.wire import decode_payment
-from node.gateway.desk import Desk
+from node.gateway.desk import (
+    PAYMENT_RESPONSE,
+    RETRY_LATER,
+    RETRY_SOON,
+    ChannelRefusal,
+    Desk,
+    Refused,
+    Unsettled,
+)
 from node.gateway.match import Match
-from node.gateway.request import Call
-from node.gateway.voucher import ChannelRefusal, serve_voucher
+from node.gateway.onchain import serve_onchain
+from node.gateway.refund import serve_refund
+from node.gateway.request import INLINE_BYTES, BodyTooLarge, Call
+from node.gateway.voucher import serve_voucher
 from node.problems import Headers, known_problem
 
 PAYMENT_REQUIRED = b"payment-required"
-RETRY_SOON: Headers = [(b"retry-after", b"1")]
-RETRY_LATER: Headers = [(b"retry-after", b"5")]
 _JSON = (b"content-type", b"application/json")
 _PREFLIGHT: Headers = [
     (b"access-control-allow-origin", b"*"),
@@ -32,14 +48,6 @@ _PREFLIGHT: Headers = [
     (b"access-control-max-age", b"7200"),
     (b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
 ]
-
-
-class Refused(Exception):
-    """The call ends with a problem of node.problems.PROBLEMS."""
-
-    def __init__(self, code: str, headers: Headers | None = None) -> None:
-        super().__init__(code)
-        self.code, self.headers = code, headers or []
 
 
 async def serve(desk: Desk, call: Call, match: Match) -> None:
@@ -61,8 +69,8 @@ async def serve(desk: Desk, call: Call, match: Match) -> None:
         await _serve_paid(desk, call, match, route.offer)
     except (PaymentRefused, ChannelRefusal) as refusal:
         await _give_refusal(call, route.offer, refusal)
-    except AtRiskExceeded as risk:
-        raise Refused(risk.code, RETRY_SOON) from risk
+    except Unsettled as unsettled:
+        await _give_unsettled(call, route.offer, unsettled)
 
 
 async def _serve_paid(desk: Desk, call: Call, match: Match, offer: Offer) -> None:
@@ -70,11 +78,49 @@ async def _serve_paid(desk: Desk, call: Call, match: Match, offer: Offer) -> Non
         raise PaymentMalformed("There is more than one payment in this request.")
     payment = decode_payment(call.payment)
     offer.check_accepted(payment)
+    if payment.payment_identifier is None or isinstance(payment.payload, RefundPayment):
+        return await _serve_payment(desk, call, match, offer, payment)
+    key = identifier_answer_key(match.listing.id, payment.payment_identifier)
+    if key in desk.in_flight:
+        raise Refused("payment_in_flight", RETRY_SOON)
+    desk.in_flight.add(key)
+    try:
+        if not await _give_identified(desk, call, payment, key):
+            await _serve_payment(desk, call, match, offer, payment)
+    finally:
+        desk.in_flight.discard(key)
+
+
+async def _give_identified(desk: Desk, call: Call, payment: Payment, key: str) -> bool:
+    """Answer a payment identifier that has bought its call. Raises Refused for another
+    call or payment under the same identifier (law 1)."""
+    kept = await asyncio.to_thread(read_answer, desk.seller.store.engine, key)
+    if kept is None:
+        return False
+    try:
+        await call.read_body(INLINE_BYTES)
+    except BodyTooLarge:
+        raise Refused("payment_identifier_conflict") from None
+    asked = fingerprint(call.method, call.target, call.body_digest, payment.raw_digest)
+    if kept.fingerprint != asked:
+        raise Refused("payment_identifier_conflict")
+    if not isinstance(payment.payload, VoucherPayment):
+        return False  # whether its money arrived is known to the authorization
+    call.id = kept.call_id
+    await call.answer(kept.status, kept.headers, kept.body)
+    return True
+
+
+async def _serve_payment(
+    desk: Desk, call: Call, match: Match, offer: Offer, payment: Payment
+) -> None:
     match payment.payload:
         case VoucherPayment() as voucher:
             await serve_voucher(desk, call, match, offer.terms, payment, voucher)
-        case ExactPayment() | DepositPayment() | RefundPayment():
-            raise PaymentRefused("not yet")
+        case ExactPayment() | DepositPayment():
+            await serve_onchain(desk, call, match, payment)
+        case RefundPayment() as refund:
+            await serve_refund(desk, call, offer.terms, refund)
 
 
 async def _serve_free(desk: Desk, call: Call, match: Match) -> None:
@@ -100,6 +146,16 @@ async def _give_refusal(call: Call, offer: Offer, refusal: PaymentRefused | Chan
     more = RETRY_SOON if isinstance(refusal, ChannelBusy) else []
     header = offer.required_header(refusal.code)
     return await _give_402(call, header, offer.required_body(refusal.code), more)
+
+
+async def _give_unsettled(call: Call, offer: Offer, unsettled: Unsettled) -> None:
+    """The receipt of a payment that failed, or is still open: then paying again is wrong."""
+    receipt = (PAYMENT_RESPONSE, unsettled.receipt)
+    if isinstance(unsettled.cause, SettlementUnknown):
+        return await give_problem(call, "settlement_pending", [receipt, *RETRY_LATER])
+    code = unsettled.cause.code
+    header, body = offer.required_header(code), offer.required_body(code)
+    return await _give_402(call, header, body, [receipt])
 
 
 async def _give_402(call: Call, header: bytes, body: bytes, more: Headers | None = None) -> None:
@@ -134,13 +190,11 @@ async def give_problem(
 def problem_of(error: FinanceError) -> tuple[str, Headers]:
     """The problem for what finance raises on the paid path."""
     match error:
-        case RpcUnavailable():
-            return "chain_unavailable", RETRY_LATER
         case StoreUnavailable():
             return "store_unavailable", RETRY_LATER
-        case SettlementUnknown():
-            return "settlement_pending", RETRY_LATER
-        case SettlementFailed():
+        case AtRiskExceeded():
+            return "amount_at_risk_exceeded", RETRY_SOON
+        case ChainError():
             return "chain_unavailable", RETRY_LATER
         case _:
             return "internal_error", []

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from finance.errors import CumulativeMismatch, PaymentRefused, StoreConflict
-from finance.selling.admission import Admission, admit_voucher, is_delivery
+from finance.selling.admission import Admission, AtRiskExceeded, admit_voucher, is_delivery
 from finance.selling.answers import (
     KeptAnswer,
     channel_answer_key,
     fingerprint,
-    identifier_answer_key,
     keep,
     read_answer,
 )
@@ -21,28 +20,25 @@ from finance.selling.channels import (
     stream_broken,
     stream_delivered,
 )
-from finance.store import Batch, Write
+from finance.store import Batch
 from finance.x402 import codes, vouchers
 from finance.x402.offers import Terms
 from finance.x402.receipt import encode_response
 from finance.x402.values import BATCH_SETTLEMENT_SCHEME, Payment, Receipt, VoucherPayment
 from finance.x402.values import ChannelState as WireState
-from node.gateway.desk import Desk, framed, with_length
+from node.gateway.desk import (
+    PAYMENT_RESPONSE,
+    ChannelRefusal,
+    Desk,
+    framed,
+    identified,
+    with_length,
+)
 from node.gateway.forward import Answer, UpstreamError
 from node.gateway.headers import to_caller
 from node.gateway.match import Match
 from node.gateway.request import INLINE_BYTES, Call, CallerGone
 from node.problems import Headers
-
-PAYMENT_RESPONSE = b"payment-response"
-
-
-class ChannelRefusal(Exception):
-    """A refusal to be answered with the channel's state: the corrective 402."""
-
-    def __init__(self, cause: CumulativeMismatch, channel: Channel) -> None:
-        super().__init__(cause.code)
-        self.cause, self.channel = cause, channel
 
 
 async def serve_voucher(
@@ -91,6 +87,9 @@ def _admit(desk: Desk, channel: Channel, voucher: VoucherPayment, terms: Terms) 
         admission = admit_voucher(voucher, terms, channel.books(), busy, desk.seller.ceiling_atoms)
     except CumulativeMismatch as mismatch:
         raise ChannelRefusal(mismatch, channel) from mismatch
+    except AtRiskExceeded:
+        desk.seller.claim_soon(channel.key)
+        raise
     if admission is Admission.NEW:
         vouchers.check_voucher_signature(voucher, terms)
     return admission
@@ -156,18 +155,13 @@ async def _charge_whole(
         channel, amount, voucher.max_claimable, voucher.signature, call.id, call.at
     )
     writes += [record.write(), keep(channel_answer_key(channel.key), kept, call.at)]
-    writes += _identified(match, payment, kept, call.at)
+    writes += identified(match, payment, kept, call.at)
     await desk.seller.store.commit(Batch(writes, [record.increment()]))
     note_charge(channel, amount, voucher.max_claimable, voucher.signature)
     desk.seller.channels.release(channel)
+    if 2 * channel.at_risk >= desk.seller.ceiling_atoms:
+        desk.seller.claim_soon(channel.key)  # well before vouchers must be refused
     await call.answer(answer.status, headers, body)
-
-
-def _identified(match: Match, payment: Payment, kept: KeptAnswer, at: int) -> list[Write]:
-    if payment.payment_identifier is None:
-        return []
-    key = identifier_answer_key(match.listing.id, payment.payment_identifier)
-    return [keep(key, kept, at, once=True)]
 
 
 async def _charge_stream(

@@ -1,0 +1,348 @@
+"""A call paid by an authorization that moves money on-chain: `exact`, or a deposit.
+
+The answer is stored before the money moves and leaves after it has arrived. Whatever
+happens in between, the same payment presented again finds the same answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from sqlalchemy import text
+
+from finance.errors import (
+    AuthorizationReused,
+    CumulativeMismatch,
+    SettlementFailed,
+    SettlementUnknown,
+    StoreConflict,
+)
+from finance.models import PaymentState
+from finance.selling.admission import Presented, is_delivery, present_authorization
+from finance.selling.answers import KeptAnswer, fingerprint, keep, read_answer
+from finance.selling.channels import Channel, open_channel
+from finance.selling.reservations import (
+    Authorization,
+    Known,
+    authorization_of,
+    find_known,
+    owe,
+    release,
+    reserve,
+)
+from finance.store import Batch, Increment, Write
+from finance.x402 import exact, vouchers
+from finance.x402.offers import Terms
+from finance.x402.receipt import encode_response
+from finance.x402.values import (
+    ChannelState,
+    DepositPayment,
+    ExactPayment,
+    Payment,
+    Receipt,
+)
+from node.gateway.desk import (
+    PAYMENT_RESPONSE,
+    RETRY_SOON,
+    ChannelRefusal,
+    Desk,
+    Refused,
+    framed,
+    identified,
+    unsettled,
+)
+from node.gateway.forward import Answer
+from node.gateway.headers import to_caller
+from node.gateway.match import Match
+from node.gateway.request import INLINE_BYTES, BodyTooLarge, Call, CallerGone
+from node.problems import Headers
+from node.usage.calls import ADD_TO_ROLLUP, CallRecord
+
+# Of the call's time limit, what settling may count on even after a slow upstream.
+LEAST_SETTLE_SECONDS = 5.0
+
+_UNPAID = text(
+    "UPDATE call SET amount_atoms = 0, status = 402, error = :error WHERE id = :id"
+    " AND amount_atoms > 0"
+)
+_FORGET = text("DELETE FROM stored_answer WHERE call_id = :id")
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """One on-chain payment for one call."""
+
+    call: Call
+    match: Match
+    payment: Payment
+    authorization: Authorization
+    scheme: str
+    channel: Channel | None = None
+
+    @property
+    def payload(self) -> ExactPayment | DepositPayment:
+        assert isinstance(self.payment.payload, ExactPayment | DepositPayment)
+        return self.payment.payload
+
+    @property
+    def terms(self) -> Terms:
+        assert self.match.route is not None and self.match.route.offer is not None
+        return self.match.route.offer.terms
+
+    def asked(self) -> str:
+        """Fingerprint of the call; its body must have been read."""
+        call = self.call
+        digest = self.payment.raw_digest
+        return fingerprint(call.method, call.target, call.body_digest, digest)
+
+
+async def serve_onchain(desk: Desk, call: Call, match: Match, payment: Payment) -> None:
+    """Check, reserve, forward, store, settle, answer. Raises what the edge translates."""
+    assert isinstance(payment.payload, ExactPayment | DepositPayment)
+    assert match.route is not None and match.route.offer is not None
+    authorization = authorization_of(payment.payload, match.route.offer.terms)
+    purchase = Purchase(call, match, payment, authorization, payment.accepted.scheme)
+    if isinstance(payment.payload, ExactPayment):
+        exact.check_authorization(payment.payload, purchase.terms, call.at)
+    if authorization.key in desk.in_flight:
+        raise Refused("payment_in_flight", RETRY_SOON)
+    desk.in_flight.add(authorization.key)
+    try:
+        known = await asyncio.to_thread(find_known, desk.seller.store.engine, authorization)
+        if known is None or known.state is PaymentState.RELEASED:
+            await _serve_new(desk, purchase)
+        else:
+            await _serve_known(desk, purchase, known)
+    finally:
+        desk.in_flight.discard(authorization.key)
+
+
+async def _serve_known(desk: Desk, purchase: Purchase, known: Known) -> None:
+    """An authorization the books know: its own call gets its answer, no other does."""
+    try:
+        await purchase.call.read_body(INLINE_BYTES)
+    except BodyTooLarge:
+        raise AuthorizationReused("This authorization has paid for another call.") from None
+    if known.state is PaymentState.RESERVED:
+        raise Refused("payment_in_flight", RETRY_SOON)
+    presented = present_authorization(known.state, purchase.asked(), known.fingerprint, known.error)
+    tx_hash = known.tx_hash or ""
+    if presented is Presented.WAIT:
+        tx_hash = await _settle(desk, purchase, known.id)
+    kept = await asyncio.to_thread(
+        read_answer, desk.seller.store.engine, purchase.authorization.key
+    )
+    if kept is None:
+        raise AuthorizationReused("This authorization has bought its answer.")
+    await give_kept(desk, purchase, kept, tx_hash)
+
+
+async def _serve_new(desk: Desk, purchase: Purchase) -> None:
+    if isinstance(purchase.payload, ExactPayment):
+        await desk.seller.checks.check(purchase.payload, purchase.terms)
+        await _serve_reserved(desk, purchase)
+        return
+    channel = await _take_channel(desk, purchase, purchase.payload)
+    try:
+        await _serve_reserved(desk, replace(purchase, channel=channel))
+    finally:
+        desk.seller.channels.release(channel)
+
+
+async def _take_channel(desk: Desk, purchase: Purchase, deposit: DepositPayment) -> Channel:
+    """The deposit's channel, reserved for this call, its payment found good by the chain."""
+    channels, call, terms = desk.seller.channels, purchase.call, purchase.terms
+    channel = await channels.get(deposit.channel_id)
+    _check_deposit(deposit, terms, call.at, channel)
+    state = await desk.seller.checks.check(deposit, terms)
+    if channel is None and state is not None and state.balance:
+        channel = await channels.find(deposit.config, deposit.channel_id)
+    if channel is None:
+        row = open_channel(deposit.channel_id, deposit.config, terms.chain_id, call.at)
+        await desk.seller.store.commit(Batch([row]))
+        channel = await channels.get(deposit.channel_id)
+    elif state is not None and (channel.balance, channel.total_claimed) != (
+        state.balance,
+        state.total_claimed,
+    ):
+        await channels.refresh(channel)
+    assert channel is not None
+    # From here to the reservation nothing awaits: the books cannot move in between.
+    channels.check_free(channel)
+    _check_deposit(deposit, terms, call.at, channel)
+    channels.reserve(channel)
+    return channel
+
+
+def _check_deposit(
+    deposit: DepositPayment, terms: Terms, now: int, channel: Channel | None
+) -> None:
+    charged, balance, claimed = 0, 0, 0
+    if channel is not None:
+        charged, balance, claimed = channel.charged, channel.balance, channel.total_claimed
+    try:
+        vouchers.check_deposit(deposit, terms, now, charged, balance, claimed)
+    except CumulativeMismatch as mismatch:
+        if channel is None:
+            raise
+        raise ChannelRefusal(mismatch, channel) from mismatch
+
+
+async def _serve_reserved(desk: Desk, purchase: Purchase) -> None:
+    call, store = purchase.call, desk.seller.store
+    taken = reserve(purchase.authorization, purchase.payload, purchase.terms, call.id, call.at)
+    try:
+        await store.commit(Batch([taken]))
+    except StoreConflict:
+        raise Refused("payment_in_flight", RETRY_SOON) from None
+    owed = False
+    try:
+        answer = await desk.forwarder.fetch(call, purchase.match, desk.seller.spool_bytes)
+        try:
+            if not is_delivery(answer.status):
+                await store.commit(Batch([release(call.id, call.at)]))
+                owed = True  # nothing left to release
+                payer, scheme = purchase.authorization.payer, purchase.scheme
+                await desk.pass_on(call, purchase.match, answer, payer, scheme)
+                return
+            kept = await _owe(desk, purchase, answer)
+            owed = True
+        finally:
+            answer.close()
+    finally:
+        if not owed:
+            await store.commit(Batch([release(call.id, call.at)]))
+    tx_hash = await _settle(desk, purchase, call.id)
+    await give_kept(desk, purchase, kept, tx_hash)
+
+
+async def _owe(desk: Desk, purchase: Purchase, answer: Answer) -> KeptAnswer:
+    """Store the answer and the debt together. Raises CallerGone while nothing is owed."""
+    call, match = purchase.call, purchase.match
+    assert match.route is not None
+    if not answer.complete:
+        raise Refused("answer_too_large")
+    if call.is_gone():
+        raise CallerGone
+    headers = to_caller(answer.raw_headers, match.route.upstream, paid=True)
+    headers = framed(call, answer, headers)
+    kept = KeptAnswer(purchase.asked(), call.id, answer.status, headers, answer.head)
+    record = desk.record(
+        call,
+        match,
+        answer.status,
+        len(answer.head),
+        purchase.authorization.payer,
+        purchase.scheme,
+        purchase.terms.amount_atoms,
+    )
+    writes: list[Write] = [
+        owe(call.id, kept.fingerprint, call.at),
+        keep(purchase.authorization.key, kept, call.at),
+        record.write(),
+        *identified(match, purchase.payment, kept, call.at),
+    ]
+    await desk.seller.store.commit(Batch(writes, [record.increment()]))
+    if purchase.channel is not None:
+        # Cleared when the settlement reloads the channel.
+        purchase.channel.settling = True
+    return kept
+
+
+async def _settle(desk: Desk, purchase: Purchase, payment_id: str) -> str:
+    """Wait for the money; the transaction's hash. Raises Unsettled."""
+    limit = purchase.terms.max_timeout_seconds - purchase.call.elapsed_us() / 1e6
+    try:
+        settled = await desk.seller.settlement.settle(payment_id, max(limit, LEAST_SETTLE_SECONDS))
+    except SettlementFailed as failure:
+        await _undo_call(desk, purchase, payment_id, failure.code)
+        raise unsettled(purchase.terms.network, purchase.authorization.payer, failure) from failure
+    except SettlementUnknown as unknown:
+        desk.in_background(_await_end(desk, purchase, payment_id))
+        raise unsettled(purchase.terms.network, purchase.authorization.payer, unknown) from unknown
+    return settled.tx_hash
+
+
+async def _await_end(desk: Desk, purchase: Purchase, payment_id: str) -> None:
+    """The caller stopped waiting; the books must still learn of a failure."""
+    try:
+        await desk.seller.settlement.settle(payment_id, 3600.0)
+    except SettlementFailed as failure:
+        await _undo_call(desk, purchase, payment_id, failure.code)
+    except SettlementUnknown:
+        return
+
+
+async def _undo_call(desk: Desk, purchase: Purchase, payment_id: str, code: str) -> None:
+    """The call was booked as paid when its answer was stored; it was not."""
+    record: CallRecord = desk.record(purchase.call, purchase.match, 402, 0)
+    amount = purchase.terms.amount_atoms
+    undo = Increment(
+        ADD_TO_ROLLUP,
+        record.increment().key,
+        (
+            ("calls", 0),
+            ("errors", 1),
+            ("paid", -1),
+            ("amount_atoms", -amount),
+            ("latency_us", 0),
+            ("bytes_out", 0),
+        ),
+    )
+    try:
+        await desk.seller.store.commit(
+            Batch(
+                [
+                    Write(_UNPAID, {"id": payment_id, "error": code}),
+                    Write(_FORGET, {"id": payment_id}, rows=None),
+                ],
+                [undo],
+            )
+        )
+    except StoreConflict:
+        return  # somebody who waited for the same payment has done it
+
+
+async def give_kept(desk: Desk, purchase: Purchase, kept: KeptAnswer, tx_hash: str) -> None:
+    """The stored answer with the receipt of its settlement."""
+    call = purchase.call
+    call.id = kept.call_id
+    headers: Headers = [*kept.headers, (PAYMENT_RESPONSE, await _receipt(desk, purchase, tx_hash))]
+    await call.answer(kept.status, headers, kept.body)
+
+
+async def _receipt(desk: Desk, purchase: Purchase, tx_hash: str) -> bytes:
+    terms, payload = purchase.terms, purchase.payload
+    if isinstance(payload, ExactPayment):
+        return encode_response(
+            Receipt(
+                success=True,
+                transaction=tx_hash,
+                network=terms.network,
+                payer=purchase.authorization.payer,
+                amount=terms.amount_atoms,
+            )
+        )
+    channel = await desk.seller.channels.get(payload.channel_id)
+    state = None
+    if channel is not None:
+        state = ChannelState(
+            channel.id,
+            channel.balance,
+            channel.total_claimed,
+            channel.withdraw_requested_at,
+            channel.refund_nonce,
+            payload.max_claimable,
+        )
+    return encode_response(
+        Receipt(
+            success=True,
+            transaction=tx_hash,
+            network=terms.network,
+            payer=purchase.authorization.payer,
+            amount=payload.deposit_amount,
+            charged_amount=terms.amount_atoms,
+            channel_state=state,
+        )
+    )
