@@ -20,6 +20,7 @@ from node.commands import key, listing, wallet
 from node.commands.call import call
 from node.commands.demo import demo
 from node.commands.node import database, devchain, init, status, up
+from node.commands.reconcile import reconcile
 from node.errors import NodeError
 
 app = typer.Typer(
@@ -28,7 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (init, up, status, call, devchain, demo):
+for command in (init, up, status, call, reconcile, devchain, demo):
     app.command()(command)
 app.add_typer(wallet.app, name="wallet")
 app.add_typer(listing.app, name="listing")

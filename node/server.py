@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
-from uvicorn._types import ASGI3Application
 
 from node.errors import NodeError, PortTaken
 from node.settings import Bind
@@ -37,9 +36,7 @@ def bind(where: Bind, setting: str) -> socket.socket:
                     f" {setting}."
                 ) from error
             case errno.EADDRNOTAVAIL:
-                raise NodeError(
-                    f"{setting}: {where.host} is not an address here."
-                ) from error
+                raise NodeError(f"{setting}: {where.host} is not an address here.") from error
             case _:
                 raise NodeError(f"{setting}: cannot listen on {where}: {error}.") from error
 
@@ -56,7 +53,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def make_server(app: ASGI3Application, drain_seconds: int) -> Server:
+def make_server(app: Callable[..., Awaitable[None]], drain_seconds: int) -> Server:
     """A server for one listener; `drain_seconds` is what calls in flight get at the end."""
     return Server(
         uvicorn.Config(

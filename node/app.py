@@ -1,0 +1,240 @@
+"""A running node: settings in, two ASGI apps and the background services out.
+
+Started in the order of `Node.run`, ended in the opposite one: stop accepting, let calls
+in flight end, claim what is owed (law 8), then put the books away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+import uvloop
+from sqlalchemy import Engine
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from catalog.editing import read_listings
+from catalog.listings import compile_listings
+from catalog.models import ListingOrigin
+from finance.chain.watcher import Watcher
+from finance.errors import FinanceError
+from finance.selling.claim_policy import Reason
+from finance.store import Batch
+from finance.wallet.signer import Keys
+from node.chaincheck import require_chain
+from node.changes import follow_changes
+from node.db.engine import open_engine
+from node.db.migrations import upgrade
+from node.lock import DataDirLock, hold_data_dir
+from node.parts import Parts, build_parts
+from node.server import Server, bind, make_server
+from node.settings import Bind, Settings
+from node.usage.events import Severity, event
+
+DRAIN_SECONDS = 20
+CLAIM_SECONDS = 60
+
+_log = logging.getLogger("farebox")
+
+
+def run(settings: Settings, keys: Keys) -> None:
+    """Run a node until SIGINT or SIGTERM. Raises NodeError before anything is served."""
+    _configure_logging()
+    with hold_data_dir(settings.data_dir) as lock:
+        engine = open_engine(settings.database)
+        try:
+            upgrade(engine)
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_run(settings, keys, engine, lock))
+        finally:
+            engine.dispose()
+
+
+async def _run(settings: Settings, keys: Keys, engine: Engine, lock: DataDirLock) -> None:
+    await require_chain(settings.chain)
+    with (
+        bind(settings.gateway, "FAREBOX_GATEWAY_BIND") as gateway_socket,
+        bind(settings.console, "FAREBOX_CONSOLE_BIND") as console_socket,
+    ):
+        settings = settings.model_copy(
+            update={
+                "gateway_bind": _bound(settings.gateway, gateway_socket),
+                "console_bind": _bound(settings.console, console_socket),
+            }
+        )
+        node = Node(build_parts(settings, keys, engine), keys, lock)
+        await node.run(gateway_socket, console_socket)
+
+
+def _bound(asked: Bind, listener: socket.socket) -> str:
+    return str(Bind(asked.host, listener.getsockname()[1]))
+
+
+class Node:
+    """The parts while they run."""
+
+    def __init__(self, parts: Parts, keys: Keys, lock: DataDirLock) -> None:
+        self._parts = parts
+        self._lock = lock
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        money = parts.money
+        self._watcher = Watcher(money.rpc, money.journal, money.network, keys.wallet.address)
+
+    async def run(self, gateway_socket: socket.socket, console_socket: socket.socket) -> None:
+        """Serve until asked to stop."""
+        self._follow_signals()
+        async with AsyncExitStack() as stack:
+            await self._start_money(stack)
+            await self._start_apps(stack)
+            stack.push_async_callback(self._end_tasks)
+            await self._start_background()
+            stack.push_async_callback(self._claim_what_is_owed)
+            servers = (
+                (make_server(self._parts.gateway, DRAIN_SECONDS), gateway_socket),
+                (make_server(self._private_app(), DRAIN_SECONDS), console_socket),
+            )
+            await self._serve(servers)
+
+    async def _start_money(self, stack: AsyncExitStack) -> None:
+        money = self._parts.money
+        stack.callback(money.journal.close)
+        stack.push_async_callback(money.rpc.close)
+        await self._start(stack, money.sender.start, money.sender.stop)
+        await self._start(stack, money.settlement.start, money.settlement.stop)
+        await self._start(stack, money.refunds.start, money.refunds.stop)
+        await self._start(stack, self._watcher.start, self._watcher.stop)
+        stack.push_async_callback(money.claims.stop)
+
+    async def _start_apps(self, stack: AsyncExitStack) -> None:
+        gateway, proxy = self._parts.gateway, self._parts.proxy
+        await self._start(stack, gateway.start, gateway.stop)
+        await self._start(stack, proxy.start, proxy.stop)
+        await self._take_over_changes()
+
+    async def _start(
+        self,
+        stack: AsyncExitStack,
+        start: Callable[[], Awaitable[None]],
+        stop: Callable[[], Awaitable[None]],
+    ) -> None:
+        await start()
+        stack.push_async_callback(stop)
+
+    async def _start_background(self) -> None:
+        engine = self._parts.money.journal.engine
+        self._background("changes", follow_changes(engine, self._take_over_changes))
+        self._background("balances", self._parts.purse.follow())
+
+    def _background(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._background_ended)
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("%s ended, the node stops", task.get_name(), exc_info=error)
+            self._stop.set()
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _take_over_changes(self) -> None:
+        """Listings, prices, keys and limits as the database has them now."""
+        engine = self._parts.money.journal.engine
+        rows = await asyncio.to_thread(read_listings, engine)
+        own = [entry for entry in rows if entry[0].origin == ListingOrigin.OWN]
+        prices = [price for _, routes in own for price in routes]
+        self._parts.gateway.reload(compile_listings([listing for listing, _ in own], prices))
+        await self._parts.proxy.reload()
+
+    async def _serve(self, servers: tuple[tuple[Server, socket.socket], ...]) -> None:
+        tasks = [
+            asyncio.create_task(server.serve(sockets=[listener])) for server, listener in servers
+        ]
+        stop = asyncio.create_task(self._stop.wait())
+        await self._announce()
+        try:
+            await asyncio.wait((*tasks, stop), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            self._parts.ready.serving = False
+            for server, _ in servers:
+                server.stop_accepting()
+            await asyncio.gather(*tasks)
+
+    async def _announce(self) -> None:
+        settings = self._parts.settings
+        self._lock.describe(
+            {
+                "pid": os.getpid(),
+                "network": settings.network,
+                "gateway_url": settings.gateway_url,
+                "console_url": settings.console_url,
+            }
+        )
+        self._parts.ready.serving = True
+        _log.info("gateway %s, console %s", settings.gateway_url, settings.console_url)
+        await self._note("node_started", "info", "The node started.")
+
+    async def _claim_what_is_owed(self) -> None:
+        """Before shutdown, within bounded time; what is not claimed now is at the next start."""
+        try:
+            async with asyncio.timeout(CLAIM_SECONDS):
+                await self._claim()
+        except TimeoutError:
+            _log.warning("the last claim is not confirmed yet; it is followed at the next start")
+        await self._note("node_stopped", "info", "The node stopped.")
+
+    async def _claim(self) -> None:
+        try:
+            report = await self._parts.money.claims.claim(Reason.REQUESTED)
+        except FinanceError as error:
+            _log.warning("what is owed cannot be claimed now: %s", error)
+        else:
+            _log.info("claimed %d atoms of %d channels", report.claimed_atoms, report.channels)
+
+    async def _note(self, type_: str, severity: Severity, message: str) -> None:
+        line = event(type_, severity, message, int(time.time()))
+        try:
+            await self._parts.money.journal.commit(Batch([line]))
+        except FinanceError as error:
+            _log.warning("%s could not be noted: %s", type_, error)
+
+    def _follow_signals(self) -> None:
+        """SIGINT and SIGTERM stop the node; SIGUSR1 claims and sweeps what is owed now."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, lambda: self._background("claim", self._claim()))
+
+    def _private_app(self) -> ASGIApp:
+        """The private listener: the proxy under /call/, pages elsewhere."""
+        proxy, console = self._parts.proxy, self._parts.console
+
+        async def route(scope: Scope, receive: Receive, send: Send) -> None:
+            calls = scope["type"] == "http" and scope["path"].startswith("/call/")
+            await (proxy if calls else console)(scope, receive, send)  # type: ignore[arg-type]
+
+        return route
+
+
+def _configure_logging() -> None:
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for name in ("httpx", "httpcore", "uvicorn", "apscheduler", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,144 @@
+"""Everything a node is made of, built once from settings and keys. Nothing runs yet."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+from starlette.types import ASGIApp
+
+from finance.chain.fees import GasCaps
+from finance.chain.rpc import Rpc
+from finance.chain.sender import Sender
+from finance.networks import Network
+from finance.selling.channels import SellerChannels
+from finance.selling.checks import ChainChecks
+from finance.selling.claims import Claims
+from finance.selling.mirror import Mirror
+from finance.selling.refunds import Refunds
+from finance.selling.settlement import Settlement
+from finance.wallet.signer import Keys
+from finance.x402.text import checksum, parse_address
+from node.console.app import create_console
+from node.console.facts import NodeFacts
+from node.db.journal import Journal
+from node.egress import EgressPolicy
+from node.gateway.app import Gateway
+from node.gateway.match import Sale
+from node.gateway.ports import Seller
+from node.proxy.app import Proxy
+from node.purse import Purse
+from node.settings import Settings
+
+
+class Readiness:
+    """Whether the gateway should be sent calls."""
+
+    def __init__(self) -> None:
+        self.serving = False
+
+    def __call__(self) -> bool:
+        return self.serving
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """The parts that move money on the chain."""
+
+    network: Network
+    journal: Journal
+    rpc: Rpc
+    sender: Sender
+    mirror: Mirror
+    channels: SellerChannels
+    settlement: Settlement
+    claims: Claims
+    refunds: Refunds
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A node. `gateway`, `proxy` and `console` are ASGI apps."""
+
+    settings: Settings
+    money: Money
+    gateway: Gateway
+    proxy: Proxy
+    console: ASGIApp
+    purse: Purse
+    ready: Readiness
+
+
+def build_money(network: Network, keys: Keys, engine: Engine) -> Money:
+    """Chain access and the seller's services, in the order in which they know each other."""
+    journal = Journal(engine)
+    rpc = Rpc(network.rpc_urls, network.chain_id)
+    sender = Sender(rpc, keys.wallet, network, journal, GasCaps.default(network))
+    mirror = Mirror(journal, rpc, network)
+    channels = SellerChannels(journal, mirror)
+    settlement = Settlement(journal, sender, rpc, channels, mirror, network)
+    shared = (journal, sender, rpc, keys.receiver, channels, mirror, network)
+    return Money(
+        network,
+        journal,
+        rpc,
+        sender,
+        mirror,
+        channels,
+        settlement,
+        Claims(*shared),
+        Refunds(*shared),
+    )
+
+
+def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
+    """All of a node; `settings` name the ports really bound."""
+    network, ready = settings.chain, Readiness()
+    money = build_money(network, keys, engine)
+    seller = Seller(
+        sale=_sale(settings, network, keys),
+        store=money.journal,
+        channels=money.channels,
+        checks=ChainChecks(money.rpc),
+        settlement=money.settlement,
+        refunds=money.refunds,
+        egress=EgressPolicy(settings.allowed_hosts),
+        unseal=keys.unseal,
+        claim_soon=money.claims.claim_soon,
+        ready=ready,
+    )
+    purse = Purse(money.rpc, network, keys.wallet.address)
+    return Parts(
+        settings=settings,
+        money=money,
+        gateway=Gateway(seller),
+        proxy=Proxy(money.journal, keys, network, money.rpc, settings.allowed_hosts),
+        console=create_console(
+            engine, _facts(settings, keys), lambda: purse.balances, settings.console.loopback
+        ),
+        purse=purse,
+        ready=ready,
+    )
+
+
+def _sale(settings: Settings, network: Network, keys: Keys) -> Sale:
+    return Sale(
+        public_url=settings.gateway_url,
+        pay_to=keys.wallet.address_bytes,
+        asset=parse_address(network.usdc),
+        chain_id=network.chain_id,
+        token_name=network.usdc_name,
+        token_version=network.usdc_version,
+        receiver_authorizer=keys.receiver.address_bytes,
+    )
+
+
+def _facts(settings: Settings, keys: Keys) -> NodeFacts:
+    return NodeFacts(
+        network=settings.network,
+        main_network=settings.network == "base",
+        address=checksum(keys.wallet.address_bytes),
+        gateway_url=settings.gateway_url,
+        started_at=int(time.time()),
+    )
