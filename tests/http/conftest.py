@@ -51,6 +51,9 @@ SELLER = coincurve.PrivateKey(b"\x51" * 32)
 AUTHORIZER = coincurve.PrivateKey(b"\x52" * 32)
 
 
+_BOOKED = "SELECT COALESCE(SUM(amount), 0) FROM ledger_entry"
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -225,53 +228,48 @@ class Market:
     def assert_books_balance(self) -> None:
         """Ledger, channels, calls and rollups say the same (law 9)."""
         for channel, charged in self.rows("SELECT channel_id, charged_atoms FROM seller_channel"):
-            sql = "SELECT COALESCE(SUM(amount), 0) FROM ledger_entry WHERE channel_id = :id"
+            sql = _BOOKED + " WHERE account = 'charged' AND channel_id = :id"
             booked = self.rows(sql, id=channel)[0][0]
             assert booked == charged, f"{channel}: ledger {booked}, charged {charged}"
         total = self.rows("SELECT COALESCE(SUM(amount_atoms), 0) FROM call")[0][0]
         rollup = self.rows("SELECT COALESCE(SUM(amount_atoms), 0) FROM call_rollup")[0][0]
-        ledger = self.rows("SELECT COALESCE(SUM(amount), 0) FROM ledger_entry")[0][0]
+        ledger = self.rows(_BOOKED + " WHERE account IN ('charged', 'exact')")[0][0]
         assert total == rollup == ledger
 
 
-@pytest.fixture
-async def market(tmp_path: Path) -> AsyncIterator[Market]:
-    """A gateway in front of an upstream. The chain is down: vouchers must not need it."""
-    engine = open_engine(f"sqlite:///{tmp_path}/farebox.db")
-    SQLModel.metadata.create_all(engine)
-    journal = Journal(engine)
-    rpc = Rpc(["http://127.0.0.1:9"], CHAIN_ID)
+@contextlib.asynccontextmanager
+async def open_market(journal: Journal, pay_to: bytes, authorizer: bytes, **parts: Any) -> Any:
+    """A running gateway before a running upstream; `parts` are fields of Seller or Sale."""
     port, upstream_port = free_port(), free_port()
     sale = Sale(
         public_url=f"http://127.0.0.1:{port}",
-        pay_to=address_of(SELLER),
+        pay_to=pay_to,
         asset=bytes.fromhex(USDC_ADDRESS[2:]),
         chain_id=CHAIN_ID,
         token_name=NETWORK.usdc_name,
         token_version=NETWORK.usdc_version,
-        receiver_authorizer=address_of(AUTHORIZER),
-        max_timeout_seconds=2,
+        receiver_authorizer=authorizer,
+        withdraw_delay_seconds=parts.pop("withdraw_delay_seconds", 86_400),
+        max_timeout_seconds=parts.pop("max_timeout_seconds", 2),
     )
     market: Market
-    mirror = Mirror(journal, rpc, NETWORK)
-    money = NoMoney()
     claims: list[str] = []
     seller = Seller(
         sale=sale,
         store=journal,
-        channels=SellerChannels(journal, mirror),
-        checks=ChainChecks(rpc),
-        settlement=money,
-        refunds=money,
         egress=EgressPolicy([f"127.0.0.1:{upstream_port}"]),
-        unseal=lambda sealed: bytes.fromhex(sealed),
+        unseal=bytes.fromhex,
         claim_soon=claims.append,
         paused=lambda: market.paused,
-        ceiling_atoms=BALANCE,
-        max_body_bytes=4 * 1024 * 1024,
-        spool_bytes=4 * 1024 * 1024,
+        **{
+            "ceiling_atoms": BALANCE,
+            "max_body_bytes": 4 * 1024 * 1024,
+            "spool_bytes": 1024 * 1024,
+            **parts,
+        },
     )
     gateway, upstream = Gateway(seller), Upstream()
+    await gateway.start()
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(serving(upstream, upstream_port))
         await stack.enter_async_context(serving(gateway, port))
@@ -286,9 +284,26 @@ async def market(tmp_path: Path) -> AsyncIterator[Market]:
             client,
             claims=claims,
         )
-        await gateway.start()
         yield market
         await gateway.stop()
     market.assert_books_balance()
+
+
+@pytest.fixture
+async def market(tmp_path: Path) -> AsyncIterator[Market]:
+    """A gateway in front of an upstream. The chain is down: vouchers must not need it."""
+    engine = open_engine(f"sqlite:///{tmp_path}/farebox.db")
+    SQLModel.metadata.create_all(engine)
+    journal = Journal(engine)
+    rpc = Rpc(["http://127.0.0.1:9"], CHAIN_ID)
+    money = NoMoney()
+    parts = {
+        "channels": SellerChannels(journal, Mirror(journal, rpc, NETWORK)),
+        "checks": ChainChecks(rpc),
+        "settlement": money,
+        "refunds": money,
+    }
+    async with open_market(journal, address_of(SELLER), address_of(AUTHORIZER), **parts) as market:
+        yield market
     journal.close()
     engine.dispose()
