@@ -221,7 +221,8 @@ class Carrier:
             await self._fail(payment, NONCE_USED)
             return
         receipt = await self._rpc.receipt(log.tx_hash)
-        if receipt is None or receipt.block_hash != log.block_hash:
+        if receipt is None or log not in receipt.logs:
+            # Another endpoint, or another block than a moment ago: no answer.
             return
         found = find_own(payment, receipt.logs)
         depth = await self._rpc.block_number() - receipt.block_number + 1

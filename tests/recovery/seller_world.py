@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import coincurve
 import msgspec
@@ -43,7 +43,7 @@ from finance.x402.values import (
 from node.db.engine import open_engine
 from node.db.journal import Journal
 from node.db.migrations import upgrade
-from tests.chain_fixtures import ChainProcess
+from tests.chain_fixtures import rpc
 
 NETWORK = NETWORKS["devnet"]
 USDC = USDC_ADDRESS.lower()
@@ -55,26 +55,44 @@ CHANNEL = SellerChannel.__table__  # type: ignore[attr-defined]
 _INSERT_PAYMENT, _INSERT_CHANNEL = insert(PAYMENT), insert(CHANNEL)
 
 
+class Chain:
+    """A chain somebody else runs, by its URL."""
+
+    def __init__(self, rpc_url: str) -> None:
+        self.rpc_url = rpc_url
+
+    def rpc(self, method: str, *params: Any) -> Any:
+        return rpc(self.rpc_url, method, *params)
+
+
+class AnyChain(Protocol):
+    """A chain of the tests: a process of ours, or known by its URL."""
+
+    rpc_url: str
+
+    def rpc(self, method: str, *params: Any) -> Any: ...
+
+
 class Payer:
     """Somebody with USDC and a key."""
 
-    def __init__(self, chain: ChainProcess, atoms: int = 1_000_000) -> None:
+    def __init__(self, chain: AnyChain, atoms: int = 1_000_000) -> None:
         self.key = coincurve.PrivateKey()
         self.address = digest.address_of(self.key)
         self.hex = to_hex(self.address)
         give_usdc(chain, self.hex, atoms)
 
 
-def give_usdc(chain: ChainProcess, address: str, atoms: int) -> None:
+def give_usdc(chain: AnyChain, address: str, atoms: int) -> None:
     chain.rpc("anvil_setStorageAt", USDC, hex(usdc_balance_slot(address)), f"0x{atoms:064x}")
 
 
-def usdc_of(chain: ChainProcess, address: str) -> int:
+def usdc_of(chain: AnyChain, address: str) -> int:
     data = "0x70a08231" + address[2:].rjust(64, "0")
     return int(chain.rpc("eth_call", {"to": USDC, "data": data}, "latest"), 16)
 
 
-def chain_now(chain: ChainProcess) -> int:
+def chain_now(chain: AnyChain) -> int:
     return int(chain.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16)
 
 
@@ -83,24 +101,26 @@ class World:
 
     def __init__(
         self,
-        chain: ChainProcess,
+        chain: AnyChain,
         folder: Path,
         wallet: Signer | None = None,
         receiver: Signer | None = None,
         rpc_url: str | None = None,
+        journal: type[Journal] = Journal,
     ) -> None:
         self.chain = chain
         self.folder = folder
         self.wallet = wallet or Signer.random()
         self.receiver = receiver or Signer.random()
         self.rpc_url = rpc_url or chain.rpc_url
+        self.journal = journal
         chain.rpc("anvil_setBalance", self.wallet.address, hex(10**20))
 
     async def __aenter__(self) -> Self:
         self.engine = open_engine(f"sqlite:///{self.folder / 'farebox.db'}")
         upgrade(self.engine)
-        self.store = Journal(self.engine)
-        self.rpc = Rpc([self.rpc_url], NETWORK.chain_id, timeout_seconds=5)
+        self.store = self.journal(self.engine)
+        self.rpc = Rpc([self.rpc_url], NETWORK.chain_id, timeout_seconds=3)
         caps = GasCaps.default(NETWORK)
         self.sender = Sender(self.rpc, self.wallet, NETWORK, self.store, caps)
         self.mirror = Mirror(self.store, self.rpc, NETWORK)
@@ -332,7 +352,7 @@ def channel_row(key: str, config: ChannelConfig) -> dict[str, Any]:
     }
 
 
-def send_as(chain: ChainProcess, signer: Signer, to: str, data: bytes) -> str:
+def send_as(chain: AnyChain, signer: Signer, to: str, data: bytes) -> str:
     """A transaction of somebody else's, mined at once; its hash."""
     chain.rpc("anvil_setBalance", signer.address, hex(10**20))
     transaction = {

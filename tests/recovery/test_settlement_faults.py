@@ -1,0 +1,176 @@
+"""Payments on their way when something breaks: none lost, none taken twice."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from finance.chain.watcher import Watcher
+from finance.errors import SettlementFailed, SettlementUnknown
+from finance.ledger import Account
+from finance.models import PaymentState
+from finance.selling.channel_watch import ChannelWatch
+from finance.wallet.signer import Signer
+from tests.chain_fixtures import DevchainProcess
+from tests.recovery.faulty_rpc import Fault, FaultyRpc
+from tests.recovery.seller_world import (
+    NETWORK,
+    PAYMENT,
+    PRICE,
+    USDC,
+    Payer,
+    World,
+    usdc_of,
+)
+
+_ROOT = Path(__file__).parents[2]
+# A contract that answers every call with zero and does nothing.
+_SWALLOWS_ALL = "0x60206000f3"
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[DevchainProcess]:
+    with DevchainProcess() as process:
+        yield process
+
+
+@pytest_asyncio.fixture
+async def world(chain: DevchainProcess, tmp_path: Path) -> AsyncIterator[World]:
+    async with World(chain, tmp_path) as world:
+        yield world
+        world.assert_books_balance()
+
+
+@pytest.mark.parametrize("fault", [Fault.DROP, Fault.HTML])
+async def test_payments_owed_while_no_rpc_answers_are_settled_when_it_does(
+    chain: DevchainProcess, tmp_path: Path, fault: Fault
+) -> None:
+    async with (
+        FaultyRpc(chain.rpc_url) as faulty,
+        World(chain, tmp_path, rpc_url=faulty.url) as world,
+    ):
+        ids = [await world.owe(world.exact(Payer(chain))) for _ in range(3)]
+        faulty.faults["*"] = fault
+        results = await asyncio.gather(
+            *(world.settlement.settle(each, 1.0) for each in ids), return_exceptions=True
+        )
+        assert all(isinstance(each, SettlementUnknown) for each in results)
+        faulty.heal()
+        await asyncio.gather(*(world.settlement.settle(each, 30) for each in ids))
+        assert usdc_of(chain, world.wallet.address) == 3 * PRICE
+        assert world.booked(Account.EXACT) == 3 * PRICE
+
+
+async def test_broadcast_whose_answer_never_came_is_not_paid_again(
+    chain: DevchainProcess, tmp_path: Path
+) -> None:
+    async with (
+        FaultyRpc(chain.rpc_url) as faulty,
+        World(chain, tmp_path, rpc_url=faulty.url) as world,
+    ):
+        payment_id = await world.owe(world.exact(Payer(chain)))
+        faulty.faults["eth_sendRawTransaction"] = Fault.FORWARD_THEN_DROP
+        await world.settlement.settle(payment_id, 30)
+        assert len(world.transactions()) == 1
+        assert world.booked(Account.EXACT) == PRICE == usdc_of(chain, world.wallet.address)
+
+
+async def test_mined_transaction_without_the_transfer_is_no_payment(world: World) -> None:
+    payment = world.exact(Payer(world.chain))
+    payment_id = await world.owe(payment)
+    code = world.chain.rpc("eth_getCode", USDC, "latest")
+    world.chain.rpc("anvil_setCode", USDC, _SWALLOWS_ALL)
+    try:
+        with pytest.raises(SettlementFailed):
+            await world.settlement.settle(payment_id, 30)
+    finally:
+        world.chain.rpc("anvil_setCode", USDC, code)
+    assert [tx.state for tx in world.transactions()] == ["mined", "mined"]
+    assert world.booked(Account.EXACT) == 0
+
+
+async def test_authorization_that_expires_unsettled_is_failed(
+    chain: DevchainProcess, tmp_path: Path
+) -> None:
+    async with (
+        FaultyRpc(chain.rpc_url) as faulty,
+        World(chain, tmp_path, rpc_url=faulty.url) as world,
+    ):
+        payment_id = await world.owe(world.exact(Payer(chain), valid_for=60))
+        faulty.faults["*"] = Fault.DROP
+        with pytest.raises(SettlementUnknown):
+            await world.settlement.settle(payment_id, 0.5)
+        chain.rpc("evm_increaseTime", 120)
+        chain.rpc("evm_mine")
+        faulty.heal()
+        with pytest.raises(SettlementFailed) as failed:
+            await world.settlement.settle(payment_id, 30)
+        assert failed.value.code == "invalid_exact_evm_payload_authorization_valid_before"
+
+
+async def test_payment_whose_block_is_reorganised_away_arrives_again_and_is_booked_once(
+    world: World,
+) -> None:
+    watch = ChannelWatch(world.mirror, world.claims, world.settlement)
+    watcher = Watcher(
+        world.rpc, world.store, NETWORK, world.wallet.address, watch.handle, watch.reorganised
+    )
+    await watcher.catch_up()
+    exact = await world.owe(world.exact(Payer(world.chain)))
+    deposit = world.deposit(Payer(world.chain), 9_000)
+    both = [exact, await world.owe(deposit)]
+    # What was given to the payers belongs to this block; the reorg leaves it alone.
+    world.chain.rpc("evm_mine")
+    await asyncio.gather(*(world.settlement.settle(each, 30) for each in both))
+    await watcher.start()
+    await watcher.catch_up()
+    world.chain.rpc("evm_setAutomine", False)
+    world.chain.rpc("anvil_reorg", 1)
+    async with asyncio.timeout(20):
+        while world.payment(exact).state == PaymentState.CONFIRMED:
+            await asyncio.sleep(0.05)
+    assert world.booked(Account.EXACT) == 0
+    world.chain.rpc("evm_setAutomine", True)
+    await asyncio.gather(*(world.settlement.settle(each, 30) for each in both))
+    await watcher.catch_up()
+    assert world.booked(Account.EXACT) == PRICE == usdc_of(world.chain, world.wallet.address)
+    assert world.booked(Account.WALLET) == PRICE
+    assert world.booked(Account.CHARGED) == PRICE
+    row = world.channel(deposit.channel_id)
+    assert (row.charged_atoms, row.balance_atoms) == (PRICE, 9_000)
+    await watcher.stop()
+    await watch.stop()
+
+
+@pytest.mark.parametrize("commit", range(1, 9))
+async def test_killed_seller_settles_everything_once_after_its_restart(
+    chain: DevchainProcess, tmp_path: Path, commit: int
+) -> None:
+    """Dies instead of the intent, the signature, the broadcast mark, the receipt, results."""
+    wallet = Signer.random()
+    async with World(chain, tmp_path, wallet) as world:
+        await world.settlement.stop()
+        deposit = world.deposit(Payer(chain), 9_000)
+        ids = [await world.owe(world.exact(Payer(chain))) for _ in range(3)]
+        ids.append(await world.owe(deposit))
+    arguments = [str(tmp_path), chain.rpc_url, wallet.private.to_hex(), str(commit)]
+    command = [sys.executable, "-m", "tests.recovery.settle_process", *arguments]
+    ended = await asyncio.to_thread(
+        subprocess.run, command, cwd=_ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == -9, ended.stderr
+    async with World(chain, tmp_path, wallet) as world:
+        await asyncio.gather(*(world.settlement.settle(each, 30) for each in ids))
+        assert world.count(PaymentState.CONFIRMED) == 4
+        assert world.booked(Account.EXACT) == 3 * PRICE == usdc_of(chain, wallet.address)
+        assert world.booked(Account.CHARGED) == PRICE
+        row = world.channel(deposit.channel_id)
+        assert (row.charged_atoms, row.balance_atoms) == (PRICE, 9_000)
+        used = world.row(PAYMENT, PAYMENT.c.id == ids[0])
+        assert used.tx_hash is not None
