@@ -1,7 +1,7 @@
 """Group commit: one writer thread that makes everything waiting durable at once.
 
 Callers hand in a `Batch` and wait. The thread takes all that is queued, writes each
-kind of statement with one `executemany`, and commits once; a commit with sixteen
+kind of statement with one `executemany` of the driver, and commits once; a commit with sixteen
 batches costs what one costs. If a guard does not hold for the group, the group is
 rolled back and written again one batch at a time, so that only the batch at fault
 is refused.
@@ -12,16 +12,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.sql.expression import Executable
 
 from finance.errors import StoreConflict, StoreUnavailable
-from finance.store import Batch, Increment, Write
+from finance.store import Batch, Write
 from node.db.engine import writer
+from node.db.statements import Statements
 
 MAX_GROUP = 256
 
@@ -38,6 +40,11 @@ class Journal:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._writer = writer(engine)
+        self._connection: Connection | None = None
+        self._statements = Statements(engine.dialect)
+        dbapi = engine.dialect.loaded_dbapi
+        self._database_error: type[Exception] = dbapi.Error
+        self._integrity_error: type[Exception] = dbapi.IntegrityError
         self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._closed = False
@@ -59,6 +66,8 @@ class Journal:
         self._closed = True
         self._queue.put(None)
         self._thread.join()
+        if self._connection is not None:
+            self._connection.close()
 
     def _run(self) -> None:
         while True:
@@ -85,40 +94,72 @@ class Journal:
     def _apply(self, batches: Sequence[Batch]) -> list[Exception | None]:
         """Write all batches in one transaction; one outcome per batch."""
         try:
-            with self._writer.begin() as connection:
-                _write(connection, batches)
+            self._write(batches)
             return [None] * len(batches)
-        except (StoreConflict, IntegrityError) as error:
+        except (StoreConflict, self._integrity_error) as error:
             if len(batches) == 1:
                 return [_conflict(error)]
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, self._database_error) as error:
             return [StoreUnavailable(f"the database refused: {error}")] * len(batches)
+        except Exception as error:
+            # A parameter that no column takes: the batch's fault, and only its own.
+            if len(batches) == 1:
+                return [error]
         return [outcome for batch in batches for outcome in self._apply([batch])]
 
+    def _write(self, batches: Sequence[Batch]) -> None:
+        if self._connection is None:
+            self._connection = self._writer.connect()
+        try:
+            with self._connection.begin():
+                self._write_rows(self._connection, batches)
+        except (SQLAlchemyError, self._database_error):
+            # Whatever broke it may have broken the connection.
+            self._connection.close()
+            self._connection = None
+            raise
 
-def _write(connection: Connection, batches: Sequence[Batch]) -> None:
-    writes: dict[int, list[Write]] = defaultdict(list)
-    sums: dict[tuple[int, tuple[tuple[str, Any], ...]], list[Increment]] = defaultdict(list)
+    def _write_rows(self, connection: Connection, batches: Sequence[Batch]) -> None:
+        cursor = connection.connection.cursor()
+        try:
+            for statement, writes in _by_statement(batches):
+                names = tuple(writes[0].params)
+                sql, rows = self._statements.bind(statement, names, [w.params for w in writes])
+                cursor.executemany(sql, rows)
+                expected = [write.rows for write in writes]
+                if None not in expected and cursor.rowcount != sum(rows or 0 for rows in expected):
+                    message = "a guarded write found other values than it was decided on"
+                    raise StoreConflict(message)
+            for statement, totals in _sums(batches):
+                sql, rows = self._statements.bind(statement, tuple(totals), [totals])
+                cursor.execute(sql, rows[0])
+        finally:
+            cursor.close()
+
+
+def _by_statement(batches: Sequence[Batch]) -> Iterable[tuple[Executable, list[Write]]]:
+    """Writes of one kind together, kinds in the order in which they first appear."""
+    groups: dict[tuple[int, tuple[str, ...]], list[Write]] = {}
     for batch in batches:
         for write in batch.writes:
-            writes[id(write.statement)].append(write)
+            groups.setdefault((id(write.statement), tuple(write.params)), []).append(write)
+    return [(writes[0].statement, writes) for writes in groups.values()]
+
+
+def _sums(batches: Sequence[Batch]) -> Iterable[tuple[Executable, dict[str, Any]]]:
+    """Increments of one row added up."""
+    sums: dict[tuple[int, tuple[tuple[str, Any], ...]], tuple[Executable, dict[str, Any]]] = {}
+    for batch in batches:
         for increment in batch.increments:
-            sums[id(increment.statement), increment.key].append(increment)
-    for same in writes.values():
-        _write_same(connection, same)
-    for (_, key), increments in sums.items():
-        totals: dict[str, Any] = dict(key)
-        for increment in increments:
-            for name, delta in increment.deltas:
-                totals[name] = totals.get(name, 0) + delta
-        connection.execute(increments[0].statement, totals)
-
-
-def _write_same(connection: Connection, writes: Sequence[Write]) -> None:
-    result = connection.execute(writes[0].statement, [dict(write.params) for write in writes])
-    expected = [write.rows for write in writes]
-    if None not in expected and result.rowcount != sum(rows or 0 for rows in expected):
-        raise StoreConflict("a guarded write found other values than it was decided on")
+            key = (id(increment.statement), increment.key)
+            found = sums.get(key)
+            if found is None:
+                totals = {**dict(increment.key), **dict(increment.deltas)}
+                sums[key] = (increment.statement, totals)
+            else:
+                for name, delta in increment.deltas:
+                    found[1][name] = found[1].get(name, 0) + delta
+    return sums.values()
 
 
 def _conflict(error: Exception) -> StoreConflict:
