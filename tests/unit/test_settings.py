@@ -1,0 +1,112 @@
+"""Configuration that is wrong says so in a sentence, and no secret has a default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from node.errors import PassphraseMissing, SettingsInvalid
+from node.settings import Bind, load_settings, parse_bind, resolve_passphrase
+
+
+def test_file_is_read_and_environment_goes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "farebox.toml").write_text(
+        'network = "devnet"\nrpc_urls = ["http://one"]\nconsole_bind = "127.0.0.1:9000"\n'
+    )
+    monkeypatch.setenv("FAREBOX_RPC_URLS", "http://two, http://three")
+    settings = load_settings(tmp_path)
+    assert settings.chain.rpc_urls == ("http://two", "http://three")
+    assert settings.console == Bind("127.0.0.1", 9000)
+    assert settings.database == f"sqlite:///{tmp_path}/farebox.db"
+
+
+def test_networks_bring_their_own_rpc_and_devnet_its_chain_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_settings(tmp_path).chain.caip2 == "eip155:84532"
+    assert load_settings(tmp_path).chain.rpc_urls == ("https://sepolia.base.org",)
+    monkeypatch.setenv("FAREBOX_NETWORK", "devnet")
+    monkeypatch.setenv("FAREBOX_CHAIN_ID", "4242")
+    chain = load_settings(tmp_path).chain
+    assert (chain.chain_id, chain.rpc_urls) == (4242, ("http://127.0.0.1:8545",))
+
+
+def test_chain_id_of_a_real_network_cannot_be_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAREBOX_NETWORK", "base")
+    monkeypatch.setenv("FAREBOX_CHAIN_ID", "1")
+    assert load_settings(tmp_path).chain.chain_id == 8453
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GATEWAY_BIND", "8402"),
+        ("CONSOLE_BIND", "127.0.0.1:99999"),
+        ("NETWORK", "mainnet"),
+        ("CHAIN_ID", "x"),
+    ],
+)
+def test_mistake_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"FAREBOX_{name}", value)
+    with pytest.raises(SettingsInvalid, match=f"FAREBOX_{name}"):
+        load_settings(tmp_path)
+
+
+def test_unknown_or_broken_settings_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "farebox.toml").write_text('netwrok = "base"\n')
+    with pytest.raises(SettingsInvalid, match="netwrok"):
+        load_settings(tmp_path)
+    (tmp_path / "farebox.toml").write_text("network = base\n")
+    with pytest.raises(SettingsInvalid, match="cannot be read"):
+        load_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "bind", "loopback"),
+    [
+        ("127.0.0.1:1", Bind("127.0.0.1", 1), True),
+        ("[::1]:8400", Bind("::1", 8400), True),
+        ("localhost:0", Bind("localhost", 0), True),
+        ("0.0.0.0:8402", Bind("0.0.0.0", 8402), False),
+        ("node.example:8402", Bind("node.example", 8402), False),
+    ],
+)
+def test_binds(text: str, bind: Bind, loopback: bool) -> None:
+    assert parse_bind(text) == bind
+    assert str(bind) == text
+    assert bind.loopback is loopback
+
+
+def test_passphrase_comes_from_environment_file_or_the_operator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert resolve_passphrase(load_settings(tmp_path), lambda: "typed") == "typed"
+    (tmp_path / "secret").write_text("from file\n")
+    monkeypatch.setenv("FAREBOX_PASSPHRASE_FILE", str(tmp_path / "secret"))
+    assert resolve_passphrase(load_settings(tmp_path), None) == "from file"
+    monkeypatch.setenv("FAREBOX_PASSPHRASE", "from environment")
+    settings = load_settings(tmp_path)
+    assert resolve_passphrase(settings, None) == "from environment"
+    assert "from environment" not in repr(settings)
+
+
+def test_no_passphrase_is_never_a_default_one(tmp_path: Path) -> None:
+    with pytest.raises(PassphraseMissing, match="FAREBOX_PASSPHRASE_FILE"):
+        resolve_passphrase(load_settings(tmp_path), None)
+    with pytest.raises(PassphraseMissing, match="empty"):
+        resolve_passphrase(load_settings(tmp_path), lambda: "")
+
+
+def test_missing_passphrase_file_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAREBOX_PASSPHRASE_FILE", str(tmp_path / "absent"))
+    with pytest.raises(PassphraseMissing, match="absent"):
+        resolve_passphrase(load_settings(tmp_path), None)
