@@ -86,18 +86,20 @@ class Market:
         }
 
 
-async def open_market(directory: Path, stack: AsyncExitStack, say: Say) -> Market:
+async def open_market(
+    directory: Path, stack: AsyncExitStack, say: Say, block_seconds: int = BLOCK_SECONDS
+) -> Market:
     """Start everything; `stack` ends it again, in the opposite order."""
     say("Starting the development chain (compiling its contracts the first time)")
     chain = await _start(
         "devchain",
-        ("devchain", "--json", "--port", "0", "--block-seconds", str(BLOCK_SECONDS)),
+        ("devchain", "--json", "--port", "0", "--block-seconds", str(block_seconds)),
         directory,
         stack,
     )
     ready = await chain.ready_line()
     network = replace(
-        NETWORKS["devnet"], chain_id=ready["chain_id"], block_seconds=float(BLOCK_SECONDS)
+        NETWORKS["devnet"], chain_id=ready["chain_id"], block_seconds=float(block_seconds)
     )
     rpc = await stack.enter_async_context(Rpc([ready["rpc_url"]], network.chain_id))
     say("Starting the API that is for sale")
