@@ -45,6 +45,7 @@ class Journal:
         dbapi = engine.dialect.loaded_dbapi
         self._database_error: type[Exception] = dbapi.Error
         self._integrity_error: type[Exception] = dbapi.IntegrityError
+        self._batch_errors = (dbapi.DataError, dbapi.InterfaceError, dbapi.ProgrammingError)
         self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._closed = False
@@ -99,10 +100,14 @@ class Journal:
         except (StoreConflict, self._integrity_error) as error:
             if len(batches) == 1:
                 return [_conflict(error)]
+        except self._batch_errors as error:
+            # A value that no column takes: the fault of one batch.
+            if len(batches) == 1:
+                return [StoreUnavailable(f"the database refused: {error}")]
         except (SQLAlchemyError, self._database_error) as error:
             return [StoreUnavailable(f"the database refused: {error}")] * len(batches)
         except Exception as error:
-            # A parameter that no column takes: the batch's fault, and only its own.
+            # A parameter that is missing, say; the thread must outlive it.
             if len(batches) == 1:
                 return [error]
         return [outcome for batch in batches for outcome in self._apply([batch])]
