@@ -45,7 +45,7 @@ _UPDATE = (
         synced_at=bindparam("now"),
         state=case(
             (
-                (_CHANNEL.c.state == ChannelState.CLOSED)
+                (_CHANNEL.c.state == ChannelState.CLOSED.value)
                 & (_CHANNEL.c.charged_atoms < bindparam("balance")),
                 ChannelState.OPEN.value,
             ),

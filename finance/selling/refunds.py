@@ -49,7 +49,7 @@ _CLOSE_TO_VOUCHERS = (
     update(_CHANNEL)
     .where(
         _CHANNEL.c.channel_id == bindparam("id"),
-        _CHANNEL.c.state.in_([ChannelState.OPEN, ChannelState.STOPPED]),
+        _CHANNEL.c.state == ChannelState.OPEN.value,
         _CHANNEL.c.charged_atoms == bindparam("charged"),
         _CHANNEL.c.streaming_atoms == 0,
     )

@@ -14,13 +14,18 @@ from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.watcher import Watcher
 from finance.ledger import Account
 from finance.selling.channel_watch import ChannelWatch
-from finance.selling.claim_policy import Reason
+from finance.selling.claim_policy import ClaimPolicy, Reason
 from finance.selling.gas_cost import gas_per_usdc
 from finance.wallet.signer import Signer
 from finance.x402.abi import calldata
 from finance.x402.settlement_calls import _CONFIG, _tuple
 from finance.x402.values import DepositPayment
+from node.jobs.claim import claim_job
+from node.jobs.runner import Jobs
+from node.usage.events import recent_events
 from tests.chain_fixtures import DevchainProcess
+from tests.recovery.faulty_rpc import Fault, FaultyRpc
+from tests.recovery.seller_process import run_and_die
 from tests.recovery.seller_world import (
     DELAY,
     NETWORK,
@@ -131,7 +136,7 @@ async def test_withdrawal_that_nobody_saw_is_found_by_the_jobs(world: World) -> 
     withdraw(world, payer, channel, 20_000)
     later = int(time.time()) + 400
     assert await world.mirror.refresh(later) == 1
-    world.claims.policy = type(world.claims.policy)(gas_price_wei=0, interval_seconds=10**9)
+    world.claims.policy = ClaimPolicy(gas_price_wei=0, interval_seconds=10**9)
     report = await world.claims.claim_due(later)
     assert report is not None and report.reason is Reason.WITHDRAWAL
     assert report.claimed_atoms == 12_000
@@ -151,3 +156,51 @@ async def test_claim_is_seen_by_memory_and_costs_are_known(world: World) -> None
     cost = gas_per_usdc(world.engine, 0)
     assert cost.earned_atoms == PRICE and cost.gas_wei > 0
     assert cost.wei_per_usdc_up is not None
+
+
+@pytest.mark.parametrize("commit", range(1, 6))
+async def test_seller_killed_during_a_claim_has_claimed_all_once_in_the_end(
+    chain: DevchainProcess, tmp_path: Path, commit: int
+) -> None:
+    payers, keys = [Payer(chain) for _ in range(2)], (Signer.random(), Signer.random())
+    async with World(chain, tmp_path, *keys) as world:
+        channels = await asyncio.gather(*(world.open_channel(each, 20_000) for each in payers))
+        for payer, channel in zip(payers, channels, strict=True):
+            await world.charge(payer, channel.channel_id, 6_000)
+    assert await run_and_die(world, commit, "claim")
+    async with World(chain, tmp_path, *keys) as world:
+        await world.claims.claim_all()
+        assert usdc_of(chain, world.wallet.address) == 12_000
+        for channel in channels:
+            assert world.channel(channel.channel_id).total_claimed_atoms == 6_000
+        mined = [tx for tx in world.transactions("claim") if tx.tx_hash]
+        assert len(mined) == 1
+
+
+async def test_claim_jobs_started_at_once_claim_once_and_leave_one_line(world: World) -> None:
+    payer = Payer(world.chain)
+    channel = await world.open_channel(payer, 20_000)
+    await world.charge(payer, channel.channel_id, 12_000)
+    world.claims.policy = ClaimPolicy(at_risk_atoms=12_000)
+    jobs = Jobs(world.store)
+    run = claim_job(world.claims, world.store)
+    await asyncio.gather(*(jobs.run("claim", run) for _ in range(5)))
+    assert len(world.transactions("claim")) == 1
+    assert [line.type for line in recent_events(world.engine, 10)] == ["claimed"]
+
+
+async def test_job_that_cannot_reach_the_chain_says_so_once(
+    chain: DevchainProcess, tmp_path: Path
+) -> None:
+    async with (
+        FaultyRpc(chain.rpc_url) as faulty,
+        World(chain, tmp_path, rpc_url=faulty.url) as world,
+    ):
+        payer = Payer(chain)
+        channel = await world.open_channel(payer, 20_000)
+        await world.charge(payer, channel.channel_id, 12_000)
+        faulty.faults["*"] = Fault.DROP
+        jobs, run = Jobs(world.store), claim_job(world.claims, world.store)
+        for _ in range(3):
+            await jobs.run("claim", run)
+        assert [line.type for line in recent_events(world.engine, 10)] == ["job_failed"]

@@ -12,9 +12,11 @@ import pytest_asyncio
 from finance.errors import ChannelBusy, PaymentRefused
 from finance.models import ChannelState
 from finance.selling.channels import Channel
+from finance.wallet.signer import Signer
 from finance.x402 import codes
 from finance.x402.values import DepositPayment
 from tests.chain_fixtures import DevchainProcess
+from tests.recovery.seller_process import run_and_die
 from tests.recovery.seller_world import PRICE, Payer, World, usdc_of
 
 
@@ -97,3 +99,26 @@ async def test_same_refund_asked_twice_at_once_is_paid_once(world: World) -> Non
     refusals = [each for each in results if isinstance(each, Exception)]
     assert all(isinstance(each, ChannelBusy | PaymentRefused) for each in refusals)
     assert usdc_of(world.chain, payer.hex) == 1_000_000 - 8_000
+
+
+@pytest.mark.parametrize("commit", range(1, 8))
+async def test_seller_killed_during_a_refund_pays_it_once_or_not_at_all(
+    chain: DevchainProcess, tmp_path: Path, commit: int
+) -> None:
+    """Dies instead of the look, the closing, the intent, the signature, and so on."""
+    payer, wallet, receiver = Payer(chain), Signer.random(), Signer.random()
+    async with World(chain, tmp_path, wallet, receiver) as world:
+        payment, channel = await open_with_calls(world, payer)
+    assert await run_and_die(world, commit, f"refund:{channel.key}")
+    async with World(chain, tmp_path, wallet, receiver) as world:
+        async with asyncio.timeout(20):
+            while world.channel(payment.channel_id).state == ChannelState.REFUNDING:
+                await asyncio.sleep(0.05)
+        back = await world.channels.get(payment.channel_id)
+        assert back is not None
+        if back.state == ChannelState.OPEN:
+            assert usdc_of(chain, payer.hex) == 1_000_000 - 20_000
+            await world.refunds.refund(back, None)
+        assert usdc_of(chain, payer.hex) == 1_000_000 - 8_000
+        assert usdc_of(chain, wallet.address) == 8_000
+        assert world.channel(payment.channel_id).state == ChannelState.CLOSED

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from finance.selling.channel_watch import ChannelWatch
 from finance.wallet.signer import Signer
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.faulty_rpc import Fault, FaultyRpc
+from tests.recovery.seller_process import run_and_die
 from tests.recovery.seller_world import (
     NETWORK,
     PAYMENT,
@@ -29,7 +28,6 @@ from tests.recovery.seller_world import (
     usdc_of,
 )
 
-_ROOT = Path(__file__).parents[2]
 # A contract that answers every call with zero and does nothing.
 _SWALLOWS_ALL = "0x60206000f3"
 
@@ -159,12 +157,7 @@ async def test_killed_seller_settles_everything_once_after_its_restart(
         deposit = world.deposit(Payer(chain), 9_000)
         ids = [await world.owe(world.exact(Payer(chain))) for _ in range(3)]
         ids.append(await world.owe(deposit))
-    arguments = [str(tmp_path), chain.rpc_url, wallet.private.to_hex(), str(commit)]
-    command = [sys.executable, "-m", "tests.recovery.settle_process", *arguments]
-    ended = await asyncio.to_thread(
-        subprocess.run, command, cwd=_ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert ended.returncode == -9, ended.stderr
+    assert await run_and_die(world, commit, "settle")
     async with World(chain, tmp_path, wallet) as world:
         await asyncio.gather(*(world.settlement.settle(each, 30) for each in ids))
         assert world.count(PaymentState.CONFIRMED) == 4
