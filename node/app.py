@@ -26,6 +26,7 @@ from catalog.listings import compile_listings
 from catalog.models import ListingOrigin
 from finance.chain.watcher import Watcher
 from finance.errors import FinanceError
+from finance.selling.channel_watch import ChannelWatch
 from finance.selling.claim_policy import Reason
 from finance.store import Batch
 from finance.wallet.signer import Keys
@@ -33,6 +34,8 @@ from node.chaincheck import require_chain
 from node.changes import follow_changes
 from node.db.engine import open_engine
 from node.db.migrations import upgrade
+from node.jobs import claim, mirror, withdrawals
+from node.jobs.runner import Jobs
 from node.lock import DataDirLock, hold_data_dir
 from node.parts import Parts, build_parts
 from node.server import Server, bind, make_server
@@ -87,7 +90,15 @@ class Node:
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         money = parts.money
-        self._watcher = Watcher(money.rpc, money.journal, money.network, keys.wallet.address)
+        self._payers = ChannelWatch(money.mirror, money.claims, money.settlement)
+        self._watcher = Watcher(
+            money.rpc,
+            money.journal,
+            money.network,
+            keys.wallet.address,
+            self._payers.handle,
+            self._payers.reorganised,
+        )
 
     async def run(self, gateway_socket: socket.socket, console_socket: socket.socket) -> None:
         """Serve until asked to stop."""
@@ -96,7 +107,8 @@ class Node:
             await self._start_money(stack)
             await self._start_apps(stack)
             stack.push_async_callback(self._end_tasks)
-            await self._start_background()
+            self._start_background()
+            self._start_jobs(stack)
             stack.push_async_callback(self._claim_what_is_owed)
             servers = (
                 (make_server(self._parts.gateway, DRAIN_SECONDS), gateway_socket),
@@ -111,6 +123,7 @@ class Node:
         await self._start(stack, money.sender.start, money.sender.stop)
         await self._start(stack, money.settlement.start, money.settlement.stop)
         await self._start(stack, money.refunds.start, money.refunds.stop)
+        stack.push_async_callback(self._payers.stop)
         await self._start(stack, self._watcher.start, self._watcher.stop)
         stack.push_async_callback(money.claims.stop)
 
@@ -129,10 +142,22 @@ class Node:
         await start()
         stack.push_async_callback(stop)
 
-    async def _start_background(self) -> None:
+    def _start_background(self) -> None:
         engine = self._parts.money.journal.engine
         self._background("changes", follow_changes(engine, self._take_over_changes))
         self._background("balances", self._parts.purse.follow())
+
+    def _start_jobs(self, stack: AsyncExitStack) -> None:
+        money = self._parts.money
+        jobs = Jobs(money.journal)
+        claims, store = money.claims, money.journal
+        jobs.every(mirror.EVERY_SECONDS, "mirror", mirror.mirror_job(money.mirror))
+        jobs.every(
+            withdrawals.EVERY_SECONDS, "withdrawals", withdrawals.withdrawal_job(claims, store)
+        )
+        jobs.every(claim.EVERY_SECONDS, "claim", claim.claim_job(claims, store))
+        jobs.start()
+        stack.callback(jobs.stop)
 
     def _background(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=name)
