@@ -180,7 +180,7 @@ class Follower:
         await self._store.commit(Batch(unmine(tx, tx.outcome, turns[key])))
         _LOG.warning("transaction %s was reorganised away; it is sent again", tx.outcome.tx_hash)
         tx.state, tx.outcome, tx.missing_since, tx.offered_at = TxState.BROADCAST, None, None, 0.0
-        tx.signed_at = time.monotonic()
+        tx.signed_at, tx.accepted = time.monotonic(), False
         self.settling.pop(tx.id, None)
         self.live[tx.id] = tx
 

@@ -217,6 +217,7 @@ class Sender:
             result = await self._rpc.broadcast(tx.attempts[-1].raw)
             kind = read_refusal(result)
             if kind is Refusal.OPEN:
+                tx.accepted = result.accepted
                 await self._mark_broadcast(tx)
                 return
             await self._give_nonce_back(tx)
@@ -353,7 +354,7 @@ class Sender:
 
     def _offer_seconds(self, tx: Tx) -> float:
         """A second while we do not know that anybody has it, else a while."""
-        return _OFFER_SECONDS if tx.state is TxState.SIGNED else self._stuck_seconds / 4
+        return self._stuck_seconds / 4 if tx.accepted else _OFFER_SECONDS
 
     async def _look_for_thief(self, tx: Tx, now: float) -> None:
         """Its nonce is used and it has no receipt: lagging endpoints, or another transaction."""
@@ -365,6 +366,7 @@ class Sender:
         """The same bytes again: harmless however often."""
         tx.offered_at = time.monotonic()
         result = await self._rpc.broadcast(tx.attempts[-1].raw)
+        tx.accepted = result.accepted
         if result.accepted:
             await self._mark_broadcast(tx)
         elif result.refusals:

@@ -67,6 +67,8 @@ class Tx:
     missing_since: float | None = None
     # Its first broadcast is under way: nobody else may offer it meanwhile.
     launching: bool = False
+    # Some endpoint said in this run that it has the newest attempt.
+    accepted: bool = False
 
     @property
     def worst_fee_wei(self) -> int:
@@ -80,7 +82,10 @@ _FORGET_ATTEMPTS = delete(_ATTEMPTS).where(_ATTEMPTS.c.tx_id == bindparam("tx"))
 _HERE = (_ROWS.c.id == bindparam("tx"), _ROWS.c.state == bindparam("was"))
 _REOPEN = (
     update(_ROWS)
-    .where(_ROWS.c.id == bindparam("tx"), _ROWS.c.state.in_([TxState.INTENDED, TxState.REJECTED]))
+    .where(
+        _ROWS.c.id == bindparam("tx"),
+        or_(_ROWS.c.state == TxState.INTENDED.value, _ROWS.c.state == TxState.REJECTED.value),
+    )
     .values(
         state=TxState.INTENDED,
         error=None,
