@@ -64,7 +64,13 @@ def free_port() -> int:
 async def serving(app: Any, port: int) -> AsyncIterator[None]:
     """`app` under a real uvicorn in this loop."""
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=port, log_level="critical", lifespan="off", server_header=False
+        app,
+        host="127.0.0.1",
+        port=port,
+        log_level="critical",
+        lifespan="off",
+        server_header=False,
+        proxy_headers=False,
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
@@ -101,10 +107,10 @@ class Payer:
     def key_hex(self) -> str:
         return "0x" + self.id.hex()
 
-    def voucher(self, required: PaymentRequired, amount: int | None = None, **changes: Any) -> str:
-        """A PAYMENT-SIGNATURE over what is due next (or over `amount`)."""
+    def voucher(self, required: PaymentRequired, due: int | None = None, **changes: Any) -> str:
+        """A PAYMENT-SIGNATURE over what is due next (or over `due`)."""
         accepted = next(a for a in required.accepts if a.scheme == "batch-settlement")
-        due = self.charged + int(accepted.amount) if amount is None else amount
+        due = self.charged + int(accepted.amount) if due is None else due
         signature = vouchers.sign_voucher(self.key, self.id, due, CHAIN_ID)
         payload = VoucherPayment(self.config, self.id, due, signature)
         extensions = changes.pop("extensions", None)

@@ -1,0 +1,301 @@
+"""Only what was delivered is charged (law 3), and what passes through is what was meant."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import json
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from finance.store import Batch, Write
+from finance.x402.wire import decode_required
+from tests.http.conftest import PRICE, SECRET, Market, Payer, free_port
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500, 503, 301, 304])
+async def test_an_error_or_redirect_of_the_upstream_costs_nothing(
+    market: Market, status: int
+) -> None:
+    market.sell()
+    payer = await market.payer()
+    answer = await market.buy(payer, f"/v1/api/status/{status}")
+    assert answer.status_code == status
+    assert "payment-response" not in answer.headers
+    assert await market.charged(payer) == 0
+    assert (await market.buy(payer, "/v1/api/echo")).status_code == 200
+    assert await market.charged(payer) == PRICE
+
+
+async def test_a_not_modified_answer_costs_nothing(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    answer = await market.buy(payer, "/v1/api/etag", headers={"If-None-Match": '"v1"'})
+    assert (answer.status_code, answer.content) == (304, b"")
+    assert await market.charged(payer) == 0
+
+
+async def test_a_redirect_is_not_followed_and_points_at_the_gateway(market: Market) -> None:
+    market.sell(credential_kind="query", credential_name="key", credential_secret=SECRET.hex())
+    payer = await market.payer()
+    answer = await market.buy(payer, "/v1/api/redirect?a=1")
+    assert answer.status_code == 302
+    assert answer.headers["location"] == market.url + "/v1/api/echo?a=1"
+    assert list(market.upstream.calls) == ["/base/redirect"]
+    assert await market.charged(payer) == 0
+
+
+async def test_an_unreachable_upstream_is_504_and_costs_nothing(market: Market) -> None:
+    market.sell(base=f"http://127.0.0.1:{free_port()}")
+    market.gateway._forwarder._policy._allowed |= {"127.0.0.1"}  # only the port is wrong
+    payer = await market.payer()
+    answer = await market.buy(payer, "/v1/api/echo")
+    assert answer.status_code == 504
+    assert answer.json()["code"] == "upstream_unreachable"
+    assert await market.charged(payer) == 0
+
+
+async def test_a_private_upstream_is_refused_unless_the_operator_allows_it(
+    market: Market,
+) -> None:
+    for base in (
+        "http://127.0.0.1:1",
+        "http://localhost:1",
+        "http://169.254.169.254",
+        "http://[::1]:1",
+    ):
+        market.listings.clear()
+        market.sell(base=base)
+        payer = await fresh(market)
+        answer = await market.buy(payer, "/v1/api/echo")
+        assert answer.status_code == 504, base
+        assert base.split("//")[1] not in answer.text
+        assert await market.charged(payer) == 0
+
+
+async def fresh(market: Market) -> Payer:
+    count = market.rows("SELECT count(*) FROM seller_channel")[0][0]
+    return await market.payer(int(count) + 1)
+
+
+async def test_a_slow_upstream_is_504_and_costs_nothing(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    answer = await market.buy(payer, "/v1/api/slow/10")
+    assert answer.status_code == 504 and answer.json()["code"] == "upstream_timeout"
+    assert await market.charged(payer) == 0
+    assert (await market.buy(payer, "/v1/api/echo")).status_code == 200
+
+
+@pytest.mark.parametrize("size", [1_000, 400_000])
+async def test_an_answer_that_breaks_off_costs_nothing(market: Market, size: int) -> None:
+    market.sell()
+    payer = await market.payer()
+    path = f"/v1/api/break/{size}"
+    if size < 256 * 1024:
+        assert (await market.buy(payer, path)).status_code == 502
+    else:  # longer than is held back: the caller sees it break off
+        with pytest.raises(httpx.RemoteProtocolError):
+            await market.buy(payer, path)
+    await until(lambda: not market.rows("SELECT 1 FROM seller_channel WHERE streaming_atoms > 0"))
+    assert await market.charged(payer) == 0
+    assert (await market.buy(payer, "/v1/api/echo")).status_code == 200
+
+
+async def test_a_long_answer_is_streamed_and_charged_once(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    answer = await market.buy(payer, "/v1/api/stream/50/20000")
+    assert len(answer.content) == 1_000_000 and "payment-response" in answer.headers
+    await until(lambda: bool(market.rows("SELECT 1 FROM call WHERE status = 200")))
+    (row,) = market.rows("SELECT charged_atoms, streaming_atoms FROM seller_channel")
+    assert tuple(row) == (PRICE, 0)
+
+
+async def test_a_stream_cut_by_a_crash_is_taken_back_at_the_next_start(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    await market.buy(payer, "/v1/api/echo")
+    cut = text("UPDATE seller_channel SET streaming_atoms = charged_atoms")
+    await market.journal.commit(Batch([Write(cut, {})]))
+    undo = text("DELETE FROM call"), text("DELETE FROM call_rollup")
+    await market.journal.commit(Batch([Write(each, {}, rows=None) for each in undo]))
+    await market.gateway.start()
+    assert await market.charged(payer) == 0
+
+
+async def test_a_caller_who_leaves_pays_nothing_and_keeps_the_voucher(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    required = await market.offer("/v1/api/slow/0.6")
+    headers = {"PAYMENT-SIGNATURE": payer.voucher(required)}
+    with pytest.raises(httpx.ReadTimeout):
+        await market.client.get(market.url + "/v1/api/slow/0.6", headers=headers, timeout=0.25)
+    await asyncio.sleep(0.6)
+    assert await market.charged(payer) == 0
+    answer = await market.client.get(market.url + "/v1/api/slow/0.6", headers=headers)
+    assert answer.status_code == 200
+    assert await market.charged(payer) == PRICE
+
+
+async def test_a_caller_who_leaves_at_once_pays_nothing(market: Market) -> None:
+    """Sooner than a call is watched: it is asked just before the charge."""
+    market.sell()
+    payer = await market.payer()
+    header = payer.voucher(await market.offer("/v1/api/slow/0.05"))
+    _, writer = await asyncio.open_connection("127.0.0.1", int(market.url.rsplit(":")[-1]))
+    writer.write(
+        f"GET /v1/api/slow/0.05 HTTP/1.1\r\nHost: x\r\nPAYMENT-SIGNATURE: {header}\r\n\r\n".encode()
+    )
+    await writer.drain()
+    await asyncio.sleep(0.02)
+    writer.transport.abort()
+    await asyncio.sleep(0.3)
+    assert market.upstream.total == 1
+    assert await market.charged(payer) == 0
+
+
+async def test_head_costs_what_get_costs(market: Market) -> None:
+    market.sell(price_atoms=1)
+    market.price("GET", "/huge/{n}", PRICE)
+    unpaid = await market.client.head(market.url + "/v1/api/huge/5000")
+    assert unpaid.status_code == 402 and unpaid.content == b""
+    required = decode_required(unpaid.headers["payment-required"])
+    assert required.accepts[0].amount == str(PRICE)
+    payer = await market.payer()
+    answer = await market.buy(payer, "/v1/api/huge/5000", method="HEAD", required=required)
+    assert answer.status_code == 200 and answer.content == b""
+    assert answer.headers["content-length"] == "5000"
+    assert await market.charged(payer) == PRICE
+
+
+async def test_a_preflight_is_answered_without_the_upstream(market: Market) -> None:
+    market.sell()
+    headers = {"Origin": "https://shop.example", "Access-Control-Request-Headers": "x-a"}
+    answer = await market.client.options(market.url + "/v1/api/echo", headers=headers)
+    assert answer.status_code == 204
+    assert answer.headers["access-control-allow-headers"] == "x-a"
+    assert market.upstream.total == 0
+    market.price("OPTIONS", "/echo", PRICE)
+    assert (await market.client.options(market.url + "/v1/api/echo")).status_code == 402
+
+
+async def test_a_free_route_needs_no_payment_and_is_booked(market: Market) -> None:
+    market.sell()
+    market.price("GET", "/free/{x}", 0)
+    answer = await market.client.get(market.url + "/v1/api/free/1")
+    assert answer.status_code == 200
+    await market.settled()
+    assert [tuple(r) for r in market.rows("SELECT status, amount_atoms FROM call")] == [(200, 0)]
+    assert market.rows("SELECT calls, paid FROM call_rollup")[0] == (1, 0)
+
+
+async def test_headers_pass_as_they_should(market: Market) -> None:
+    market.sell(
+        credential_kind="header", credential_name="X-Api-Key", credential_secret=SECRET.hex()
+    )
+    payer = await market.payer()
+    sent = {
+        "Authorization": "Bearer mine",
+        "Connection": "keep-alive, X-Drop",
+        "X-Drop": "1",
+        "X-Api-Key": "forged",
+        "X-HTTP-Method-Override": "DELETE",
+        "X-Original-URL": "/admin",
+        "X-Forwarded-For": "1.2.3.4",
+        "Farebox-Cost": "0",
+        "X-Kept": "yes",
+    }
+    await market.buy(payer, "/v1/api/echo", headers=sent)
+    seen = dict(map(tuple, market.upstream.seen["headers"]))
+    assert seen["x-api-key"] == SECRET.decode()
+    assert seen["host"] == market.upstream_url.split("//")[1]
+    assert seen["x-forwarded-for"] == "127.0.0.1" and seen["x-kept"] == "yes"
+    assert seen["x-forwarded-host"] == market.url.split("//")[1]
+    for name in (
+        "authorization",
+        "payment-signature",
+        "farebox-cost",
+        "x-drop",
+        "x-http-method-override",
+        "x-original-url",
+    ):
+        assert name not in seen, name
+    answer = await market.buy(payer, "/v1/api/headers")
+    assert answer.headers.get_list("cache-control") == ["no-store"]
+    assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"]
+    assert "x-hop" not in answer.headers and answer.headers["x-end"] == "2"
+    assert answer.headers["payment-response"] != "forged"
+    assert answer.headers["farebox-call-id"] != "forged"
+
+
+@pytest.mark.parametrize("kind", ["header", "query"])
+async def test_the_upstreams_credential_never_reaches_the_buyer(market: Market, kind: str) -> None:
+    market.sell(credential_kind=kind, credential_name="x-api-key", credential_secret=SECRET.hex())
+    payer = await market.payer()
+    answer = await market.buy(payer, "/v1/api/leak?q=1")
+    assert answer.status_code == 200
+    assert SECRET not in answer.content and "x-told" not in answer.headers
+    assert SECRET.decode() not in str(answer.headers)
+    assert json.loads(answer.content)["query"].startswith("q=1")
+
+
+async def test_encoded_bodies_pass_untouched(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    header = payer.voucher(await market.offer("/v1/api/gzip"))
+    async with market.client.stream(
+        "GET", market.url + "/v1/api/gzip", headers={"PAYMENT-SIGNATURE": header}
+    ) as answer:
+        raw = b"".join([chunk async for chunk in answer.aiter_raw()])
+    assert answer.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(raw) == b"plain text " * 20
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("size", [0, 10, 200_000, 3_000_000])
+async def test_request_bodies_arrive_whole(market: Market, size: int, chunked: bool) -> None:
+    market.sell()
+    payer = await market.payer()
+    body = bytes(range(256)) * (size // 256 + 1)
+    body = body[:size]
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for at in range(0, size, 65_536):
+            yield body[at : at + 65_536]
+
+    content = chunks() if chunked else body
+    answer = await market.buy(payer, "/v1/api/echo", method="POST", content=content)
+    assert answer.status_code == 200
+    assert answer.json()["sha256"] == hashlib.sha256(body).hexdigest()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_above_the_limit_is_413_and_costs_nothing(
+    market: Market, chunked: bool
+) -> None:
+    market.sell()
+    payer = await market.payer()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(80):
+            yield b"x" * 65_536
+
+    content = chunks() if chunked else b"x" * (80 * 65_536)
+    answer = await market.buy(payer, "/v1/api/echo", method="POST", content=content)
+    assert answer.status_code == 413
+    assert await market.charged(payer) == 0
+
+
+async def until(condition: object, seconds: float = 3) -> None:
+    """Wait until `condition()` holds."""
+    assert callable(condition)
+    for _ in range(int(seconds / 0.02)):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it did not come about")
