@@ -166,7 +166,8 @@ class Carrier:
         if outcome.state in (TxState.MINED, TxState.FINAL):
             await self._take_events(outcome, fresh)
         else:
-            await asyncio.gather(*(self._judge(payment, None) for payment in payments))
+            tried = outcome.state is TxState.REVERTED
+            await asyncio.gather(*(self._judge(each, None, tried) for each in payments))
 
     async def _take_events(self, outcome: TxOutcome, payments: Sequence[Owed]) -> None:
         found = [(payment, find_own(payment, outcome.logs)) for payment in payments]
@@ -177,8 +178,12 @@ class Carrier:
             )
         )
 
-    async def _judge(self, payment: Owed, refusal: str | None) -> None:
-        """Nothing of ours can move this payment any more: did anything, can anything?"""
+    async def _judge(self, payment: Owed, refusal: str | None, tried: bool = True) -> None:
+        """Nothing of ours can move this payment any more: did anything, can anything?
+
+        `tried`: it was in a mined transaction. Tried by itself in vain, it is failed; what
+        was never broadcast is simply owed again.
+        """
         used, chain_time = await self._nonce_state(payment)
         if used:
             await self._find(payment)
@@ -186,10 +191,11 @@ class Carrier:
             await self._fail(payment, expired_code(payment.kind))
         elif refusal is not None:
             await self._fail(payment, refusal)
-        elif payment.id in self._alone:
+        elif tried and payment.id in self._alone:
             await self._fail(payment, failed_code(payment.kind))
         else:
-            self._alone.add(payment.id)
+            if tried:
+                self._alone.add(payment.id)
             await self._store.commit(books.owed_again([payment], unix_now()))
 
     async def _look_up(self, payment: Owed) -> None:

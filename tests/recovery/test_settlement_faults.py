@@ -79,6 +79,20 @@ async def test_broadcast_whose_answer_never_came_is_not_paid_again(
         assert world.booked(Account.EXACT) == PRICE == usdc_of(chain, world.wallet.address)
 
 
+async def test_payment_whose_transaction_no_node_would_take_is_tried_again(
+    chain: DevchainProcess, tmp_path: Path
+) -> None:
+    async with (
+        FaultyRpc(chain.rpc_url) as faulty,
+        World(chain, tmp_path, rpc_url=faulty.url) as world,
+    ):
+        payment_id = await world.owe(world.exact(Payer(chain)))
+        faulty.refusals["eth_sendRawTransaction"] = ["insufficient funds for gas"] * 3
+        await world.settlement.settle(payment_id, 30)
+        assert faulty.refusals["eth_sendRawTransaction"] == []
+        assert world.booked(Account.EXACT) == PRICE == usdc_of(chain, world.wallet.address)
+
+
 async def test_mined_transaction_without_the_transfer_is_no_payment(world: World) -> None:
     payment = world.exact(Payer(world.chain))
     payment_id = await world.owe(payment)
