@@ -1,0 +1,53 @@
+"""A buyer that stopped in the middle of a purchase finds out what became of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finance.buying.recovery import settle_exact
+from finance.x402.exact import transfer_calldata
+from finance.x402.text import to_hex
+from finance.x402.values import ExactPayment, Payment, Receipt
+from tests.chain_fixtures import DevchainProcess
+from tests.http.proxy_world import BuyerNode, served
+from tests.http.scripted_seller import ScriptedSeller
+
+PRICE = 1000
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[DevchainProcess]:
+    with DevchainProcess() as process:
+        yield process
+
+
+@pytest.mark.parametrize("settled", [True, False])
+async def test_an_authorization_is_paid_or_open_as_the_chain_says(
+    tmp_path: Path, chain: DevchainProcess, settled: bool
+) -> None:
+    """The seller answers nothing useful; whether it took the money shows on the chain."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller("exact")
+
+    async def silent(_: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:
+        assert isinstance(payment.payload, ExactPayment)
+        if settled:
+            data = to_hex(transfer_calldata(payment.payload))
+            transaction = {"from": chain.addresses[7], "to": chain.usdc, "data": data}
+            chain.rpc("eth_sendTransaction", transaction)
+        return 500, None
+
+    seller.behave = silent
+    async with served(seller) as base:
+        node.list("x", base)
+        async with node.running() as proxy:
+            assert (await proxy.call("x/y", key="k")).status_code == 500
+    assert [row.state for row in node.purchases] == ["unknown"]
+    async with node.running() as proxy:
+        left = await settle_exact(proxy.proxy.buyer)
+        assert left == (0 if settled else 1)
+    (purchase,) = node.purchases
+    assert purchase.state == ("paid" if settled else "unknown")
+    assert node.booked("spent") == (-PRICE if settled else 0)
+    assert node.counted("day") == PRICE
+    node.check_books()
