@@ -1,0 +1,91 @@
+"""What a request costs, whichever way its path is written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalog.listings import PathAmbiguous, PricedListing, compile_listing, split_path
+from catalog.models import Listing, RoutePrice
+
+DEFAULT = 7
+
+
+def compiled(*prices: tuple[str, str, int], spec: object = None) -> PricedListing:
+    listing = Listing(
+        id="l",
+        slug="api",
+        name="API",
+        base_url="https://api.example",
+        price_atoms=DEFAULT,
+        spec=json.dumps(spec) if spec else "",
+    )
+    rows = [RoutePrice(listing_id="l", method=m, path=p, price_atoms=a) for m, p, a in prices]
+    return compile_listing(listing, rows)
+
+
+def cost(listing: PricedListing, method: str, path: str) -> int | None:
+    route = listing.match(method, split_path(path.encode()))
+    return None if route is None else route.price_atoms
+
+
+def test_the_most_particular_route_counts() -> None:
+    listing = compiled(
+        ("GET", "/users/{id}", 2),
+        ("GET", "/users/me", 3),
+        ("*", "/files/{name}.json", 4),
+        ("GET", "/files/{name}", 5),
+        ("POST", "/all/*", 6),
+    )
+    assert cost(listing, "GET", "/users/1") == 2
+    assert cost(listing, "GET", "/users/ME") == 3
+    assert cost(listing, "GET", "/files/a.json") == 4
+    assert cost(listing, "GET", "/files/a") == 5
+    assert cost(listing, "POST", "/all/of/it") == 6
+    assert cost(listing, "GET", "/all/of/it") == DEFAULT
+    assert cost(listing, "POST", "/users/1") == DEFAULT
+    assert cost(listing, "GET", "/") == DEFAULT
+
+
+def test_head_costs_what_get_does_and_preflights_nothing_unless_priced() -> None:
+    listing = compiled(("GET", "/a", 3), ("*", "/b", 4), ("OPTIONS", "/c", 5))
+    assert cost(listing, "HEAD", "/a") == 3
+    assert cost(listing, "OPTIONS", "/a") is None
+    assert cost(listing, "OPTIONS", "/b") is None
+    assert cost(listing, "OPTIONS", "/c") == 5
+
+
+def test_a_route_of_the_spec_costs_what_its_price_says_whatever_its_parameter_is_called() -> None:
+    spec = {"paths": {"/a/{x}": {"get": {}, "post": {}}, "/b": {"get": {}}}}
+    listing = compiled(("*", "/a/{y}", 3), ("POST", "/a/{z}", 4), spec=spec)
+    assert cost(listing, "GET", "/a/1") == 3
+    assert cost(listing, "POST", "/a/1") == 4
+    assert cost(listing, "GET", "/b") == DEFAULT
+
+
+@pytest.mark.parametrize(
+    "path", ["//a", "/a//b", "/a/../b", "/%2e%2e/a", "/a%2fb", "/a;b", "/a%5cb", "/%252e", "/a%0d"]
+)
+def test_paths_with_two_readings_are_refused(path: str) -> None:
+    with pytest.raises(PathAmbiguous):
+        split_path(path.encode())
+
+
+@given(st.binary(max_size=60))
+def test_no_path_crashes_or_leaves_a_dot_segment(path: bytes) -> None:
+    try:
+        segments = split_path(b"/" + path)
+    except PathAmbiguous:
+        return
+    assert all(segment not in ("", ".", "..") and "/" not in segment for segment in segments)
+
+
+def test_a_spec_that_refers_to_itself_compiles() -> None:
+    spec = {
+        "paths": {"/a": {"get": {"requestBody": {"$ref": "#/components/x"}}}},
+        "components": {"x": {"schema": {"$ref": "#/components/x"}}},
+    }
+    assert cost(compiled(spec=spec), "GET", "/a") == DEFAULT
