@@ -25,7 +25,7 @@ format: $(STAMP)
 	@$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	@$(BIN)/python -m tests.bench $(ARGS)
+	@$(BIN)/python -m tests.bench.run $(ARGS)
 
 soak: $(STAMP)
 	@FAREBOX_SOAK=1 $(BIN)/python -m pytest $(ARGS)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import sys
 
-import uvicorn
+import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from node.demo import weather
+from node.server import bind, make_server
+from node.settings import Bind
 
 
 async def _cities(_request: Request) -> JSONResponse:
@@ -56,11 +59,14 @@ def create_app() -> Starlette:
 
 def serve() -> None:
     """Listen on a free port of this machine and say which, as one line of JSON."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = bind(Bind("127.0.0.1", 0), "the demo's API")
     port = listener.getsockname()[1]
-    config = uvicorn.Config(
-        create_app(), log_level="warning", access_log=False, lifespan="off", http="httptools"
-    )
     sys.stdout.write(json.dumps({"event": "ready", "url": f"http://127.0.0.1:{port}"}) + "\n")
     sys.stdout.flush()
-    asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
+    uvloop.run(_serve(listener))
+
+
+async def _serve(listener: socket.socket) -> None:
+    server = make_server(create_app(), drain_seconds=1)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop_accepting)
+    await server.serve(sockets=[listener])
