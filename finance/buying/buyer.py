@@ -1,34 +1,30 @@
-"""Paying: from terms to a signature on disk, and from an answer to the books.
+"""Paying: from terms to a signature that is on disk before it may leave.
 
-`pay` commits the intent and what may be signed before it returns a header; `book`
-commits what the answer proved. In between, the channel belongs to that one payment.
+`pay` commits the intent and what may be signed before it returns a header;
+`books.book` commits what the answer proved. In between, the channel belongs to that
+one payment.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from finance.buying.answers import Sent, check_correction, check_receipt
-from finance.buying.channels import Channel, SellerChannels, SellerId, channel_config, seller_of
+from finance.buying.booking import Announce, Bookkeeper
+from finance.buying.channels import Channel, seller_of
 from finance.buying.deposits import Deposits, deposit_size, most_to_deposit, still_good
 from finance.buying.limits import Ask, Reservation, Spending
 from finance.buying.onchain import ChainReader, ChainView
 from finance.buying.policy import BuyingPolicy
-from finance.buying.proofs import adopt, adoption, superseded
+from finance.buying.pools import ChannelPools
 from finance.buying.purchase import (
     Order,
     Payment,
-    Verdict,
-    channel_charged,
     channel_row,
     channel_signed,
-    channel_stopped,
-    ended,
     intent,
-    spent,
 )
 from finance.buying.signing import (
     SignedDeposit,
@@ -42,22 +38,14 @@ from finance.buying.signing import (
 from finance.buying.terms import Terms
 from finance.errors import (
     ChannelBusy,
-    PaymentMalformed,
-    RpcUnavailable,
-    SellerUntrustworthy,
     StoreConflict,
 )
-from finance.models import ChannelState, PurchaseState
+from finance.models import ChannelState
 from finance.networks import Network
-from finance.store import Batch, Increment, Store, Write
+from finance.store import Batch, Store, Write
 from finance.wallet.signer import Keys
-from finance.x402 import codes, digest, text
-from finance.x402.receipt import decode_response, read_states
-from finance.x402.values import BATCH_SETTLEMENT_SCHEME, EXACT, PaymentRequired
+from finance.x402.values import BATCH_SETTLEMENT_SCHEME, EXACT
 from finance.x402.vouchers import sign_voucher
-
-Announce = Callable[[str, str, str], Write]
-"""(type, severity, message) to a row of the event log."""
 
 
 class Buyer:
@@ -77,16 +65,18 @@ class Buyer:
         self.spending = Spending(store)
         self.view = ChainView(rpc, network)
         self.deposits = Deposits(store, self.view, self.spending)
-        self.sellers: dict[SellerId, SellerChannels] = {}
-        self._announce = announce
+        self.pools = ChannelPools(keys, network, self.deposits, self.policy)
+        self.books = Bookkeeper(
+            store,
+            network,
+            keys.wallet.address,
+            self.pools,
+            self.deposits,
+            self.view,
+            self.spending,
+            announce,
+        )
         self._domain = token_domain(network)
-
-    def pool(self, seller: SellerId) -> SellerChannels:
-        """The channels to one seller, known or none yet."""
-        if (found := self.sellers.get(seller)) is None:
-            found = SellerChannels(seller, self.policy.max_channels_per_seller)
-            self.sellers[seller] = found
-        return found
 
     # Paying
 
@@ -100,13 +90,13 @@ class Buyer:
         if terms.scheme == EXACT:
             return await self._pay_exact(order, terms)
         if channel is None:
-            channel = await self._acquire(seller_of(terms, order.origin))
+            channel = await self.pools.acquire(seller_of(terms, order.origin))
         try:
             if channel.stale:
                 await self.deposits.sync(channel)
             return await self._pay_voucher(order, terms, channel)
         except BaseException:
-            self.release(channel)
+            self.pools.release(channel)
             raise
 
     async def _pay_exact(self, order: Order, terms: Terms) -> Payment:
@@ -238,274 +228,6 @@ class Buyer:
         except Exception:
             self.spending.undo(reservation, given_back)
             raise
-
-    # Channels
-
-    async def _acquire(self, seller: SellerId) -> Channel:
-        pool = self.pool(seller)
-        if (free := pool.take_free()) is not None:
-            return free
-        if pool.any_in_use:
-            try:
-                return await pool.wait(self.policy.patience_seconds)
-            except ChannelBusy:
-                if (free := pool.take_free()) is not None:
-                    return free
-        if pool.may_open:
-            return await self._open(pool)
-        return await pool.wait(self.policy.channel_wait_seconds)
-
-    async def _open(self, pool: SellerChannels) -> Channel:
-        """The next channel to a seller; if the chain knows it, with what is in it."""
-        channel = self._next_channel(pool)
-        pool.channels.append(channel)
-        try:
-            await self.deposits.sync(channel)
-        except RpcUnavailable:
-            # A corrective 402 mends a base that is too low; nothing is lost by it.
-            channel.stale = False
-        except BaseException:
-            self.release(channel)
-            raise
-        return channel
-
-    def _next_channel(self, pool: SellerChannels) -> Channel:
-        """The channel with the lowest number that is not known yet."""
-        payer, authorizer = self.keys.wallet.address_bytes, self.keys.voucher.address_bytes
-        known = {each.id for each in pool.channels}
-        for index in range(len(known) + 1):
-            config = channel_config(pool.seller, index, payer, authorizer, self.network)
-            channel_id = digest.channel_id(config, self.network.chain_id)
-            if channel_id not in known:
-                break
-        return Channel(channel_id, text.to_hex(channel_id), config, pool.seller, busy=True)
-
-    def take(self, channel_id_hex: str) -> Channel | None:
-        """Reserve one certain channel; None if it is not known or must not be used.
-
-        Raises ChannelBusy when another call has it.
-        """
-        for pool in self.sellers.values():
-            for channel in pool.channels:
-                if channel.id_hex == channel_id_hex and channel.usable:
-                    if channel.busy:
-                        raise ChannelBusy("The channel of this payment is in use.")
-                    channel.busy = True
-                    return channel
-        return None
-
-    def release(self, channel: Channel) -> None:
-        """Hand a channel to the next call."""
-        self.pool(channel.seller).release(channel)
-
-    # Booking
-
-    def judge(self, payment: Payment, status: int, receipt_header: bytes | str | None) -> Verdict:
-        """What an answer other than 402 says about our money. Never raises."""
-        channel = payment.channel
-        if receipt_header is None:
-            if status < 400:
-                return Verdict(PurchaseState.UNKNOWN, error="no_receipt")
-            error = f"seller_answered_{status}"
-            # A voucher's fate shows in the next one; an authorization's only on the chain.
-            return Verdict(PurchaseState.FAILED if channel else PurchaseState.UNKNOWN, error=error)
-        try:
-            receipt = decode_response(receipt_header)
-            if not receipt.success:
-                return Verdict(PurchaseState.UNKNOWN, error=(receipt.error_reason or "")[:200])
-            charged = check_receipt(receipt, self._sent(payment))
-        except (PaymentMalformed, SellerUntrustworthy) as error:
-            return Verdict(PurchaseState.UNKNOWN, error="receipt_wrong", stop=str(error))
-        return Verdict(PurchaseState.PAID, charged, receipt.transaction or None)
-
-    def _sent(self, payment: Payment) -> Sent:
-        network, payer = self.network.caip2, self.keys.wallet.address
-        channel = payment.channel
-        if channel is None:
-            return Sent(network, payer, payment.amount_atoms)
-        before = payment.cumulative - payment.amount_atoms
-        balance = channel.balance + (payment.deposit.amount_atoms if payment.deposit else 0)
-        return Sent(network, payer, payment.amount_atoms, channel.id, before, balance)
-
-    async def book(
-        self,
-        payment: Payment,
-        verdict: Verdict,
-        also: Sequence[Write] = (),
-        increments: Sequence[Increment] = (),
-    ) -> None:
-        """Make a verdict durable together with `also`, then free the channel."""
-        channel = payment.channel
-        try:
-            if channel is None:
-                await self._book_exact(payment, verdict, also, increments)
-            elif verdict.state == PurchaseState.PAID:
-                await self._book_charge(payment, channel, verdict, also, increments)
-            else:
-                await self._book_open(payment, channel, verdict, also, increments)
-        finally:
-            if channel is not None:
-                self.release(channel)
-
-    async def _book_exact(
-        self,
-        payment: Payment,
-        verdict: Verdict,
-        also: Sequence[Write],
-        increments: Sequence[Increment],
-    ) -> None:
-        now, purchase_id = int(time.time()), payment.order.purchase_id
-        writes = [*also, ended(purchase_id, verdict, now)]
-        if verdict.state == PurchaseState.PAID:
-            atoms, tx = verdict.charged_atoms, verdict.tx_hash
-            writes.append(spent(purchase_id, atoms, None, tx, now))
-        elif verdict.never_sent and payment.reservation:
-            writes += self.spending.release(payment.reservation)
-        if verdict.stop:
-            writes.append(self._announce_stop(payment, verdict.stop))
-        await self.store.commit(Batch(writes, increments))
-
-    async def _book_charge(
-        self,
-        payment: Payment,
-        channel: Channel,
-        verdict: Verdict,
-        also: Sequence[Write],
-        increments: Sequence[Increment],
-    ) -> None:
-        try:
-            await self._store_charge(payment, channel, verdict, also, increments)
-        except BaseException:
-            # The answer was paid, the books do not say so yet: the next proof will.
-            channel.unresolved.append(payment.as_open())
-            raise
-
-    async def _store_charge(
-        self,
-        payment: Payment,
-        channel: Channel,
-        verdict: Verdict,
-        also: Sequence[Write],
-        increments: Sequence[Increment],
-    ) -> None:
-        if payment.deposit is not None and not await self.deposits.confirm(channel):
-            # The seller says the money arrived; the books wait for the chain to say so.
-            channel.balance = max(channel.balance, payment.cumulative)
-        now, purchase_id = int(time.time()), payment.order.purchase_id
-        charged = payment.cumulative - payment.amount_atoms + verdict.charged_atoms
-        writes = [*also, ended(purchase_id, verdict, now)]
-        if charged != channel.charged:
-            writes.append(channel_charged(channel, charged, now))
-        if verdict.charged_atoms:
-            atoms, tx = verdict.charged_atoms, verdict.tx_hash
-            writes.append(spent(purchase_id, atoms, channel, tx, now))
-        if channel.unresolved:
-            writes += superseded(channel, charged, purchase_id, self.spending, now)
-        await self.store.commit(Batch(writes, increments))
-        channel.charged = charged
-        if channel.unresolved:
-            channel.unresolved = [each for each in channel.unresolved if each.cumulative > charged]
-
-    async def _book_open(
-        self,
-        payment: Payment,
-        channel: Channel,
-        verdict: Verdict,
-        also: Sequence[Write],
-        increments: Sequence[Increment],
-    ) -> None:
-        now = int(time.time())
-        writes = [*also, ended(payment.order.purchase_id, verdict, now)]
-        if verdict.never_sent and payment.reservation:
-            writes += self.spending.release(payment.reservation)
-        elif all(each.call_id != payment.order.purchase_id for each in channel.unresolved):
-            channel.unresolved.append(payment.as_open())
-        if payment.deposit is not None:
-            channel.stale = True
-        if verdict.stop:
-            writes.append(self._announce_stop(payment, verdict.stop))
-            writes.append(channel_stopped(channel, verdict.stop, now))
-            channel.state = ChannelState.STOPPED
-        await self.store.commit(Batch(writes, increments))
-
-    def _announce_stop(self, payment: Payment, reason: str) -> Write:
-        seller = payment.order.origin
-        where = f"channel {payment.channel.id_hex}" if payment.channel else "an exact payment"
-        sentence = (
-            f"The answer of {seller} does not add up: {reason}. Nothing more is signed for"
-            f" {where}; money left in a channel can be withdrawn by its payer."
-        )
-        return self._announce("channel_stopped", "error", sentence)
-
-    # Refusals
-
-    async def refused(self, payment: Payment, required: PaymentRequired, reason: str) -> bool:
-        """Book a 402 that answered a payment and free its channel; True if it set the channel
-        right, so that paying again makes sense."""
-        channel = payment.channel
-        if channel is None:
-            await self.book(payment, Verdict(PurchaseState.UNKNOWN, error=reason[:200]))
-            return False
-        verdict = Verdict(PurchaseState.REFUSED, error=reason[:200])
-        try:
-            return await self._mend(payment, channel, required, reason, verdict)
-        except SellerUntrustworthy as error:
-            await self._book_open(payment, channel, replace(verdict, stop=str(error)), (), ())
-            return False
-        finally:
-            self.release(channel)
-
-    async def _mend(
-        self,
-        payment: Payment,
-        channel: Channel,
-        required: PaymentRequired,
-        reason: str,
-        verdict: Verdict,
-    ) -> bool:
-        if reason in (codes.CUMULATIVE_MISMATCH, codes.CUMULATIVE_BELOW_CLAIMED):
-            return await self._correct(payment, channel, required, verdict)
-        await self._book_open(payment, channel, verdict, (), ())
-        if reason not in (codes.CUMULATIVE_EXCEEDS_BALANCE, codes.CHANNEL_NOT_FOUND):
-            return False
-        before = channel.balance
-        await self.deposits.sync(channel)
-        return channel.balance != before
-
-    async def _correct(
-        self, payment: Payment, channel: Channel, required: PaymentRequired, verdict: Verdict
-    ) -> bool:
-        """Take over what the seller proves with our own voucher, or what the chain claimed."""
-        charged = await self._proved(channel, required)
-        if charged is None or charged == payment.cumulative - payment.amount_atoms:
-            await self._book_open(payment, channel, verdict, (), ())
-            return False
-        now, purchase_id = int(time.time()), payment.order.purchase_id
-        writes = adoption(channel, charged, purchase_id, now)
-        writes.append(channel_charged(channel, charged, now))
-        writes.append(ended(purchase_id, verdict, now))
-        await self.store.commit(Batch(writes))
-        channel.unresolved.append(payment.as_open())
-        adopt(channel, charged)
-        return True
-
-    async def _proved(self, channel: Channel, required: PaymentRequired) -> int | None:
-        try:
-            claimed = (await self.view.channel(channel.id)).total_claimed
-        except RpcUnavailable:
-            claimed = channel.total_claimed
-        for entry in required.accepts:
-            if entry.scheme != BATCH_SETTLEMENT_SCHEME:
-                continue
-            try:
-                state, voucher = read_states(entry.extra)
-            except PaymentMalformed as error:
-                raise SellerUntrustworthy(str(error)) from error
-            if state is not None and voucher is not None:
-                return check_correction(
-                    state, voucher, channel.config, channel.id, self.network.chain_id, claimed
-                )
-        return claimed if claimed > channel.charged else None
 
 
 def payment_id(order: Order) -> str:

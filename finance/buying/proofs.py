@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from finance.buying.channels import Channel, OpenVoucher
 from finance.buying.limits import Spending
+from finance.buying.lost import ANSWER_LOST
 from finance.buying.purchase import Verdict, ended, spent
 from finance.ledger import Account, entry
 from finance.models import PurchaseState
@@ -16,24 +17,34 @@ from finance.store import Write
 _UNUSED = Verdict(PurchaseState.FAILED, error="not_charged")
 
 
-def find_charged(channel: Channel, charged: int) -> OpenVoucher | None:
-    """The open voucher that a proved cumulative amount belongs to: the last that signed it."""
-    for each in reversed(channel.unresolved):
-        if each.cumulative == charged and 0 < each.amount_atoms <= charged - channel.charged:
-            return each
-    return None
+def find_charged(channel: Channel, charged: int, refused: str = "") -> OpenVoucher | None:
+    """The open voucher that a proved cumulative amount belongs to: the last that signed it.
+
+    `refused` is the purchase the proof came in answer to: a seller that keeps answers would
+    have given its own, so it is the last to be thought of.
+    """
+    open_ = [
+        each
+        for each in channel.unresolved
+        if each.cumulative == charged and 0 < each.amount_atoms <= charged - channel.charged
+    ]
+    others = [each for each in open_ if each.call_id != refused]
+    return next(reversed(others or open_), None)
 
 
-def adoption(channel: Channel, charged: int, proof_id: str, now: int) -> list[Write]:
-    """Book a cumulative amount that differs from ours; `proof_id` makes its row unique.
+def adoption(
+    channel: Channel, charged: int, proof_id: str, now: int, refused: str = ""
+) -> list[Write]:
+    """Book a cumulative amount that differs from ours; `proof_id` makes its row unique,
+    `refused` as in `find_charged`.
 
     Does not touch the channel: call `adopt` once the writes are on disk.
     """
-    paid = find_charged(channel, charged)
+    paid = find_charged(channel, charged, refused)
     rest = charged - channel.charged
     writes: list[Write] = []
     if paid is not None:
-        verdict = Verdict(PurchaseState.PAID, paid.amount_atoms, error="answer_lost")
+        verdict = Verdict(PurchaseState.PAID, paid.amount_atoms, error=ANSWER_LOST)
         writes.append(ended(paid.call_id, verdict, now, seen=False))
         writes.append(spent(paid.call_id, paid.amount_atoms, channel, None, now))
         rest -= paid.amount_atoms
@@ -47,10 +58,10 @@ def adoption(channel: Channel, charged: int, proof_id: str, now: int) -> list[Wr
     ]
 
 
-def adopt(channel: Channel, charged: int) -> None:
+def adopt(channel: Channel, charged: int, refused: str = "") -> None:
     """Memory, after `adoption` was stored. What was counted for the proved charge stays counted,
     also if its reservation had moved on to a later voucher of this channel."""
-    paid = find_charged(channel, charged)
+    paid = find_charged(channel, charged, refused)
     if paid is not None and paid.reservation is None and channel.unresolved[-1] is not paid:
         channel.unresolved[-1].reservation = None
     channel.unresolved = [each for each in channel.unresolved if each.cumulative > charged]

@@ -18,6 +18,7 @@ from finance.buying.buyer import Buyer
 from finance.buying.channels import Channel, OpenVoucher, channel_of_row
 from finance.buying.deposits import EXPIRED_SECONDS
 from finance.buying.limits import Reservation, utc_day
+from finance.buying.lost import ANSWER_LOST
 from finance.buying.purchase import Verdict, ended, spent
 from finance.buying.signing import SignedDeposit
 from finance.errors import PaymentMalformed, RpcUnavailable, StoreConflict
@@ -45,7 +46,7 @@ async def restore(buyer: Buyer) -> None:
     """Load counters, channels and what is open. Call once, before the first payment."""
     await asyncio.to_thread(buyer.spending.load, time.time())
     for channel in await asyncio.to_thread(_load_channels, buyer):
-        buyer.pool(channel.seller).channels.append(channel)
+        buyer.pools.pool(channel.seller).channels.append(channel)
 
 
 def _load_channels(buyer: Buyer) -> list[Channel]:
@@ -132,7 +133,7 @@ async def _settle_one(buyer: Buyer, row: Purchase) -> bool:
     used = await buyer.view.authorization_used(authorization.from_address, authorization.nonce)
     now = int(time.time())
     if used:
-        verdict = Verdict(PurchaseState.PAID, row.amount_atoms, row.tx_hash, "answer_lost")
+        verdict = Verdict(PurchaseState.PAID, row.amount_atoms, row.tx_hash, ANSWER_LOST)
         writes = [ended(row.call_id, verdict, now)]
         writes.append(spent(row.call_id, row.amount_atoms, None, row.tx_hash, now))
         await buyer.store.commit(Batch(writes))
@@ -148,7 +149,7 @@ async def _settle_one(buyer: Buyer, row: Purchase) -> bool:
 async def settle_deposits(buyer: Buyer) -> int:
     """Ask the chain about idle channels with an open deposit; return how many stay open."""
     left = 0
-    for pool in list(buyer.sellers.values()):
+    for pool in list(buyer.pools.sellers.values()):
         for channel in pool.channels:
             if channel.busy or not (channel.usable and channel.stored and channel.stale):
                 continue

@@ -6,6 +6,7 @@ that was paid for is booked before the app sees it.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,7 @@ import aiohttp
 from yarl import URL
 
 from finance.buying.buyer import Buyer
+from finance.buying.lost import found, read_purchase
 from finance.buying.purchase import Order, Payment, Verdict
 from finance.buying.recovery import settle_exact
 from finance.buying.terms import Terms, choose
@@ -104,13 +106,11 @@ class Calls:
     async def buy(self, request: Request, earlier: Purchase | None = None) -> Answer:
         """The seller's answer, paid if need be; raise ProxyError.
 
-        `earlier` is the open purchase of the same Idempotency-Key: its signature is sent
-        again before another one is made.
+        `earlier` is the purchase of the same Idempotency-Key that has no answer yet: its
+        signature is sent again before another one is made.
         """
-        if earlier is not None and earlier.state in _MAY_BE_CHARGED:
-            replayed = await self._again(request, earlier)
-            if replayed is not None:
-                return replayed
+        if earlier is not None and (replayed := await self._replayed(request, earlier)) is not None:
+            return replayed
         terms = self._terms.get(request)
         fresh = terms is None
         if terms is None:
@@ -128,7 +128,7 @@ class Calls:
             if answer.status != 402:
                 return await self._finish(request, payment, answer)
             required, reason = _refusal(answer)
-            mended = await self._buyer.refused(payment, required, reason)
+            mended = await self._buyer.books.refused(payment, required, reason)
             newer = self._read_terms(request, required)
             changed = _essence(newer) != _essence(terms) or (not fresh and newer != terms)
             if not (mended or changed):
@@ -136,39 +136,70 @@ class Calls:
             terms, fresh = newer, True
         raise _refused(reason)
 
-    async def _again(self, request: Request, earlier: Purchase) -> Answer | None:
-        """Send an open purchase's signature once more; None if it certainly was not charged
+    async def _replayed(self, request: Request, earlier: Purchase) -> Answer | None:
+        """What an earlier signature buys, or has bought; None if it certainly was not charged
         and a new payment may be made."""
-        payment = await self._reopen(request, earlier)
-        if payment is None:
-            return None
+        if earlier.state in _MAY_BE_CHARGED:
+            payment = self._reopen(request, earlier)
+            if payment is not None:
+                return await self._again(request, payment)
+        cumulative = earlier.cumulative_atoms
+        decided = earlier.channel_id and self._buyer.pools.decided(earlier.channel_id, cumulative)
+        if decided or earlier.state == PurchaseState.PAID:
+            return await self._shown_again(request, earlier)
+        return None
+
+    async def _again(self, request: Request, payment: Payment) -> Answer | None:
+        """Send an open purchase's signature once more; None as in `_replayed`."""
         answer = await self._deliver(request, payment)
         if answer.status != 402:
             return await self._finish(request, payment, answer)
         required, reason = _refusal(answer)
-        paid_before = payment.channel.charged if payment.channel else 0
-        mended = await self._buyer.refused(payment, required, reason)
+        await self._buyer.books.refused(payment, required, reason)
         if payment.channel is not None:
-            if mended and payment.channel.charged >= payment.cumulative > paid_before:
-                raise SellerFailed("answer_lost", "Its charge is booked; ask the seller for help.")
+            engine, purchase_id = self._buyer.store.engine, payment.order.purchase_id
+            row = await asyncio.to_thread(read_purchase, engine, purchase_id)
+            if row is not None and row.state == PurchaseState.PAID:
+                raise _lost()
             return None
         if not await settle_exact(self._buyer):
-            raise SellerFailed("answer_lost", "Its charge is booked; ask the seller for help.")
+            raise _lost()
         raise _refused(reason)
 
-    async def _reopen(self, request: Request, earlier: Purchase) -> Payment | None:
+    async def _shown_again(self, request: Request, earlier: Purchase) -> Answer | None:
+        """Show a signature that can be charged no more: a seller that keeps answers gives the
+        one it bought. None if it bought none."""
+        answer = await self._send(request, earlier.payment_header.encode())
+        if answer.status >= 400:
+            answer.release()
+            if earlier.state == PurchaseState.PAID:
+                raise _lost()
+            if answer.status == 402:
+                return None
+            raise SellerFailed("seller_failed", f"The seller answered {answer.status}.")
+        start, complete = await _read_start(answer, keep=True)
+        atoms = earlier.amount_atoms
+        headers = to_buyer(answer.raw_headers, paid=True) + _ours(request, atoms, earlier.scheme)
+        record = _record(request, answer, earlier.scheme, atoms, len(start))
+        writes = [record.write(), *found(earlier, int(time.time()))]
+        if complete:
+            writes.append(_kept(request, answer.status, headers, start))
+        await self._buyer.store.commit(Batch(writes, [record.increment()]))
+        return _answer(answer, headers, start, complete)
+
+    def _reopen(self, request: Request, earlier: Purchase) -> Payment | None:
         order = replace(_order(request, 1), purchase_id=earlier.call_id)
         payment = Payment(
             order, earlier.scheme, earlier.amount_atoms, earlier.payment_header.encode()
         )
         if earlier.channel_id is None:
             return payment
-        channel = self._buyer.take(earlier.channel_id)
+        channel = self._buyer.pools.take(earlier.channel_id)
         if channel is None:
             return None
         if channel.charged != earlier.cumulative_atoms - earlier.amount_atoms:
-            # The channel has moved on: another proof has decided this voucher.
-            self._buyer.release(channel)
+            # The channel has moved on: a proof has decided this voucher.
+            self._buyer.pools.release(channel)
             return None
         payment.channel, payment.cumulative = channel, earlier.cumulative_atoms
         payment.deposit = channel.deposit if earlier.deposit_atoms else None
@@ -185,17 +216,19 @@ class Calls:
             return await self._send(request, payment.header)
         except NotSent as error:
             verdict = Verdict(PurchaseState.FAILED, error=error.code, never_sent=True)
-            await self._buyer.book(payment, verdict)
+            await self._buyer.books.book(payment, verdict)
             raise
         except RequestRefused as error:
             verdict = Verdict(PurchaseState.FAILED, error=error.code, never_sent=True)
-            await self._buyer.book(payment, verdict)
+            await self._buyer.books.book(payment, verdict)
             raise
         except ProxyError as error:
-            await self._buyer.book(payment, Verdict(PurchaseState.UNKNOWN, error=error.code))
+            await self._buyer.books.book(payment, Verdict(PurchaseState.UNKNOWN, error=error.code))
             raise
         except BaseException:
-            await self._buyer.book(payment, Verdict(PurchaseState.UNKNOWN, error="interrupted"))
+            await self._buyer.books.book(
+                payment, Verdict(PurchaseState.UNKNOWN, error="interrupted")
+            )
             raise
 
     async def _send(self, request: Request, header: bytes | None) -> aiohttp.ClientResponse:
@@ -229,12 +262,14 @@ class Calls:
     ) -> Answer:
         """Book what the answer proves, then hand it on."""
         keep = request.idempotency_key is not None
-        verdict = self._buyer.judge(payment, answer.status, answer.headers.get(PAYMENT_RESPONSE))
+        verdict = self._buyer.books.judge(
+            payment, answer.status, answer.headers.get(PAYMENT_RESPONSE)
+        )
         try:
             start, complete = await _read_start(answer, keep=keep)
         except SellerFailed:
             # The receipt came before the body broke: what was charged is booked all the same.
-            await self._buyer.book(payment, verdict)
+            await self._buyer.books.book(payment, verdict)
             raise
         cost = verdict.charged_atoms
         if verdict.state == PurchaseState.UNKNOWN and answer.status < 400:
@@ -245,7 +280,7 @@ class Calls:
         writes = [record.write()]
         if keep and complete and verdict.state == PurchaseState.PAID:
             writes.append(_kept(request, answer.status, headers, start))
-        await self._buyer.book(payment, verdict, writes, [record.increment()])
+        await self._buyer.books.book(payment, verdict, writes, [record.increment()])
         return _answer(answer, headers, start, complete)
 
 
@@ -293,6 +328,10 @@ def _refusal(answer: aiohttp.ClientResponse) -> tuple[PaymentRequired, str]:
     except ProxyError:
         return PaymentRequired([]), reason or "no_offer"
     return required, reason or (required.error or "")[:200]
+
+
+def _lost() -> ProxyError:
+    return SellerFailed("answer_lost", "Its charge is booked; ask the seller for help.")
 
 
 def _refused(reason: str) -> ProxyError:

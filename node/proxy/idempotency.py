@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Engine, insert
 from sqlmodel import Session, select
 
+from finance.buying.lost import ANSWER_LOST
 from finance.models import Purchase, PurchaseState, StoredAnswer
 from finance.store import Write
 from node.problems import Headers
@@ -46,18 +47,22 @@ class IdempotencyKeys:
 
     async def look_up(self, key_id: str, key: str, fingerprint: str) -> Known:
         """What is known; raise RequestRefused (409) if the key was for another request, or
-        its paid answer was too large to be kept."""
+        its paid answer was too large to be kept. One that was lost is still to be asked for."""
         known = await asyncio.to_thread(self._read, key_id, key)
         for earlier in (known.answer, known.purchase):
             if earlier is not None and earlier.fingerprint != fingerprint:
                 raise RequestRefused("idempotency_key_reused", "Use a new key for a new request.")
         paid = known.purchase
-        if known.answer is None and paid is not None and paid.state == PurchaseState.PAID:
-            code = "answer_lost" if paid.error == "answer_lost" else "answer_not_kept"
-            raise RequestRefused(
-                code, "It was charged once.", paid_call_id=paid.call_id, charged=paid.charged_atoms
-            )
-        return known
+        if known.answer is not None or paid is None or paid.state != PurchaseState.PAID:
+            return known
+        if paid.error == ANSWER_LOST:
+            return known
+        raise RequestRefused(
+            "answer_not_kept",
+            "It was charged once.",
+            paid_call_id=paid.call_id,
+            charged=paid.charged_atoms,
+        )
 
     def _read(self, key_id: str, key: str) -> Known:
         with Session(self._engine, expire_on_commit=False) as session:

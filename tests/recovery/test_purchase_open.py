@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from finance.buying.recovery import settle_exact
+from finance.wallet.signer import Signer
 from finance.x402.exact import transfer_calldata
 from finance.x402.text import to_hex
 from finance.x402.values import ExactPayment, Payment, Receipt
@@ -22,6 +23,22 @@ def chain() -> Iterator[DevchainProcess]:
         yield process
 
 
+def transfer(chain: DevchainProcess, payment: ExactPayment) -> None:
+    """Settle an authorization on the chain, as a facilitator does."""
+    sender = Signer.from_hex(chain.keys[7])
+    transaction = {
+        "chainId": chain.chain_id,
+        "nonce": int(chain.rpc("eth_getTransactionCount", sender.address, "latest"), 16),
+        "to": chain.usdc,
+        "data": to_hex(transfer_calldata(payment)),
+        "gas": 300_000,
+        "maxFeePerGas": 10**10,
+        "maxPriorityFeePerGas": 10**9,
+    }
+    raw, _ = sender.sign_transaction(transaction)
+    chain.rpc("eth_sendRawTransaction", to_hex(raw))
+
+
 @pytest.mark.parametrize("settled", [True, False])
 async def test_an_authorization_is_paid_or_open_as_the_chain_says(
     tmp_path: Path, chain: DevchainProcess, settled: bool
@@ -32,9 +49,7 @@ async def test_an_authorization_is_paid_or_open_as_the_chain_says(
     async def silent(_: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:
         assert isinstance(payment.payload, ExactPayment)
         if settled:
-            data = to_hex(transfer_calldata(payment.payload))
-            transaction = {"from": chain.addresses[7], "to": chain.usdc, "data": data}
-            chain.rpc("eth_sendTransaction", transaction)
+            transfer(chain, payment.payload)
         return 500, None
 
     seller.behave = silent

@@ -1,0 +1,59 @@
+"""Answers that were charged and lost, found again by showing the same signature.
+
+A proof says how much a channel was charged, not for which of several vouchers over the
+same amount. The seller knows: it gives its kept answer to the signature it charged.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine, text
+from sqlmodel import Session
+
+from finance.ledger import Account, entry, purchase_key
+from finance.models import Purchase, PurchaseState
+from finance.store import Write
+
+ANSWER_LOST = "answer_lost"
+_FOUND = text(
+    "UPDATE purchase SET state = 'paid', error = NULL, charged_atoms = amount_atoms,"
+    " updated_at = :now WHERE call_id = :call_id AND state = :seen"
+)
+_NOT_THAT_ONE = text(
+    "UPDATE purchase SET state = 'failed', error = 'not_charged', charged_atoms = 0,"
+    " updated_at = :now WHERE channel_id = :channel_id AND cumulative_atoms = :cumulative"
+    " AND call_id <> :call_id AND state = 'paid' AND error = 'answer_lost'"
+)
+
+
+def read_purchase(engine: Engine, call_id: str) -> Purchase | None:
+    """The row as it stands; blocks."""
+    with Session(engine, expire_on_commit=False) as session:
+        return session.get(Purchase, call_id)
+
+
+def found(purchase: Purchase, now: int) -> list[Write]:
+    """The purchase got its answer after all; `purchase` as read before the seller was asked.
+
+    If its charge was put down to another voucher over the same amount, or to none, it is
+    put down to this one: the channel's sum stays what it is.
+    """
+    row = {"call_id": purchase.call_id, "seen": str(purchase.state), "now": now}
+    writes = [Write(_FOUND, row)]
+    if purchase.state == PurchaseState.PAID:
+        return writes
+    other = {
+        "call_id": purchase.call_id,
+        "channel_id": purchase.channel_id,
+        "cumulative": purchase.cumulative_atoms,
+        "now": now,
+    }
+    moved = f"moved:{purchase.call_id}", purchase.amount_atoms
+    booked = purchase_key(purchase.call_id), -purchase.amount_atoms
+    return [
+        *writes,
+        Write(_NOT_THAT_ONE, other, rows=None),
+        *(
+            entry(key, Account.SPENT, atoms, now, channel_id=purchase.channel_id)
+            for key, atoms in (moved, booked)
+        ),
+    ]

@@ -1,0 +1,95 @@
+"""All channels to all sellers: found, opened, waited for, given back."""
+
+from __future__ import annotations
+
+from finance.buying.channels import Channel, SellerChannels, SellerId, channel_config
+from finance.buying.deposits import Deposits
+from finance.buying.policy import BuyingPolicy
+from finance.errors import ChannelBusy, RpcUnavailable
+from finance.networks import Network
+from finance.wallet.signer import Keys
+from finance.x402 import digest, text
+
+
+class ChannelPools:
+    """One node's channels, by seller."""
+
+    def __init__(
+        self, keys: Keys, network: Network, deposits: Deposits, policy: BuyingPolicy
+    ) -> None:
+        self.sellers: dict[SellerId, SellerChannels] = {}
+        self._keys, self._network, self._policy = keys, network, policy
+        self._deposits = deposits
+
+    def pool(self, seller: SellerId) -> SellerChannels:
+        """The channels to one seller, known or none yet."""
+        if (found := self.sellers.get(seller)) is None:
+            found = SellerChannels(seller, self._policy.max_channels_per_seller)
+            self.sellers[seller] = found
+        return found
+
+    async def acquire(self, seller: SellerId) -> Channel:
+        """A channel for one call: free, soon free, or new; raise ChannelBusy."""
+        pool = self.pool(seller)
+        if (free := pool.take_free()) is not None:
+            return free
+        if pool.any_in_use:
+            try:
+                return await pool.wait(self._policy.patience_seconds)
+            except ChannelBusy:
+                if (free := pool.take_free()) is not None:
+                    return free
+        if pool.may_open:
+            return await self._open(pool)
+        return await pool.wait(self._policy.channel_wait_seconds)
+
+    async def _open(self, pool: SellerChannels) -> Channel:
+        """The next channel to a seller; if the chain knows it, with what is in it."""
+        channel = self._next_channel(pool)
+        pool.channels.append(channel)
+        try:
+            await self._deposits.sync(channel)
+        except RpcUnavailable:
+            # A corrective 402 mends a base that is too low; nothing is lost by it.
+            channel.stale = False
+        except BaseException:
+            self.release(channel)
+            raise
+        return channel
+
+    def _next_channel(self, pool: SellerChannels) -> Channel:
+        """The channel with the lowest number that is not known yet."""
+        payer, authorizer = self._keys.wallet.address_bytes, self._keys.voucher.address_bytes
+        known = {each.id for each in pool.channels}
+        for index in range(len(known) + 1):
+            config = channel_config(pool.seller, index, payer, authorizer, self._network)
+            channel_id = digest.channel_id(config, self._network.chain_id)
+            if channel_id not in known:
+                break
+        return Channel(channel_id, text.to_hex(channel_id), config, pool.seller, busy=True)
+
+    def take(self, channel_id_hex: str) -> Channel | None:
+        """Reserve one certain channel; None if it is not known or must not be used.
+
+        Raises ChannelBusy when another call has it.
+        """
+        for pool in self.sellers.values():
+            for channel in pool.channels:
+                if channel.id_hex == channel_id_hex and channel.usable:
+                    if channel.busy:
+                        raise ChannelBusy("The channel of this payment is in use.")
+                    channel.busy = True
+                    return channel
+        return None
+
+    def decided(self, channel_id_hex: str, cumulative: int) -> bool:
+        """Whether a voucher over `cumulative` can be charged no more: the channel is past it."""
+        return any(
+            channel.id_hex == channel_id_hex and channel.usable and channel.charged >= cumulative
+            for pool in self.sellers.values()
+            for channel in pool.channels
+        )
+
+    def release(self, channel: Channel) -> None:
+        """Hand a channel to the next call."""
+        self.pool(channel.seller).release(channel)
