@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
+from eth_typing import BlockNumber
+from eth_utils.abi import event_abi_to_log_topic
+from eth_utils.address import to_checksum_address
+from hexbytes import HexBytes
+from web3 import Web3
+from web3.contract.contract import ContractEvent
+from web3.exceptions import Web3Exception
+from web3.types import LogReceipt
 
 from finance.chain.abi import BATCH_SETTLEMENT_ABI, USDC_ABI
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.answers import Log
-from finance.x402.digest import keccak
 from finance.x402.text import to_hex
 
 BATCH_SETTLEMENT_HEX = BATCH_SETTLEMENT_ADDRESS.lower()
@@ -41,35 +47,19 @@ class SeenEvent:
         return json.dumps(_texts(self.args))
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    name: str
-    inputs: Sequence[dict[str, Any]]
+def _events(abi: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[str, ContractEvent]:
+    """The named events of a contract by their topic."""
+    contract = Web3().eth.contract(abi=abi, decode_tuples=True)
+    events = [contract.events[name]() for name in names]
+    return {to_hex(event_abi_to_log_topic(event.abi)): event for event in events}
 
 
-def _type(field: dict[str, Any]) -> str:
-    if not field["type"].startswith("tuple"):
-        return str(field["type"])
-    inner = ",".join(_type(each) for each in field["components"])
-    return f"({inner}){field['type'].removeprefix('tuple')}"
-
-
-def _topic(event: dict[str, Any]) -> str:
-    signature = f"{event['name']}({','.join(_type(field) for field in event['inputs'])})"
-    return to_hex(keccak(signature.encode()))
-
-
-def _shapes(abi: Sequence[dict[str, Any]]) -> dict[str, _Shape]:
-    events = [each for each in abi if each["type"] == "event"]
-    return {_topic(event): _Shape(event["name"], event["inputs"]) for event in events}
-
-
-_CHANNEL_SHAPES = _shapes(BATCH_SETTLEMENT_ABI)
-_TOKEN_SHAPES = {
-    topic: shape for topic, shape in _shapes(USDC_ABI).items() if shape.name == "Transfer"
-}
-(TRANSFER_TOPIC,) = _TOKEN_SHAPES
-CHANNEL_TOPICS = tuple(_CHANNEL_SHAPES)
+_CHANNEL_EVENTS = _events(
+    BATCH_SETTLEMENT_ABI, [each["name"] for each in BATCH_SETTLEMENT_ABI if each["type"] == "event"]
+)
+_TOKEN_EVENTS = _events(USDC_ABI, ["Transfer"])
+(TRANSFER_TOPIC,) = _TOKEN_EVENTS
+CHANNEL_TOPICS = tuple(_CHANNEL_EVENTS)
 
 
 def address_topic(address: str) -> str:
@@ -79,25 +69,17 @@ def address_topic(address: str) -> str:
 
 def decode_log(log: Log) -> SeenEvent | None:
     """The event in a log; None if it is not one of ours or does not have its shape."""
-    shapes = _CHANNEL_SHAPES if log.address == BATCH_SETTLEMENT_HEX else _TOKEN_SHAPES
-    shape = shapes.get(log.topics[0]) if log.topics else None
-    if shape is None:
-        return None
-    indexed = [each for each in shape.inputs if each["indexed"]]
-    plain = [each for each in shape.inputs if not each["indexed"]]
-    if len(indexed) != len(log.topics) - 1:
+    events = _CHANNEL_EVENTS if log.address == BATCH_SETTLEMENT_HEX else _TOKEN_EVENTS
+    event = events.get(log.topics[0]) if log.topics else None
+    if event is None:
         return None
     try:
-        values = decode([_type(each) for each in plain], log.data)
-        words = [
-            decode([_type(each)], bytes.fromhex(topic[2:]))[0]
-            for each, topic in zip(indexed, log.topics[1:], strict=True)
-        ]
-    except (DecodingError, ValueError):
+        seen = event.process_log(_receipt_log(log))
+    except (Web3Exception, DecodingError, ValueError):
         return None
-    args = _named(indexed, words) | _named(plain, values)
+    args = _plain(seen["args"])
     return SeenEvent(
-        name=shape.name,
+        name=seen["event"],
         channel_id=args.get("channelId"),
         args=args,
         block_number=log.block_number,
@@ -107,20 +89,32 @@ def decode_log(log: Log) -> SeenEvent | None:
     )
 
 
+def _receipt_log(log: Log) -> LogReceipt:
+    """A log as web3 takes it; the fields that say where it stands are not looked at."""
+    return LogReceipt(
+        address=to_checksum_address(log.address),
+        topics=[HexBytes(topic) for topic in log.topics],
+        data=HexBytes(log.data),
+        blockNumber=BlockNumber(log.block_number),
+        blockHash=HexBytes(log.block_hash),
+        transactionHash=HexBytes(log.tx_hash),
+        transactionIndex=0,
+        logIndex=log.log_index,
+        removed=False,
+    )
+
+
 def read_args(text: str) -> dict[str, Any]:
     """Undo `args_json`."""
     return {name: _number(value) for name, value in json.loads(text).items()}
 
 
-def _named(fields: Sequence[dict[str, Any]], values: Sequence[Any]) -> dict[str, Any]:
-    return {
-        field["name"]: _plain(field, value) for field, value in zip(fields, values, strict=True)
-    }
-
-
-def _plain(field: dict[str, Any], value: Any) -> Any:
-    if field["type"] == "tuple":
-        return _named(field["components"], value)
+def _plain(value: Any) -> Any:
+    """web3's values as ours: structs as dicts, bytes and addresses as lower-case hex."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, bytes):
         return to_hex(value)
     return value.lower() if isinstance(value, str) else value
