@@ -1,0 +1,99 @@
+"""Broken builds of the buying side."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pytest import MonkeyPatch
+
+from finance.buying import limits
+from finance.buying.buyer import Buyer
+from finance.store import Batch
+from node.proxy import call
+from tests.laws.faults import fault
+from tests.laws.faults_selling import without
+
+_GUARD = " WHERE spend_counter.spent_atoms + excluded.spent_atoms <= :limit"
+
+
+@fault(
+    2,
+    "a payment is stored after it was sent",
+    "test_what_a_buyer_signs_is_on_disk_before_a_seller_sees_it",
+)
+def signed_before_stored(patch: MonkeyPatch) -> None:
+    async def later(self: Buyer, writes: Any, *_: Any) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.2, lambda: loop.create_task(self.store.commit(Batch(writes))))
+
+    patch.setattr(Buyer, "_commit_intent", later)
+
+
+@fault(7, "limits are not looked at", "test_nothing_above_the_limit_of_a_call_is_signed")
+def limits_not_looked_at(patch: MonkeyPatch) -> None:
+    patch.setattr(limits, "decide", lambda limits, spent, ask: None)
+
+
+@fault(
+    7,
+    "only the first price of a call is held against the limits",
+    "test_a_price_raised_while_paying_is_held_against_the_limits_again",
+)
+def first_price_decides(patch: MonkeyPatch) -> None:
+    decide, seen = limits.decide, set()
+
+    def once(known: Any, spent: Any, ask: limits.Ask) -> None:
+        if ask.listing_id not in seen:
+            decide(known, spent, ask)
+        seen.add(ask.listing_id)
+
+    patch.setattr(limits, "decide", once)
+
+
+@fault(
+    7,
+    "what is signed is counted when its answer has come",
+    "test_calls_at_once_sign_no_more_than_the_days_limit",
+)
+def counted_after_signing(patch: MonkeyPatch) -> None:
+    patch.setattr(limits, "COUNT", without(limits.COUNT, _GUARD))
+    patch.setattr(limits.Spending, "_move", lambda self, reservations, sign: None)
+
+
+@fault(
+    7,
+    "the counter in the database adds up whatever comes",
+    "test_two_processes_together_sign_no_more_than_the_days_limit",
+)
+def counter_unguarded(patch: MonkeyPatch) -> None:
+    patch.setattr(limits, "COUNT", without(limits.COUNT, _GUARD))
+
+
+@fault(
+    7,
+    "a channel takes what the seller wants in it",
+    "test_no_more_than_its_limit_is_put_into_a_channel",
+)
+def deposits_unlimited(patch: MonkeyPatch) -> None:
+    of = limits.Limits.of
+
+    def boundless(self: limits.Limits, scope: str, *subjects: str) -> int:
+        return 10**15 if scope == "deposit" else of(self, scope, *subjects)
+
+    patch.setattr(limits.Limits, "of", boundless)
+
+
+@fault(7, "a retry signs anew", "test_a_retry_sends_the_same_signature_again")
+def retry_signs_anew(patch: MonkeyPatch) -> None:
+    patch.setattr(call, "_MAY_BE_CHARGED", ())
+
+
+@fault(
+    11,
+    "the proxy passes on how long a seller lets its paid answers be cached",
+    "test_the_proxys_secret_stays_with_the_proxy_and_its_paid_answers_uncached",
+)
+def bought_answers_cached(patch: MonkeyPatch) -> None:
+    to_buyer = call.to_buyer
+    patch.setattr(call, "to_buyer", lambda headers, paid: to_buyer(headers, paid=False))

@@ -1,0 +1,249 @@
+"""Broken builds of what meets the chain: sender, settlement, claims, books."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+from pytest import MonkeyPatch
+
+from finance.chain import sender as senders
+from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
+from finance.chain.follower import Follower
+from finance.chain.sender import Sender
+from finance.chain.transactions import Tx, assign
+from finance.errors import CallReverted, SettlementFailed, SettlementUnknown
+from finance.models import TxState
+from finance.selling import carrier, claim_policy, claims
+from finance.selling.admission import ChannelBooks
+from finance.selling.channel_watch import ChannelWatch
+from finance.selling.settlement import Settlement
+from finance.selling.settlement_events import Found
+from finance.store import Batch, Write
+from node.gateway import voucher
+from tests.laws.faults import fault
+
+# Law 5
+
+
+@fault(
+    5,
+    "a transaction is stored after it was broadcast",
+    "test_a_transaction_is_on_disk_before_it_is_broadcast",
+)
+def broadcast_before_commit(patch: MonkeyPatch) -> None:
+    async def sign_first(
+        self: Sender, tx: Tx, nonce: int, gas_limit: int, fees: Any, also: Sequence[Write]
+    ) -> None:
+        attempt = self._sign(tx, nonce, gas_limit, fees)
+        batch = Batch([*assign(tx, nonce, gas_limit, attempt), *also])
+        tx.state, tx.nonce, tx.gas_limit, tx.attempts = TxState.SIGNED, nonce, gas_limit, [attempt]
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.2, lambda: loop.create_task(self._store.commit(batch)))
+        loop.call_later(0.4, lambda: self._follower.add(tx))
+
+    patch.setattr(Sender, "_sign_first", sign_first)
+
+
+@fault(
+    5,
+    "what has timed out is sent again as a new transaction",
+    "test_a_transfer_that_timed_out_is_not_made_again",
+)
+def timed_out_sent_again(patch: MonkeyPatch) -> None:
+    intend, numbers = Sender._intend, count()
+
+    async def anew(self: Sender, key: tuple[str, str], *call: Any) -> Tx:
+        return await intend(self, (key[0], f"{key[1]} {next(numbers)}"), *call)
+
+    patch.setattr(Sender, "_intend", anew)
+
+
+@fault(
+    5,
+    "a settlement that is not confirmed in time has failed",
+    "test_a_caller_whose_settlement_takes_long_is_not_told_to_pay_again",
+)
+def unknown_is_failure(patch: MonkeyPatch) -> None:
+    settle = Settlement.settle
+
+    async def impatient(self: Settlement, payment_id: str, timeout: float) -> Any:
+        try:
+            return await settle(self, payment_id, timeout)
+        except SettlementUnknown as error:
+            raise SettlementFailed(str(error)) from error
+
+    patch.setattr(Settlement, "settle", impatient)
+
+
+@fault(
+    5,
+    "a receipt's status is believed without the event",
+    "test_a_successful_receipt_without_the_transfer_pays_for_nothing",
+)
+def receipt_status_believed(patch: MonkeyPatch) -> None:
+    patch.setattr(carrier, "find_own", lambda payment, logs: Found("0x" + "00" * 32, 0, 0))
+
+
+@fault(
+    5,
+    "nobody looks whether a mined block is still there",
+    "test_money_that_a_reorg_took_back_is_sent_again",
+)
+def reorg_ignored(patch: MonkeyPatch) -> None:
+    patch.setattr(Follower, "_is_gone", lambda self, tx, block: False)
+
+
+# Law 6
+
+
+@fault(
+    6,
+    "each send asks the chain for its nonce, and none waits for another",
+    "test_transfers_sent_at_once_have_a_nonce_each",
+)
+def nonces_alike(patch: MonkeyPatch) -> None:
+    make = Sender.__init__
+
+    def unlocked(self: Sender, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        self._launching = contextlib.nullcontext()  # type: ignore[assignment]
+
+    async def asked(self: Sender, at_least: int) -> int:
+        return max(at_least, await self._rpc.nonce(self.address, "latest"))
+
+    patch.setattr(Sender, "__init__", unlocked)
+    patch.setattr(Sender, "_free_nonce", asked)
+
+
+@fault(
+    6,
+    "the nonce of a refused broadcast is not given back",
+    "test_a_refused_broadcast_holds_back_no_later_one",
+)
+def nonce_burnt(patch: MonkeyPatch) -> None:
+    handed_out: dict[str, int] = {}
+
+    async def counted(self: Sender, at_least: int) -> int:
+        chain = await self._rpc.nonce(self.address, "latest")
+        nonce = max(at_least, chain, handed_out.get(self.address, -1) + 1)
+        handed_out[self.address] = nonce
+        return nonce
+
+    patch.setattr(Sender, "_free_nonce", counted)
+
+
+@fault(
+    6,
+    "what is stuck is only offered again",
+    "test_a_stuck_transfer_is_replaced_by_one_that_pays_more",
+)
+def stuck_for_ever(patch: MonkeyPatch) -> None:
+    patch.setattr(Sender, "_is_stuck", lambda self, tx, now: False)
+
+
+@fault(6, "gas is not simulated", "test_what_the_chain_would_refuse_is_not_paid_for")
+def not_simulated(patch: MonkeyPatch) -> None:
+    async def enough(self: Sender, tx: Tx) -> int:
+        return 200_000
+
+    patch.setattr(Sender, "_simulate", enough)
+
+
+@fault(6, "gas is paid at any price", "test_gas_above_the_cap_of_a_transaction_is_not_paid")
+def gas_uncapped(patch: MonkeyPatch) -> None:
+    patch.setattr(senders, "require_within_caps", lambda *decision: None)
+
+
+@fault(6, "gas paid today is forgotten", "test_gas_above_the_cap_of_a_day_is_not_paid")
+def day_cap_forgotten(patch: MonkeyPatch) -> None:
+    patch.setattr(senders, "gas_spent_since", lambda *question: 0)
+
+
+# Law 8
+
+
+@fault(
+    8,
+    "a channel may owe any amount",
+    "test_no_more_is_sold_on_vouchers_than_the_ceiling_until_it_is_claimed",
+)
+def ceiling_ignored(patch: MonkeyPatch) -> None:
+    admit = voucher.admit_voucher
+
+    def boundless(payment: Any, terms: Any, books: Any, busy: bool, ceiling: int) -> Any:
+        return admit(payment, terms, books, busy, 10**18)
+
+    patch.setattr(voucher, "admit_voucher", boundless)
+
+
+@fault(
+    8,
+    "what a payer is withdrawing still backs its vouchers",
+    "test_money_that_is_being_withdrawn_buys_nothing",
+)
+def withdrawn_money_backs(patch: MonkeyPatch) -> None:
+    patch.setattr(ChannelBooks, "backing", property(lambda self: self.balance))
+
+
+@fault(
+    8,
+    "a withdrawal is noted, and nothing is done about it",
+    "test_a_payer_who_starts_a_withdrawal_is_claimed_against_at_once",
+)
+def withdrawal_not_answered(patch: MonkeyPatch) -> None:
+    async def noted(self: ChannelWatch) -> None:
+        self._leaving.clear()
+
+    patch.setattr(ChannelWatch, "_answer_withdrawals", noted)
+
+
+@fault(
+    8,
+    "the claim job waits for cheap gas while a payer withdraws",
+    "test_a_withdrawal_nobody_saw_is_found_by_the_job",
+)
+def withdrawal_waits(patch: MonkeyPatch) -> None:
+    for module in (claims, claim_policy):
+        patch.setattr(module, "withdrawing", lambda channel: False)
+
+
+@fault(8, "no interval ends", "test_vouchers_are_claimed_when_the_interval_is_over")
+def interval_endless(patch: MonkeyPatch) -> None:
+    patch.setattr(claims, "last_claim_at", lambda engine, chain_id: 10**10)
+
+
+@fault(
+    8,
+    "the amount at risk is no reason to claim",
+    "test_vouchers_are_claimed_when_too_much_is_at_risk",
+)
+def risk_no_reason(patch: MonkeyPatch) -> None:
+    due = claim_policy.due
+
+    def by_interval(now: int, channels: Any, policy: Any, gas_price: int, last: int) -> Any:
+        return due(now, channels, replace(policy, at_risk_atoms=10**18), gas_price, last)
+
+    patch.setattr(claims, "due", by_interval)
+
+
+@fault(
+    8,
+    "one channel that cannot be claimed keeps all from being claimed",
+    "test_a_bad_voucher_does_not_keep_the_others_from_being_claimed",
+)
+def claims_not_sifted(patch: MonkeyPatch) -> None:
+    async def all_or_nothing(self: claims.Claims, group: Any, report: Any) -> Any:
+        try:
+            data = claims.claim_and_sweep(group, self._receiver, self._network.chain_id)
+            await self._rpc.eth_call(BATCH_SETTLEMENT_ADDRESS, data, sender=self._sender.address)
+        except CallReverted as error:
+            report.excluded.update({row.channel_id: str(error) for row in group})
+            return []
+        return group
+
+    patch.setattr(claims.Claims, "_sift", all_or_nothing)

@@ -1,0 +1,331 @@
+"""Broken builds of the selling side."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+from pytest import MonkeyPatch
+from sqlalchemy import text
+
+from finance.selling import channels, reservations
+from finance.store import Batch
+from finance.x402 import offers, vouchers
+from finance.x402.offers import Offer, Terms
+from node.db import engine
+from node.db.journal import Journal
+from node.gateway import forward, headers, onchain, request, serve, voucher
+from tests.laws.faults import fault
+
+
+def without(statement: Any, words: str) -> Any:
+    """A statement that has lost one of its clauses."""
+    assert words in str(statement)
+    return text(str(statement).replace(words, ""))
+
+
+# Law 1
+
+
+@fault(
+    1,
+    "reserving a channel does nothing",
+    "test_a_voucher_sent_twenty_times_at_once_has_the_api_work_once",
+)
+def reservation_does_nothing(patch: MonkeyPatch) -> None:
+    patch.setattr(channels.SellerChannels, "reserve", lambda self, channel: None)
+
+
+@fault(
+    1,
+    "the charge is not guarded by the amount it was decided on",
+    "test_a_voucher_sent_to_two_processes_at_once_is_charged_once",
+)
+def charge_unguarded(patch: MonkeyPatch) -> None:
+    patch.setattr(channels, "CHARGE", without(channels.CHARGE, " AND charged_atoms = :seen"))
+
+
+@fault(
+    1,
+    "an authorization that is taken can be reserved again",
+    "test_an_authorization_sent_to_two_processes_at_once_buys_one_call",
+)
+def authorization_reserved_twice(patch: MonkeyPatch) -> None:
+    only_released = " WHERE onchain_payment.state = 'released'"
+    patch.setattr(reservations, "RESERVE", without(reservations.RESERVE, only_released))
+
+
+@fault(
+    1,
+    "an authorization in the books is taken for one never seen",
+    "test_an_authorization_that_has_bought_its_call_buys_no_other",
+)
+def used_authorizations_forgotten(patch: MonkeyPatch) -> None:
+    async def believe(*_: Any) -> None:
+        return None
+
+    patch.setattr(onchain, "find_known", lambda engine, authorization: None)
+    patch.setattr("finance.selling.checks.ChainChecks.check", believe)
+    authorization_reserved_twice(patch)
+
+
+@fault(
+    1,
+    "answers that were paid for are not found again",
+    "test_the_same_call_again_gets_its_stored_answer",
+)
+def stored_answers_forgotten(patch: MonkeyPatch) -> None:
+    patch.setattr(voucher, "read_answer", lambda engine, key: None)
+
+
+@fault(
+    1,
+    "a payment identifier is not compared with what it was first used for",
+    "test_a_payment_identifier_with_another_payload_is_a_conflict",
+)
+def identifier_not_compared(patch: MonkeyPatch) -> None:
+    for module in (serve, voucher):
+        patch.setattr(module, "fingerprint", lambda *parts: "same")
+
+
+# Law 2
+
+
+def commit_late(patch: MonkeyPatch, concerned: Any) -> None:
+    """Callers go on at once; batches that are `concerned` reach the disk a moment later."""
+    commit = Journal.commit
+
+    async def not_waited_for(self: Journal, batch: Batch) -> None:
+        if any(concerned(write) for write in batch.writes):
+            loop = asyncio.get_running_loop()
+            loop.call_later(0.2, lambda: loop.create_task(commit(self, batch)))
+        else:
+            await commit(self, batch)
+
+    patch.setattr(Journal, "commit", not_waited_for)
+
+
+@fault(
+    2,
+    "an answer does not wait for the commit of its charge",
+    "test_no_answer_leaves_before_its_charge_is_on_disk",
+)
+def answer_before_commit(patch: MonkeyPatch) -> None:
+    commit_late(patch, lambda write: write.statement is channels.CHARGE)
+
+
+@fault(
+    2,
+    "a long answer is charged when it has ended",
+    "test_no_long_answer_begins_before_its_charge_is_on_disk",
+)
+def stream_before_commit(patch: MonkeyPatch) -> None:
+    commit_late(
+        patch,
+        lambda write: write.statement is channels.CHARGE and write.params["streaming"] > 0,
+    )
+
+
+@fault(
+    2,
+    "an exact payment's answer does not wait for its settlement",
+    "test_no_exact_answer_leaves_before_its_money_has_arrived",
+)
+def answer_before_settlement(patch: MonkeyPatch) -> None:
+    settle = onchain._settle
+
+    async def in_background(desk: Any, purchase: Any, payment_id: str) -> str:
+        desk.in_background(settle(desk, purchase, payment_id))
+        return "0x" + "00" * 32
+
+    patch.setattr(onchain, "_settle", in_background)
+
+
+@fault(2, "commits are not synced to the disk", "test_no_commit_is_lost_when_the_power_fails")
+def commits_not_synced(patch: MonkeyPatch) -> None:
+    configure = engine._configure_sqlite
+
+    def fast(connection: Any, record: Any) -> None:
+        configure(connection, record)
+        connection.execute("PRAGMA synchronous=OFF")
+
+    patch.setattr(engine, "_configure_sqlite", fast)
+
+
+# Law 3
+
+
+@fault(
+    3,
+    "whatever the upstream answers is a delivery",
+    "test_failures_cost_nothing_and_the_voucher_buys_the_next_call",
+)
+def failures_charged(patch: MonkeyPatch) -> None:
+    patch.setattr(voucher, "is_delivery", lambda status: True)
+
+
+@fault(
+    3,
+    "a failed call does not give its channel back",
+    "test_failures_cost_nothing_and_the_voucher_buys_the_next_call",
+)
+def reservation_kept(patch: MonkeyPatch) -> None:
+    patch.setattr(channels.SellerChannels, "release", lambda self, channel: None)
+
+
+@fault(
+    3,
+    "the charge of a stream that broke off stands",
+    "test_a_long_answer_that_breaks_off_is_not_charged",
+)
+def broken_stream_charged(patch: MonkeyPatch) -> None:
+    def stands(channel_id: str, call_id: str, streaming: int, at: int) -> Any:
+        return channels.stream_delivered(channel_id, streaming)
+
+    patch.setattr(voucher, "stream_broken", stands)
+
+
+@fault(
+    3,
+    "nobody looks whether the caller is still there",
+    "test_a_caller_who_left_before_the_first_byte_is_not_charged",
+)
+def callers_who_left_charged(patch: MonkeyPatch) -> None:
+    patch.setattr(request.Call, "is_gone", lambda self: False)
+    patch.setattr(request.Call, "watch", lambda self: None)
+
+
+@fault(
+    3,
+    "streams that a crash has cut are not looked for at start-up",
+    "test_a_long_answer_cut_by_a_crash_is_not_charged",
+)
+def crashed_streams_charged(patch: MonkeyPatch) -> None:
+    patch.setattr(channels, "_broken_streams", lambda engine: [])
+
+
+@fault(
+    3,
+    "an authorization is used up by a call that failed",
+    "test_an_authorization_whose_call_failed_buys_the_next_one",
+)
+def authorization_burnt(patch: MonkeyPatch) -> None:
+    statement = text("UPDATE onchain_payment SET updated_at = :at WHERE id = :id")
+    patch.setattr(reservations, "RELEASE", statement)
+
+
+# Law 4
+
+
+@fault(
+    4,
+    "the price is the one the payment says it accepted",
+    "test_a_payment_that_accepts_a_lower_price_buys_nothing",
+)
+def accepted_price_believed(patch: MonkeyPatch) -> None:
+    serve_voucher = serve.serve_voucher
+
+    async def at_their_price(
+        desk: Any, call: Any, match: Any, terms: Terms, payment: Any, payload: Any
+    ) -> None:
+        theirs = replace(terms, amount_atoms=int(payment.accepted.amount))
+        await serve_voucher(desk, call, match, theirs, payment, payload)
+
+    patch.setattr(Offer, "check_accepted", lambda self, payment: None)
+    patch.setattr(serve, "serve_voucher", at_their_price)
+
+
+@fault(
+    4,
+    "accepted terms are not compared with the listing's",
+    "test_a_payment_on_other_terms_buys_nothing",
+)
+def accepted_terms_not_compared(patch: MonkeyPatch) -> None:
+    patch.setattr(offers, "_compare", lambda accepted, expected: None)
+
+
+@fault(
+    4,
+    "a payment's resource is not compared with the listing's",
+    "test_a_payment_for_another_listing_is_refused",
+)
+def resource_not_compared(patch: MonkeyPatch) -> None:
+    check = Offer.check_accepted
+
+    def anywhere(self: Offer, payment: Any) -> None:
+        check(self, msgspec.structs.replace(payment, resource=None))
+
+    patch.setattr(Offer, "check_accepted", anywhere)
+
+
+@fault(
+    4,
+    "a channel's receiver is not compared with the seller's",
+    "test_a_channel_that_pays_somebody_else_buys_nothing",
+)
+def channel_not_compared(patch: MonkeyPatch) -> None:
+    patch.setattr(vouchers, "check_config", lambda config, channel_id, terms: None)
+
+
+@fault(
+    4,
+    "a used payment is bound to no route and method",
+    "test_a_voucher_that_bought_one_route_gets_no_answer_of_another",
+)
+def route_not_bound(patch: MonkeyPatch) -> None:
+    patch.setattr(voucher, "fingerprint", lambda method, target, body, payment: payment.hex())
+
+
+@fault(
+    4,
+    "an authorization's receiver is not compared",
+    "test_an_authorization_to_another_receiver_buys_nothing",
+)
+def receiver_not_compared(patch: MonkeyPatch) -> None:
+    patch.setattr(onchain.exact, "check_authorization", lambda payment, terms, now: False)
+
+
+# Law 11
+
+
+@fault(
+    11,
+    "the upstream says how long a paid answer may be cached",
+    "test_no_cache_between_us_and_the_buyer_keeps_a_paid_answer",
+)
+def paid_answers_cached(patch: MonkeyPatch) -> None:
+    to_caller = voucher.to_caller
+    patch.setattr(
+        voucher, "to_caller", lambda given, upstream, paid: to_caller(given, upstream, False)
+    )
+
+
+@fault(11, "payment headers are forwarded", "test_no_payment_reaches_the_upstream")
+def payments_forwarded(patch: MonkeyPatch) -> None:
+    never = {name for name in headers._NEVER_UPSTREAM if b"payment" not in name}
+    patch.setattr(headers, "_NEVER_UPSTREAM", frozenset(never))
+
+
+@fault(
+    11,
+    "an answer's body is not searched for the upstream's credential",
+    "test_the_upstreams_credential_never_reaches_the_buyer",
+)
+def credential_in_body(patch: MonkeyPatch) -> None:
+    patch.setattr(forward._Scrubber, "clean", lambda self, chunk, last: chunk)
+
+
+@fault(
+    11,
+    "an answer's headers are not searched for the upstream's credential",
+    "test_the_upstreams_credential_never_reaches_the_buyer",
+)
+def credential_in_headers(patch: MonkeyPatch) -> None:
+    to_caller = voucher.to_caller
+
+    def told(given: Any, upstream: Any, paid: bool) -> Any:
+        return to_caller(given, replace(upstream, secrets=()), paid)
+
+    patch.setattr(voucher, "to_caller", told)

@@ -1,0 +1,90 @@
+"""Law 1. One payment, one service; one service, one charge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from finance.models import PaymentState
+from finance.x402.extensions import PAYMENT_IDENTIFIER
+from tests.http.conftest import PRICE, Market
+from tests.laws.worlds import Shop, second_process
+
+IDENTIFIER = {PAYMENT_IDENTIFIER: {"info": {"required": False, "id": "order-0123456789abcdef"}}}
+
+
+async def test_a_voucher_sent_twenty_times_at_once_has_the_api_work_once(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    url = market.url + "/v1/api/slow/0.2"
+    headers = {"PAYMENT-SIGNATURE": payer.voucher(await market.offer("/v1/api/slow/0.2"))}
+    await asyncio.gather(*(market.client.get(url, headers=headers) for _ in range(20)))
+    assert market.upstream.total == 1
+    assert await market.charged(payer) == PRICE
+
+
+async def test_a_voucher_sent_to_two_processes_at_once_is_charged_once(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    path = "/v1/api/slow/0.3"
+    headers = {"PAYMENT-SIGNATURE": payer.voucher(await market.offer(path))}
+    async with second_process(market) as second:
+        answers = await asyncio.gather(
+            *(market.client.get(url + path, headers=headers) for url in (market.url, second))
+        )
+    assert sorted(answer.status_code for answer in answers) == [200, 402]
+    assert market.rows("SELECT SUM(amount) FROM ledger_entry") == [(PRICE,)]
+
+
+async def test_an_authorization_sent_to_two_processes_at_once_buys_one_call(shop: Shop) -> None:
+    payment = shop.world.exact(shop.payer())
+    async with shop.open_gateway() as one, shop.open_gateway() as two:
+        requests = [
+            shop.client.get(
+                url + "/v1/api/slow/0.2",
+                headers=await shop.header(url, payment, "/v1/api/slow/0.2"),
+            )
+            for url in (one, two)
+        ]
+        answers = await asyncio.gather(*requests)
+    assert shop.upstream.total == 1
+    assert Counter(answer.status_code for answer in answers)[200] == 1
+    assert shop.world.count(PaymentState.CONFIRMED) == 1
+
+
+async def test_an_authorization_that_has_bought_its_call_buys_no_other(shop: Shop) -> None:
+    payment = shop.world.exact(shop.payer())
+    async with shop.open_gateway() as url:
+        headers = await shop.header(url, payment)
+        first = await shop.client.get(url + "/v1/api/echo", headers=headers)
+        other = await shop.client.get(url + "/v1/api/echo?other=1", headers=headers)
+        again = await shop.client.get(url + "/v1/api/echo", headers=headers)
+    assert (first.status_code, other.status_code, again.status_code) == (200, 402, 200)
+    assert again.content == first.content
+    assert shop.upstream.total == 1
+
+
+async def test_the_same_call_again_gets_its_stored_answer(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    url = market.url + "/v1/api/echo"
+    headers = {"PAYMENT-SIGNATURE": payer.voucher(await market.offer("/v1/api/echo"))}
+    first = await market.client.get(url, headers=headers)
+    again = await market.client.get(url, headers=headers)
+    assert (again.status_code, again.content) == (200, first.content)
+    assert market.upstream.total == 1
+    assert await market.charged(payer) == PRICE
+
+
+async def test_a_payment_identifier_with_another_payload_is_a_conflict(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    url = market.url + "/v1/api/echo"
+    required = await market.offer("/v1/api/echo")
+    statuses = []
+    for due in (PRICE, 2 * PRICE):
+        payment = payer.voucher(required, due, extensions=IDENTIFIER)
+        answer = await market.client.get(url, headers={"PAYMENT-SIGNATURE": payment})
+        statuses.append(answer.status_code)
+    assert statuses == [200, 409]
+    assert await market.charged(payer) == PRICE

@@ -1,0 +1,89 @@
+"""Law 2. Durable before delivered: what has left this node is on disk.
+
+A process killed at any instant leaves behind what another connection could have read
+at that instant; so each promise is witnessed at the first byte, not by luck with a signal.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finance.store import Batch
+from node.db.engine import open_engine, writer
+from node.db.journal import Journal
+from tests.http.conftest import PRICE, Market, free_port, serving
+from tests.http.proxy_world import BuyerNode
+from tests.laws.worlds import Shop, Witness, on_disk
+from tests.laws.x402_seller import X402Seller
+from tests.recovery.seller_world import usdc_of
+
+CHARGED = "SELECT SUM(amount) FROM ledger_entry WHERE account = 'charged'"
+
+
+async def test_no_answer_leaves_before_its_charge_is_on_disk(market: Market) -> None:
+    assert await _on_disk_at_first_byte(market, "/v1/api/echo") == [PRICE]
+
+
+async def test_no_long_answer_begins_before_its_charge_is_on_disk(market: Market) -> None:
+    assert await _on_disk_at_first_byte(market, "/v1/api/stream/40/10000") == [PRICE]
+
+
+async def _on_disk_at_first_byte(market: Market, path: str) -> list[int]:
+    market.sell()
+    payer = await market.payer()
+    database = market.journal.engine.url.database
+    witness = Witness(market.gateway, lambda: on_disk(database, CHARGED))
+    header = payer.voucher(await market.offer(path))
+    port = free_port()
+    async with serving(witness, port):
+        url = f"http://127.0.0.1:{port}{path}"
+        answer = await market.client.get(url, headers={"PAYMENT-SIGNATURE": header})
+    assert answer.status_code == 200
+    return witness.seen
+
+
+async def test_no_exact_answer_leaves_before_its_money_has_arrived(shop: Shop) -> None:
+    world = shop.world
+    payment = world.exact(shop.payer())
+    witnesses: list[Witness] = []
+
+    def look() -> tuple[int, str]:
+        state = on_disk(world.engine.url.database, "SELECT state FROM onchain_payment")
+        return usdc_of(world.chain, world.wallet.address), state
+
+    def wrap(gateway: object) -> Witness:
+        witnesses.append(Witness(gateway, look))
+        return witnesses[0]
+
+    async with shop.open_gateway(wrap) as url:
+        headers = await shop.header(url, payment)
+        answer = await shop.client.get(url + "/v1/api/echo", headers=headers)
+    assert answer.status_code == 200
+    assert witnesses[0].seen == [(PRICE, "confirmed")]
+
+
+async def test_what_a_buyer_signs_is_on_disk_before_a_seller_sees_it(
+    buyer: BuyerNode, seller: X402Seller
+) -> None:
+    database = buyer.engine.url.database
+    seen: list[tuple[str, str]] = []
+
+    def look(header: str) -> None:
+        seen.append((header, on_disk(database, "SELECT payment_header FROM purchase")))
+
+    seller.on_payment = look
+    async with buyer.running() as proxy:
+        answer = await proxy.call("api/x")
+    assert answer.status_code == 200
+    assert seen == [(seller.payments[0], seller.payments[0])]
+
+
+async def test_no_commit_is_lost_when_the_power_fails(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'farebox.db'}")
+    journal = Journal(engine)
+    await journal.commit(Batch([]))
+    with writer(engine).connect() as connection:
+        synchronous = connection.exec_driver_sql("PRAGMA synchronous").scalar()
+    journal.close()
+    engine.dispose()
+    assert synchronous == 2  # FULL: the log is on the disk when a commit returns

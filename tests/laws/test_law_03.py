@@ -1,0 +1,93 @@
+"""Law 3. Only what was delivered is charged; what was not gives its payment back."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import httpx
+import pytest
+
+from finance.chain.rpc import Rpc
+from finance.selling.channels import SellerChannels
+from finance.selling.mirror import Mirror
+from node.db.engine import open_engine
+from node.db.journal import Journal
+from tests.http.conftest import NETWORK, PRICE, Market
+from tests.laws.worlds import NOWHERE, Shop, on_disk
+
+LONG = "/v1/api/stream/40/10000"
+
+
+async def test_failures_cost_nothing_and_the_voucher_buys_the_next_call(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    failing = ["status/500", "status/404", "redirect", "etag", "break/10", "slow/3"]
+    headers = {"if-none-match": '"v1"'}
+    for path in failing:
+        answer = await market.buy(payer, f"/v1/api/{path}", headers=headers)
+        assert answer.status_code >= 300 and "payment-response" not in answer.headers, path
+        assert await market.charged(payer) == 0, path
+    answer = await market.buy(payer, "/v1/api/echo")
+    assert answer.status_code == 200
+    assert await market.charged(payer) == PRICE
+
+
+async def test_a_long_answer_that_breaks_off_is_not_charged(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    with pytest.raises(httpx.RemoteProtocolError):
+        await market.buy(payer, "/v1/api/break/400000")
+    assert await market.charged(payer) == 0
+    assert market.rows("SELECT SUM(amount) FROM ledger_entry") == [(0,)]
+    assert (await market.buy(payer, "/v1/api/echo")).status_code == 200
+
+
+async def test_a_caller_who_left_before_the_first_byte_is_not_charged(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    header = payer.voucher(await market.offer("/v1/api/slow/0.4"))
+    async with httpx.AsyncClient(timeout=0.25) as impatient:
+        with pytest.raises(httpx.ReadTimeout):
+            url = market.url + "/v1/api/slow/0.4"
+            await impatient.get(url, headers={"PAYMENT-SIGNATURE": header})
+    await asyncio.sleep(0.5)
+    assert await market.charged(payer) == 0
+    assert (await market.buy(payer, "/v1/api/echo")).status_code == 200
+
+
+async def test_a_long_answer_cut_by_a_crash_is_not_charged(market: Market, tmp_path: Path) -> None:
+    market.sell()
+    payer = await market.payer()
+    crashed = tmp_path / "crashed.db"
+    header = payer.voucher(await market.offer(LONG))
+    request = market.client.stream("GET", market.url + LONG, headers={"PAYMENT-SIGNATURE": header})
+    async with request as answer:
+        # What a process killed now would leave on the disk.
+        _copy(market.journal.engine.url.database, crashed)
+        await answer.aread()
+    assert on_disk(crashed, "SELECT charged_atoms FROM seller_channel") == PRICE
+    engine = open_engine(f"sqlite:///{crashed}")
+    journal = Journal(engine)
+    mirror = Mirror(journal, Rpc([NOWHERE], NETWORK.chain_id), NETWORK)
+    await SellerChannels(journal, mirror).reverse_broken_streams()
+    journal.close()
+    engine.dispose()
+    assert on_disk(crashed, "SELECT charged_atoms FROM seller_channel") == 0
+    assert on_disk(crashed, "SELECT SUM(amount) FROM ledger_entry") == 0
+
+
+def _copy(database: str | None, to: Path) -> None:
+    with sqlite3.connect(str(database)) as source, sqlite3.connect(to) as target:
+        source.backup(target)
+
+
+async def test_an_authorization_whose_call_failed_buys_the_next_one(shop: Shop) -> None:
+    payment = shop.world.exact(shop.payer())
+    async with shop.open_gateway() as url:
+        failing = await shop.header(url, payment, "/v1/api/status/500")
+        first = await shop.client.get(url + "/v1/api/status/500", headers=failing)
+        second = await shop.client.get(url + "/v1/api/echo", headers=failing)
+    assert (first.status_code, second.status_code) == (500, 200)
+    assert on_disk(shop.world.engine.url.database, "SELECT COUNT(*) FROM onchain_payment") == 1

@@ -1,0 +1,97 @@
+"""Law 4. Terms are the seller's: what a payment says about them is compared, never believed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import text
+
+from finance.store import Batch, Write
+from finance.x402.digest import channel_id
+from finance.x402.exact import sign_authorization
+from finance.x402.text import checksum
+from finance.x402.wire import decode_required
+from tests.http.conftest import CHAIN_ID, PRICE, Market
+from tests.laws.worlds import Shop
+
+ELSEWHERE = checksum(b"\x77" * 20)
+
+
+async def test_a_payment_that_accepts_a_lower_price_buys_nothing(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    answer = await market.buy(payer, "/v1/api/echo", amount=1, changes={"amount": "1"})
+    assert answer.status_code == 402
+    assert (market.upstream.total, await market.charged(payer)) == (0, 0)
+
+
+async def test_a_payment_on_other_terms_buys_nothing(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    changes: list[dict[str, Any]] = [
+        {"pay_to": ELSEWHERE},
+        {"asset": ELSEWHERE},
+        {"network": "eip155:8453"},
+        {"amount": str(PRICE + 1)},
+        {"max_timeout_seconds": 3600},
+    ]
+    answers = [await market.buy(payer, "/v1/api/echo", changes=each) for each in changes]
+    assert [answer.status_code for answer in answers] == [402] * len(changes)
+    assert (market.upstream.total, await market.charged(payer)) == (0, 0)
+
+
+async def test_a_payment_for_another_listing_is_refused(market: Market) -> None:
+    market.sell("cheap")
+    market.sell("api")
+    payer = await market.payer()
+    required = await market.offer("/v1/cheap/echo")
+    answer = await market.buy(payer, "/v1/api/echo", required=required)
+    assert answer.status_code == 402
+    assert (market.upstream.total, await market.charged(payer)) == (0, 0)
+
+
+async def test_a_channel_that_pays_somebody_else_buys_nothing(market: Market) -> None:
+    """Its vouchers could never be claimed, whatever is deposited in it."""
+    market.sell()
+    payer = await market.payer()
+    theirs = msgspec.structs.replace(payer.config, receiver=payer.config.payer)
+    foreign = channel_id(theirs, CHAIN_ID)
+    sql = "UPDATE seller_channel SET channel_id = :id, receiver = payer"
+    await _write(market, sql, id="0x" + foreign.hex())
+    payer.config, payer.id = theirs, foreign
+    answer = await market.buy(payer, "/v1/api/echo")
+    assert answer.status_code == 402
+    assert (market.upstream.total, await market.charged(payer)) == (0, 0)
+
+
+async def _write(market: Market, sql: str, **params: Any) -> None:
+    await market.journal.commit(Batch([Write(text(sql), params)]))
+
+
+async def test_a_voucher_that_bought_one_route_gets_no_answer_of_another(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    header = payer.voucher(await market.offer("/v1/api/echo"))
+    first = await market.client.get(
+        market.url + "/v1/api/echo", headers={"PAYMENT-SIGNATURE": header}
+    )
+    assert first.status_code == 200
+    for method, path in (("GET", "/v1/api/echo/other"), ("POST", "/v1/api/echo")):
+        answer = await market.client.request(
+            method, market.url + path, headers={"PAYMENT-SIGNATURE": header}
+        )
+        assert answer.status_code == 402, (method, path)
+        assert decode_required(answer.headers["payment-required"]).error is not None
+
+
+async def test_an_authorization_to_another_receiver_buys_nothing(shop: Shop) -> None:
+    payer = shop.payer()
+    payment = shop.world.exact(payer)
+    authorization = msgspec.structs.replace(payment.authorization, to=payer.address)
+    stolen = sign_authorization(payer.key, authorization, shop.world.terms.token_domain)
+    async with shop.open_gateway() as url:
+        headers = await shop.header(url, stolen)
+        answer = await shop.client.get(url + "/v1/api/echo", headers=headers)
+    assert answer.status_code == 402
+    assert shop.upstream.total == 0

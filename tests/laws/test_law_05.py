@@ -1,0 +1,150 @@
+"""Law 5. A transaction has three ends: confirmed, failed, unknown."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finance.errors import SettlementUnknown
+from finance.models import PaymentState, TxState
+from node.gateway import onchain
+from tests.chain_fixtures import ChainProcess, DevchainProcess
+from tests.laws.worlds import on_disk, open_shop
+from tests.recovery.faulty_rpc import FaultyRpc
+from tests.recovery.seller_world import PRICE, Payer, give_usdc, usdc_of
+from tests.recovery.sender_world import sender_world, transfer
+
+SEND, RECEIPT, ESTIMATE = (
+    "eth_sendRawTransaction",
+    "eth_getTransactionReceipt",
+    "eth_estimateGas",
+)
+
+
+def funded_key(chain: ChainProcess) -> str:
+    """A key of this test's own, with ETH and USDC."""
+    payer = Payer(chain)
+    chain.rpc("anvil_setBalance", payer.hex, hex(10**18))
+    return payer.key.to_hex()
+
+
+def somebody() -> str:
+    return "0x" + secrets.token_hex(20)
+
+
+async def test_a_transaction_is_on_disk_before_it_is_broadcast(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    database, seen = tmp_path / "a.db", []
+
+    def look(call: dict[str, Any], result: Any) -> Any:
+        known = f"SELECT COUNT(*) FROM chain_tx_attempt WHERE tx_hash = '{result}'"
+        seen.append(on_disk(database, known))
+        return result
+
+    async with FaultyRpc(chain.rpc_url) as proxy:
+        proxy.answers[SEND] = look
+        async with sender_world(database, [proxy.url], funded_key(chain)) as world:
+            tx_id = await world.sender.send("t", "x", chain.usdc, transfer(somebody(), 1))
+            assert (await world.sender.outcome(tx_id, 10)).state is TxState.MINED
+    assert seen == [1]
+
+
+async def test_a_transfer_that_timed_out_is_not_made_again(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    to = somebody()
+    async with FaultyRpc(chain.rpc_url) as proxy:
+        proxy.answers[RECEIPT] = lambda call, result: None
+        async with sender_world(tmp_path / "a.db", [proxy.url], funded_key(chain)) as world:
+            for _ in range(2):
+                tx_id = await world.sender.send("t", "x", chain.usdc, transfer(to, 7))
+                with suppress(SettlementUnknown):
+                    await world.sender.outcome(tx_id, 0.4)
+            proxy.heal()
+            assert (await world.sender.outcome(tx_id, 10)).state is TxState.MINED
+    assert usdc_of(chain, to) == 7
+
+
+async def test_a_caller_whose_settlement_takes_long_is_not_told_to_pay_again(
+    chain: ChainProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onchain, "LEAST_SETTLE_SECONDS", 0.5)
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        open_shop(chain, tmp_path, proxy.url) as shop,
+    ):
+        shop.max_timeout_seconds = 1
+        payment = shop.world.exact(shop.payer())
+        proxy.answers[RECEIPT] = lambda call, result: None
+        async with shop.open_gateway() as url:
+            headers = await shop.header(url, payment)
+            first = await shop.client.get(url + "/v1/api/echo", headers=headers)
+            assert first.status_code == 504
+            proxy.heal()
+            async with asyncio.timeout(15):
+                while (again := await _get(shop, url, headers)).status_code != 200:
+                    await asyncio.sleep(0.2)
+        assert again.json()["path"] == "/base/echo"
+        assert shop.upstream.total == 1
+        assert usdc_of(chain, shop.world.wallet.address) == PRICE
+        await shop.assert_books_balance()
+
+
+async def _get(shop: Any, url: str, headers: dict[str, str]) -> Any:
+    return await shop.client.get(url + "/v1/api/echo", headers=headers)
+
+
+async def test_a_successful_receipt_without_the_transfer_pays_for_nothing(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        open_shop(chain, tmp_path, proxy.url) as shop,
+    ):
+        payer = shop.payer(PRICE)
+
+        def spend_elsewhere(call: dict[str, Any], result: Any) -> Any:
+            """After the last look and before the block: aggregate3 succeeds, its call fails."""
+            give_usdc(chain, payer.hex, 0)
+            return result
+
+        proxy.answers[ESTIMATE] = spend_elsewhere
+        async with shop.open_gateway() as url:
+            headers = await shop.header(url, shop.world.exact(payer))
+            answer = await shop.client.get(url + "/v1/api/echo", headers=headers)
+        assert [row.state for row in shop.world.transactions()] == [TxState.MINED]
+        assert answer.status_code == 402
+        assert shop.world.count(PaymentState.CONFIRMED) == 0
+        await shop.assert_books_balance()
+
+
+@pytest.fixture
+def own_chain() -> Iterator[DevchainProcess]:
+    """Its blocks can be taken away without taking those of others."""
+    with DevchainProcess(accounts=2) as process:
+        yield process
+
+
+async def test_money_that_a_reorg_took_back_is_sent_again(
+    own_chain: DevchainProcess, tmp_path: Path
+) -> None:
+    chain, to = own_chain, somebody()
+    async with sender_world(tmp_path / "a.db", [chain.rpc_url], chain.keys[0]) as world:
+        snapshot = chain.rpc("evm_snapshot")
+        tx_id = await world.sender.send("t", "x", chain.usdc, transfer(to, 7))
+        await world.sender.outcome(tx_id, 10)
+        chain.rpc("evm_revert", snapshot)
+        assert usdc_of(chain, to) == 0
+        chain.rpc("anvil_mine", 2)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(8):
+                while usdc_of(chain, to) == 0:
+                    await asyncio.sleep(0.1)
+    assert usdc_of(chain, to) == 7

@@ -1,0 +1,128 @@
+"""Law 6. One sender per key: no nonce twice, none left out, none stuck, gas under caps."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finance.chain.fees import GasCaps
+from finance.errors import CallReverted, GasCapExceeded, RpcRefused, SettlementUnknown
+from finance.models import TxState
+from finance.wallet.signer import Signer
+from finance.x402.digest import keccak
+from finance.x402.text import to_hex
+from tests.chain_fixtures import ChainProcess
+from tests.laws.test_law_05 import SEND, funded_key, somebody
+from tests.recovery.faulty_rpc import FaultyRpc
+from tests.recovery.seller_world import usdc_of
+from tests.recovery.sender_world import nonce_of, sender_world, transfer
+
+ETHER = 10**18
+
+
+async def test_transfers_sent_at_once_have_a_nonce_each(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    to = somebody()
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        sender_world(tmp_path / "a.db", [proxy.url], funded_key(chain)) as world,
+    ):
+        sends = [
+            world.sender.send("t", str(each), chain.usdc, transfer(to, 1)) for each in range(8)
+        ]
+        for tx_id in await asyncio.gather(*sends, return_exceptions=True):
+            assert isinstance(tx_id, int), tx_id
+            await world.sender.outcome(tx_id, 10)
+        nonces = [row[0] for row in world.rows("SELECT nonce FROM chain_tx ORDER BY nonce")]
+        assert nonces == list(range(8))
+        # Not one was offered that the chain had to refuse.
+        assert proxy.seen.count(SEND) == 8
+    assert usdc_of(chain, to) == 8
+
+
+async def test_a_refused_broadcast_holds_back_no_later_one(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    to = somebody()
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        sender_world(tmp_path / "a.db", [proxy.url], funded_key(chain)) as world,
+    ):
+        proxy.refusals[SEND] = ["insufficient funds for gas * price + value"]
+        with pytest.raises(RpcRefused):
+            await world.sender.send("t", "refused", chain.usdc, transfer(to, 1))
+        tx_id = await world.sender.send("t", "taken", chain.usdc, transfer(to, 2))
+        with suppress(SettlementUnknown):
+            await world.sender.outcome(tx_id, 4)
+    assert usdc_of(chain, to) == 2
+
+
+class ForgetfulRpc(FaultyRpc):
+    """Takes the first transaction it is given, and never passes it on, however often."""
+
+    forgotten: str | None = None
+
+    def _refusal(self, call: dict[str, Any]) -> dict[str, Any] | None:
+        if call["method"] != SEND:
+            return super()._refusal(call)
+        raw = call["params"][0]
+        self.forgotten = self.forgotten or raw
+        if raw != self.forgotten:
+            return None
+        tx_hash = to_hex(keccak(bytes.fromhex(raw[2:])))
+        return {"jsonrpc": "2.0", "id": call["id"], "result": tx_hash}
+
+
+async def test_a_stuck_transfer_is_replaced_by_one_that_pays_more(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    to = somebody()
+    async with (
+        ForgetfulRpc(chain.rpc_url) as proxy,
+        sender_world(tmp_path / "a.db", [proxy.url], funded_key(chain), stuck_seconds=0.5) as world,
+    ):
+        tx_id = await world.sender.send("t", "x", chain.usdc, transfer(to, 7))
+        with suppress(SettlementUnknown):
+            await world.sender.outcome(tx_id, 5)
+        assert usdc_of(chain, to) == 7
+        query = "SELECT max_fee_wei FROM chain_tx_attempt ORDER BY max_fee_wei"
+        first, second = world.rows(query)[:2]
+        assert second[0] * 8 >= first[0] * 9
+
+
+async def test_what_the_chain_would_refuse_is_not_paid_for(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    key = funded_key(chain)
+    async with sender_world(tmp_path / "a.db", [chain.rpc_url], key) as world:
+        with pytest.raises(CallReverted):
+            await world.sender.send("t", "x", chain.usdc, transfer(somebody(), 10**15))
+    assert nonce_of(chain, Signer.from_hex(key).address) == 0
+
+
+async def test_gas_above_the_cap_of_a_transaction_is_not_paid(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    caps, key = GasCaps(ETHER, 1_000, ETHER), funded_key(chain)
+    async with sender_world(tmp_path / "a.db", [chain.rpc_url], key, caps=caps) as world:
+        with pytest.raises(GasCapExceeded):
+            await world.sender.send("t", "x", chain.usdc, transfer(somebody(), 1))
+    assert nonce_of(chain, Signer.from_hex(key).address) == 0
+
+
+async def test_gas_above_the_cap_of_a_day_is_not_paid(chain: ChainProcess, tmp_path: Path) -> None:
+    key, to = funded_key(chain), somebody()
+    async with sender_world(tmp_path / "a.db", [chain.rpc_url], key) as world:
+        tx_id = await world.sender.send("t", "0", chain.usdc, transfer(to, 1))
+        spent = (await world.sender.outcome(tx_id, 10)).fee_wei
+    caps = GasCaps(ETHER, ETHER, spent * 3 // 2)
+    async with sender_world(tmp_path / "a.db", [chain.rpc_url], key, caps=caps) as world:
+        with pytest.raises(GasCapExceeded):
+            await world.sender.send("t", "1", chain.usdc, transfer(to, 1))
+        assert world.tx("1").state == TxState.REJECTED
+    assert usdc_of(chain, to) == 1

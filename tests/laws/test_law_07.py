@@ -1,0 +1,76 @@
+"""Law 7. The buyer signs nothing above its limits, whatever a seller asks."""
+
+from __future__ import annotations
+
+import asyncio
+
+from finance.x402.values import BATCH_SETTLEMENT_SCHEME, DepositPayment
+from tests.http.proxy_world import BuyerNode
+from tests.laws.x402_seller import X402Seller
+
+
+async def test_nothing_above_the_limit_of_a_call_is_signed(
+    buyer: BuyerNode, seller: X402Seller
+) -> None:
+    buyer.limit("call", 5_000)
+    seller.price = 5_001
+    async with buyer.running() as proxy:
+        answer = await proxy.call("api/x")
+    assert seller.payments == []
+    assert answer.status_code >= 400
+
+
+async def test_a_price_raised_while_paying_is_held_against_the_limits_again(
+    buyer: BuyerNode, seller: X402Seller
+) -> None:
+    buyer.limit("call", 5_000)
+    seller.price_when_paid = 1_000_000
+    async with buyer.running() as proxy:
+        await proxy.call("api/x")
+    assert [each.authorization.value for each in seller.signed] == [1_000]  # type: ignore[union-attr]
+
+
+async def test_calls_at_once_sign_no_more_than_the_days_limit(
+    buyer: BuyerNode, seller: X402Seller
+) -> None:
+    buyer.limit("day", 5_000)
+    async with buyer.running() as proxy:
+        answers = await asyncio.gather(*(proxy.call("api/x") for _ in range(20)))
+    assert len(seller.payments) == 5
+    assert [answer.status_code for answer in answers].count(200) == 5
+
+
+async def test_two_processes_together_sign_no_more_than_the_days_limit(
+    buyer: BuyerNode, seller: X402Seller
+) -> None:
+    buyer.limit("day", 5_000)
+    async with buyer.running() as one, buyer.running() as two:
+        for _ in range(4):
+            await asyncio.gather(one.call("api/x"), two.call("api/x"))
+    assert len(seller.payments) <= 5
+    assert buyer.counted("day") <= 5_000
+
+
+async def test_no_more_than_its_limit_is_put_into_a_channel(
+    buyer: BuyerNode, seller: X402Seller
+) -> None:
+    buyer.limit("deposit", 8_000)
+    seller.schemes = (BATCH_SETTLEMENT_SCHEME,)
+    async with buyer.running() as proxy:
+        await proxy.call("api/asks-little")
+        seller.min_deposit = 8_001
+        await proxy.call("api/asks-much")
+    deposits = [each.deposit_amount for each in seller.signed if isinstance(each, DepositPayment)]
+    assert deposits and max(deposits) <= 8_000
+
+
+async def test_a_retry_sends_the_same_signature_again(buyer: BuyerNode, seller: X402Seller) -> None:
+    seller.lost = 1
+    async with buyer.running() as proxy:
+        lost = await proxy.call("api/x", key="order-1")
+    async with buyer.running() as proxy:  # restarted in between
+        answer = await proxy.call("api/x", key="order-1")
+    assert (lost.status_code >= 500, answer.status_code) == (True, 200)
+    assert len(seller.payments) == 2
+    assert len(set(seller.payments)) == 1
+    assert buyer.booked("spent") == -1_000

@@ -1,0 +1,127 @@
+"""Law 8. What is owed is never left to luck: claimed in time, and never too much at risk."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest_asyncio
+
+from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
+from finance.chain.watcher import Watcher
+from finance.selling.channel_watch import ChannelWatch
+from finance.selling.claim_policy import ClaimPolicy, Reason
+from finance.wallet.signer import Signer
+from finance.x402.abi import calldata
+from finance.x402.settlement_calls import _CONFIG, _tuple
+from finance.x402.values import DepositPayment
+from tests.chain_fixtures import ChainProcess
+from tests.http.conftest import BALANCE, Market
+from tests.recovery.seller_world import NETWORK, Payer, World, send_as, usdc_of
+
+
+@pytest_asyncio.fixture
+async def world(chain: ChainProcess, tmp_path: Path) -> AsyncIterator[World]:
+    async with World(chain, tmp_path) as world:
+        yield world
+        world.assert_books_balance()
+
+
+async def test_no_more_is_sold_on_vouchers_than_the_ceiling_until_it_is_claimed(
+    market: Market,
+) -> None:
+    assert market.seller.ceiling_atoms == BALANCE == 1_000_000
+    market.sell(price_atoms=400_000)
+    payer = await market.payer(balance=10 * BALANCE)
+    answers = [await market.buy(payer, "/v1/api/echo") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 503]
+    assert await market.charged(payer) == 800_000
+    assert payer.key_hex in market.claims
+
+
+async def test_money_that_is_being_withdrawn_buys_nothing(market: Market) -> None:
+    market.sell()
+    leaving = {"withdraw_requested_at": int(time.time()), "withdraw_amount_atoms": BALANCE}
+    payer = await market.payer(**leaving)
+    answer = await market.buy(payer, "/v1/api/echo")
+    assert answer.status_code == 402
+    assert (market.upstream.total, await market.charged(payer)) == (0, 0)
+
+
+async def _owing(world: World, atoms: int = 12_000) -> tuple[Payer, DepositPayment]:
+    """A payer whose channel owes `atoms`."""
+    payer = Payer(world.chain)
+    channel = await world.open_channel(payer, 20_000)
+    await world.charge(payer, channel.channel_id, atoms)
+    return payer, channel
+
+
+def _withdraw(world: World, payer: Payer, channel: DepositPayment) -> None:
+    data = calldata("initiateWithdraw", (_CONFIG, "uint128"), _tuple(channel.config), 20_000)
+    send_as(world.chain, Signer(payer.key), BATCH_SETTLEMENT_ADDRESS, data)
+
+
+async def _claimed(world: World, seconds: float) -> int:
+    """What has arrived in the wallet within `seconds`, or as soon as anything has."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not usdc_of(world.chain, world.wallet.address):
+                await asyncio.sleep(0.1)
+    return usdc_of(world.chain, world.wallet.address)
+
+
+async def test_a_payer_who_starts_a_withdrawal_is_claimed_against_at_once(world: World) -> None:
+    watch = ChannelWatch(world.mirror, world.claims, world.settlement)
+    watcher = Watcher(
+        world.rpc, world.store, NETWORK, world.wallet.address, watch.handle, watch.reorganised
+    )
+    await watcher.start()
+    payer, channel = await _owing(world)
+    _withdraw(world, payer, channel)
+    claimed = await _claimed(world, 10)
+    await watcher.stop()
+    await watch.stop()
+    assert claimed == 12_000
+
+
+async def test_a_withdrawal_nobody_saw_is_found_by_the_job(world: World) -> None:
+    payer, channel = await _owing(world)
+    _withdraw(world, payer, channel)
+    await world.mirror.refresh(int(time.time()) + 400)
+    world.claims.policy = ClaimPolicy(gas_price_wei=0, interval_seconds=10**9)
+    report = await world.claims.claim_due(int(time.time()))
+    assert report is not None and report.reason is Reason.WITHDRAWAL
+    assert usdc_of(world.chain, world.wallet.address) == 12_000
+
+
+async def test_vouchers_are_claimed_when_the_interval_is_over(world: World) -> None:
+    await _owing(world)
+    policy = ClaimPolicy(interval_seconds=60, gas_price_wei=10**18)
+    world.claims.policy = policy
+    assert await world.claims.claim_due(int(time.time())) is None
+    report = await world.claims.claim_due(int(time.time()) + 61)
+    assert report is not None and report.reason is Reason.INTERVAL
+    assert usdc_of(world.chain, world.wallet.address) == 12_000
+
+
+async def test_vouchers_are_claimed_when_too_much_is_at_risk(world: World) -> None:
+    await _owing(world)
+    world.claims.policy = replace(ClaimPolicy(gas_price_wei=10**18), at_risk_atoms=12_000)
+    report = await world.claims.claim_due(int(time.time()))
+    assert report is not None and report.reason is Reason.AT_RISK
+    assert usdc_of(world.chain, world.wallet.address) == 12_000
+
+
+async def test_a_bad_voucher_does_not_keep_the_others_from_being_claimed(world: World) -> None:
+    for honest in (True, False, True):
+        _, channel = await _owing(world)
+        if not honest:
+            await world.charge(Payer(world.chain), channel.channel_id, 12_000)
+    report: Any = await world.claims.claim_all()
+    assert len(report.excluded) == 1
+    assert usdc_of(world.chain, world.wallet.address) == 24_000

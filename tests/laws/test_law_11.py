@@ -1,0 +1,49 @@
+"""Law 11. Paid answers are cached by nobody, payments and credentials stay where they belong."""
+
+from __future__ import annotations
+
+from tests.http.conftest import SECRET, Market
+from tests.http.proxy_world import SECRET as BEARER
+from tests.http.proxy_world import BuyerNode
+from tests.laws.x402_seller import X402Seller
+
+
+async def test_no_cache_between_us_and_the_buyer_keeps_a_paid_answer(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    required = await market.offer("/v1/api/headers")
+    headers = {"PAYMENT-SIGNATURE": payer.voucher(required)}
+    for _ in range(2):  # as delivered, and as stored
+        answer = await market.client.get(market.url + "/v1/api/headers", headers=headers)
+        assert answer.status_code == 200
+        assert answer.headers.get_list("cache-control") == ["no-store"]
+
+
+async def test_no_payment_reaches_the_upstream(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    hidden = {"x-payment": "old", "payment-response": "forged", "authorization": "Bearer fbx_1"}
+    assert (await market.buy(payer, "/v1/api/echo", headers=hidden)).status_code == 200
+    told = {name for name, _ in market.upstream.seen["headers"]}
+    assert not [name for name in told if "payment" in name or name == "authorization"]
+
+
+async def test_the_upstreams_credential_never_reaches_the_buyer(market: Market) -> None:
+    market.sell(
+        credential_kind="header", credential_name="X-Api-Key", credential_secret=SECRET.hex()
+    )
+    payer = await market.payer()
+    answer = await market.buy(payer, "/v1/api/leak")
+    assert answer.status_code == 200
+    assert "x-api-key" in answer.text
+    told = answer.content + b"".join(name + value for name, value in answer.headers.raw)
+    assert SECRET not in told
+
+
+async def test_the_proxys_secret_stays_with_the_proxy_and_its_paid_answers_uncached(
+    buyer: BuyerNode, seller: X402Seller
+) -> None:
+    async with buyer.running() as proxy:
+        answer = await proxy.call("api/x")
+    assert answer.headers.get_list("cache-control") == ["no-store"]
+    assert not [headers for headers in seller.seen if BEARER in str(headers)]
