@@ -15,7 +15,7 @@ from finance.wallet.keystore import Keystore
 from node.commands.frame import new_passphrase, passphrase, read_settings, require_wallet
 from node.commands.output import Json, show_facts
 from node.errors import AlreadyRunning
-from node.lock import running_node
+from node.lock import prepare_data_dir, running_node
 
 app = typer.Typer(help="The node's wallet.", no_args_is_help=True)
 
@@ -72,6 +72,7 @@ def import_(
         its = source_passphrase_file.read_text().rstrip("\r\n") if source_passphrase_file else None
     except (OSError, UnicodeDecodeError) as error:
         raise WalletError(f"The wallet to import cannot be read: {error}.") from error
+    prepare_data_dir(settings.data_dir)
     keystore = Keystore(settings.keystore_dir)
     own = passphrase(settings) if keystore.exists() else new_passphrase(settings)
     if its is None:
