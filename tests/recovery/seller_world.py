@@ -273,7 +273,7 @@ class World:
     async def open_channel(self, payer: Payer, amount: int) -> DepositPayment:
         """A channel with `amount` in it, of which one call is charged."""
         payment = self.deposit(payer, amount)
-        await self.settlement.settle(await self.owe(payment), 30)
+        await self.settlement.settle(await self.owe(payment), 120)
         return payment
 
     async def charge(self, payer: Payer, channel_id: bytes, cumulative: int) -> None:

@@ -62,6 +62,7 @@ def finish_withdrawal(world: World, payer: Payer, channel: DepositPayment) -> No
     send_as(world.chain, Signer(payer.key), BATCH_SETTLEMENT_ADDRESS, data)
 
 
+@pytest.mark.slow
 async def test_hundred_channels_are_claimed_and_swept_in_one_transaction(world: World) -> None:
     payers = [Payer(world.chain) for _ in range(100)]
     channels = await asyncio.gather(*(world.open_channel(payer, 20_000) for payer in payers))
