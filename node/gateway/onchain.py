@@ -186,6 +186,7 @@ def _check_deposit(
     except CumulativeMismatch as mismatch:
         if channel is None:
             raise
+        vouchers.check_voucher_signature(deposit, terms)
         raise ChannelRefusal(mismatch, channel) from mismatch
 
 

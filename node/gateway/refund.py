@@ -22,13 +22,14 @@ async def serve_refund(desk: Desk, call: Call, terms: Terms, refund: RefundPayme
     )
     channel = await find_channel(desk, call, voucher, terms)
     channels.check_free(channel)
+    # Before the amounts: only whoever signs for the channel is told its state.
+    vouchers.check_voucher_signature(refund, terms)
     try:
         vouchers.check_refund(
             refund, terms, channel.charged, channel.balance, channel.total_claimed
         )
     except CumulativeMismatch as mismatch:
         raise ChannelRefusal(mismatch, channel) from mismatch
-    vouchers.check_voucher_signature(refund, terms)
     channels.reserve(channel)
     try:
         if vouchers.needs_contract_check(channel.config):

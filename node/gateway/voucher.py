@@ -86,6 +86,8 @@ def _admit(desk: Desk, channel: Channel, voucher: VoucherPayment, terms: Terms) 
     try:
         admission = admit_voucher(voucher, terms, channel.books(), busy, desk.seller.ceiling_atoms)
     except CumulativeMismatch as mismatch:
+        # Only whoever signs for the channel is told its state.
+        vouchers.check_voucher_signature(voucher, terms)
         raise ChannelRefusal(mismatch, channel) from mismatch
     except AtRiskExceeded:
         desk.seller.claim_soon(channel.key)

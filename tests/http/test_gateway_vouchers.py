@@ -5,7 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from finance.x402.wire import decode_required, decode_response
+import msgspec
+
+from finance.x402 import codes
+from finance.x402.values import VoucherPayment
+from finance.x402.wire import (
+    decode_payment,
+    decode_required,
+    decode_response,
+    encode_payment,
+)
 from tests.http.conftest import PRICE, Market
 
 BUSY = "invalid_batch_settlement_evm_channel_busy"
@@ -77,6 +86,25 @@ async def test_the_same_call_again_gets_the_stored_answer_without_a_second_charg
         assert again.headers[name] == first.headers[name]
     assert market.upstream.total == 1
     assert await market.charged(payer) == PRICE
+
+
+async def test_a_stranger_who_names_a_channel_is_not_shown_its_voucher(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    required = await market.offer("/v1/api/echo")
+    paid = {"PAYMENT-SIGNATURE": payer.voucher(required)}
+    await market.client.get(market.url + "/v1/api/echo", headers=paid)
+    payment = decode_payment(payer.voucher(required))
+    assert isinstance(payment.payload, VoucherPayment)
+    guess = msgspec.structs.replace(
+        payment.payload, max_claimable=5 * PRICE, signature=bytes(64) + b"\x1b"
+    )
+    forged = {"PAYMENT-SIGNATURE": encode_payment(payment.accepted, guess).decode()}
+    answer = await market.client.get(market.url + "/v1/api/echo", headers=forged)
+    assert answer.status_code == 402
+    offer = decode_required(answer.headers["payment-required"])
+    assert offer.error == codes.VOUCHER_SIGNATURE
+    assert "voucherState" not in offer.accepts[0].extra
 
 
 async def test_a_used_voucher_for_another_call_gets_the_corrective_offer(market: Market) -> None:
