@@ -102,7 +102,7 @@ class Gateway:
 
     def _log(self, call: Call, error: Exception) -> None:
         if isinstance(error, UpstreamError):
-            log.warning("call %s: %s (%r)", call.id, error.code, error.cause)
+            log.warning("call %s: %s (%s)", call.id, error.code, error.reason)
         elif isinstance(error, FinanceError):
             log.warning("call %s: %s: %s", call.id, error.code, error)
         else:

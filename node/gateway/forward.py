@@ -29,6 +29,20 @@ class UpstreamError(Exception):
         self.code = code
         self.cause = cause
 
+    @property
+    def reason(self) -> str:
+        """What may be logged of the cause: the client library's own words hold the address
+        and headers that were sent, and with them the upstream's credential (law 10)."""
+        match self.cause:
+            case None:
+                return "no answer"
+            case EgressRefused():
+                return str(self.cause)
+            case OSError(strerror=str(words)):
+                return f"{type(self.cause).__name__}: {words}"
+            case _:
+                return type(self.cause).__name__
+
 
 class Answer:
     """An upstream answer: status, raw headers, and the body read so far.
