@@ -26,7 +26,7 @@ from finance.chain.events import (
 )
 from finance.chain.rpc import Rpc, block_question
 from finance.chain.sightings import Sightings, known_channels
-from finance.errors import FinanceError, RpcRefused, RpcUnavailable
+from finance.errors import FinanceError, RpcRefused, RpcUnavailable, StoreConflict
 from finance.networks import Network
 from finance.store import Store
 from finance.x402.text import parse_address
@@ -36,6 +36,7 @@ __all__ = ["SeenEvent", "Watcher"]
 _LOG = logging.getLogger(__name__)
 _MAX_SPAN = 2000
 _LAG_SECONDS = 3.0
+_MOST_CONFLICTS = 5
 _BALANCE_OF = bytes.fromhex("70a08231")
 
 Handler = Callable[[SeenEvent], Awaitable[None]]
@@ -105,9 +106,18 @@ class Watcher:
     async def catch_up(self) -> int:
         """Book everything up to the chain's head; its number. Raises ChainError."""
         async with self._turn:
-            await self._open()
-            while not await self._step():
-                pass
+            conflicts, reached = 0, False
+            while not reached:
+                try:
+                    await self._open()
+                    reached = await self._step()
+                    conflicts = 0
+                except StoreConflict:
+                    # Another process (`farebox reconcile`) booked the same just now: read
+                    # what is booked by now, and go on from there.
+                    conflicts += 1
+                    if conflicts > _MOST_CONFLICTS:
+                        raise
             self.caught_up_at = time.time()
             return self.last_block
 

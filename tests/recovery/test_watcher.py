@@ -95,6 +95,21 @@ async def test_transfers_in_and_out_are_booked_once_and_the_books_balance(
         assert report.checked >= 10
 
 
+async def test_two_processes_that_book_at_once_book_everything_once(
+    chain: DevchainProcess, tmp_path: Path
+) -> None:
+    """`farebox reconcile` beside a running node."""
+    seen = Seen()
+    async with _world(chain, tmp_path) as world:
+        await _watcher(world, seen).catch_up()
+        for number in range(12):
+            await _pay(world, chain, f"n{number}", fresh_address(1), number + 1)
+            both = _watcher(world, seen), _watcher(world), _watcher(world)
+            await asyncio.gather(*(each.catch_up() for each in both))
+        assert {event.args["value"] for event in seen.events} == set(range(1, 13))
+        assert _booked(world) == usdc_of(chain, world.sender.address)
+
+
 async def test_an_event_is_handed_on_again_when_its_handler_failed(
     chain: DevchainProcess, tmp_path: Path
 ) -> None:
