@@ -53,8 +53,8 @@ def bazaar_extension(
 ) -> _Json:
     """Declare how a route is called, from its OpenAPI 3 operation with `$ref`s resolved.
 
-    `route_template` is the path in `:name` form when it has parameters. Returns an
-    empty dict for a method that discovery does not know.
+    `route_template` is the path from the host's root in `:name` form when it has
+    parameters. Returns an empty dict for a method that discovery does not know.
     """
     method = method.upper()
     if method not in _QUERY_METHODS + _BODY_METHODS:

@@ -63,6 +63,7 @@ class Terms:
     withdraw_delay_seconds: int = 86_400
     max_timeout_seconds: int = 60
     min_deposit_atoms: int = 0
+    suggested_deposit_atoms: int = 0
     schemes: tuple[str, ...] = (BATCH_SETTLEMENT_SCHEME, EXACT)
     extensions: Mapping[str, Any] = field(default_factory=dict)
 
@@ -168,8 +169,10 @@ def _extra(terms: Terms, scheme: str) -> dict[str, Any]:
     if scheme == BATCH_SETTLEMENT_SCHEME:
         extra["receiverAuthorizer"] = text.checksum(terms.receiver_authorizer)
         extra["withdrawDelay"] = terms.withdraw_delay_seconds
-        if terms.min_deposit_atoms:
-            extra["minDeposit"] = str(terms.min_deposit_atoms)
+        # The official clients deposit exactly what stands here, so the least that is
+        # accepted would be a deposit per call.
+        if announced := max(terms.min_deposit_atoms, terms.suggested_deposit_atoms):
+            extra["minDeposit"] = str(announced)
     return extra
 
 

@@ -60,7 +60,7 @@ def encode_response(receipt: Receipt) -> bytes:
         receipt.network,
         _given(receipt.error_reason),
         _given(receipt.error_message),
-        _given(receipt.payer),
+        _payer(receipt),
         _amount(receipt),
         _extra(receipt),
     )
@@ -107,6 +107,12 @@ def states_wire(
     if voucher_state is not None:
         entries["voucherState"] = _voucher_state_wire(voucher_state)
     return entries
+
+
+def _payer(receipt: Receipt) -> str | UnsetType:
+    """Checksummed, as clients compare it with their own address."""
+    payer = receipt.payer
+    return UNSET if payer is None else text.checksum(text.parse_address(payer))
 
 
 def _given(value: str | None) -> str | UnsetType:

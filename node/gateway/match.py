@@ -34,7 +34,9 @@ class Sale:
     receiver_authorizer: bytes
     withdraw_delay_seconds: int = 86_400
     max_timeout_seconds: int = 60
-    min_deposit_calls: int = 1  # smallest deposit, in prices of one call
+    # What a deposit should be worth, in prices of one call: every deposit is a transaction
+    # that the seller pays gas for.
+    suggested_deposit_calls: int = 10
     schemes: tuple[str, ...] = (BATCH_SETTLEMENT_SCHEME, EXACT)
 
 
@@ -159,7 +161,7 @@ def _upstream(listing: PricedListing, sale: Sale, unseal: Callable[[str], bytes]
 
 def _terms(listing: PricedListing, priced: PricedRoute, sale: Sale) -> Terms:
     path = "" if priced.template == REST else priced.template
-    extensions = {**payment_identifier_extension(), **_discovery(priced)}
+    extensions = {**payment_identifier_extension(), **_discovery(listing, priced)}
     return Terms(
         listing_id=listing.id,
         route=priced.template,
@@ -176,15 +178,16 @@ def _terms(listing: PricedListing, priced: PricedRoute, sale: Sale) -> Terms:
         mime_type="application/json",
         withdraw_delay_seconds=sale.withdraw_delay_seconds,
         max_timeout_seconds=sale.max_timeout_seconds,
-        min_deposit_atoms=priced.price_atoms * sale.min_deposit_calls,
+        suggested_deposit_atoms=priced.price_atoms * sale.suggested_deposit_calls,
         schemes=sale.schemes,
         extensions=extensions,
     )
 
 
-def _discovery(priced: PricedRoute) -> Mapping[str, object]:
+def _discovery(listing: PricedListing, priced: PricedRoute) -> Mapping[str, object]:
     if not priced.operation or priced.method == ANY:
         return {}
-    template = priced.template.replace("{", ":").replace("}", "")
-    parameters = template if template != priced.template else None
+    # From the host's root on: catalogs put it behind the resource's origin.
+    template = f"/v1/{listing.slug}" + priced.template.replace("{", ":").replace("}", "")
+    parameters = template if "{" in priced.template else None
     return bazaar_extension(priced.method, priced.operation, parameters)

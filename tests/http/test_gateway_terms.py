@@ -251,7 +251,7 @@ async def test_what_is_sold_can_be_found(market: Market) -> None:
     found = (await market.client.get(url, params={"limit": "1", "type": "http"})).json()
     assert found["pagination"] == {"limit": 1, "offset": 0, "total": 2}
     assert found["items"][0]["resource"] == resource
-    assert found["items"][0]["extensions"]["bazaar"]["routeTemplate"] == "/forecast/:city"
+    assert found["items"][0]["extensions"]["bazaar"]["routeTemplate"] == "/v1/api/forecast/:city"
     required = await market.offer("/v1/api/forecast/lisbon")
     assert required.resource is not None and required.resource.url == resource
 

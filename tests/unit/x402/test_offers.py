@@ -58,6 +58,13 @@ def test_the_official_client_pays_our_offer(scheme: str) -> None:
     assert _payment_requirements_match_accepted(ours, accepted, [])
 
 
+def test_the_official_client_deposits_for_as_many_calls_as_suggested() -> None:
+    offer = Offer.build(terms(min_deposit_atoms=1, suggested_deposit_atoms=12_000))
+    payment = pay(offer.required_header(), "batch-settlement")
+    assert isinstance(payment.payload, wire.DepositPayment)
+    assert payment.payload.deposit_amount == 12_000
+
+
 def test_a_payment_of_a_corrective_402_echoes_its_states_and_is_taken() -> None:
     header = OFFER.required_header(codes.CUMULATIVE_MISMATCH, STATE, HELD)
     payment = pay(header, "batch-settlement")

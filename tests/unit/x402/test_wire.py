@@ -20,6 +20,7 @@ from finance.errors import PaymentMalformed
 from finance.x402 import codes, text, wire
 from finance.x402.offers import Offer
 from tests.unit.x402.cases import (
+    addresses,
     authorizations,
     batch,
     configs,
@@ -142,6 +143,7 @@ def test_the_sdk_reads_our_offers_and_we_read_its(
     st.none() | channel_states,
     st.none() | voucher_states,
     st.none() | st.text(min_size=1, max_size=20),
+    st.none() | addresses,
 )
 def test_the_sdk_reads_our_receipts_and_we_read_its(
     success: bool,
@@ -152,15 +154,19 @@ def test_the_sdk_reads_our_receipts_and_we_read_its(
     channel: wire.ChannelState | None,
     voucher: wire.VoucherState | None,
     reason: str | None,
+    payer: bytes | None,
 ) -> None:
+    payer_hex = None if payer is None else text.checksum(payer)
     receipt = wire.Receipt(
-        success, transaction, network, reason, amount, reason, reason, charged, channel, voucher
+        success, transaction, network, payer_hex, amount, reason, reason, charged, channel, voucher
     )
     theirs = sdk_http.decode_payment_response_header(wire.encode_response(receipt).decode())
     extra = sdk.PaymentResponseExtra.from_dict(theirs.extra or {})
     assert extra.charged_amount == (None if charged is None else str(charged))
     assert extra.to_dict() == (theirs.extra or {})
     assert wire.decode_response(sdk_http.encode_payment_response_header(theirs)) == receipt
+    lower = replace(receipt, payer=payer_hex and payer_hex.lower())
+    assert wire.encode_response(lower) == wire.encode_response(receipt)
 
 
 @equal_to_sdk
