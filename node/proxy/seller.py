@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -21,6 +22,17 @@ class NotSent(SellerSilent):
     """The connection never stood: the request, and the signature in it, did not leave."""
 
 
+@dataclass(slots=True)
+class _Way:
+    """How far one request got; a kept-alive connection that breaks is tried again on a new one."""
+
+    left: bool = False
+
+
+async def _note_left(_session: aiohttp.ClientSession, context: Any, _head: Any) -> None:
+    context.trace_request_ctx.left = True
+
+
 class SellerClient:
     """HTTP to sellers. Start it in the running loop."""
 
@@ -34,8 +46,11 @@ class SellerClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(_note_left)
         self._session = open_session(
             self._egress,
+            trace_configs=[trace],
             timeout=self._timeout,
             skip_auto_headers=_NO_DEFAULTS,
             max_field_size=_MAX_HEADER_BYTES,
@@ -63,7 +78,8 @@ class SellerClient:
         (connection lost); after the latter two the request may have been served.
         """
         assert self._session is not None, "the client is not started"
-        options: dict[str, Any] = {}
+        way = _Way()
+        options: dict[str, Any] = {"trace_request_ctx": way}
         if body is not None and (content := body.content()) is not None:
             options["data"] = content
             if not isinstance(content, bytes):
@@ -75,6 +91,9 @@ class SellerClient:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             if isinstance(error.__cause__, EgressRefused):
                 raise RequestRefused("address_refused", str(error.__cause__)) from error
+            if way.left:
+                # aiohttp's second try failed to connect; the first one may have been served.
+                raise SellerFailed("seller_failed", f"{url.host} broke off.") from error
             raise NotSent("seller_unreachable", f"{url.host} cannot be reached.") from error
         except TimeoutError as error:
             raise SellerSilent("seller_timeout", f"{url.host} did not answer in time.") from error
