@@ -22,12 +22,11 @@ EXPIRED_SECONDS = 120
 
 
 def deposit_size(terms: Terms, channel: Channel, missing: int, calls: int, most: int) -> int:
-    """Atoms to deposit: enough for `calls` calls, at least what the channel ever held, at
-    least what is missing and what the seller asks; not above `most` unless it must be
-    (the limits then refuse it)."""
-    least = max(missing, terms.min_deposit_atoms)
-    wish = max(least, terms.amount_atoms * calls, channel.balance)
-    return max(least, min(wish, most))
+    """Atoms to deposit: enough for `calls` calls, at least what the channel ever held and
+    what the seller suggests (few insist, and they refuse less without harm); not above
+    `most` unless the call itself needs it (the limits then refuse it)."""
+    wish = max(missing, terms.min_deposit_atoms, terms.amount_atoms * calls, channel.balance)
+    return max(missing, min(wish, most))
 
 
 def most_to_deposit(limits: Limits, spending: Spending, ask: Ask, now: float) -> int:
