@@ -14,6 +14,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
@@ -23,8 +24,51 @@ from tests.laws.worlds import CHAIN_URL
 
 _ROOT = Path(__file__).parents[2]
 _AT_ONCE = 2
-_SECONDS = 120
 FAULTS = load_faults()
+
+
+class Builder:
+    """One process, which forks a broken build for each fault."""
+
+    def __init__(self, chain_url: str, folder: Path) -> None:
+        self.folder = folder
+        # Plugins that happen to be installed take longer to load than a test to run.
+        environment = {CHAIN_URL: chain_url, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.laws.broken_builds", str(folder)],
+            cwd=_ROOT,
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, fault: Fault) -> str:
+        """What is wrong with how the build fails; nothing when it fails as promised."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{fault.name}\n")
+        self.process.stdin.flush()
+        code = self.process.stdout.readline().strip()
+        wrong = f"pytest ended with {code}" if code != "1" else self._misfit(fault)
+        words = self.folder / f"{fault.name}.log"
+        return wrong and f"{wrong}\n{words.read_text()[-3000:]}"
+
+    def stop(self) -> None:
+        self.process.communicate(timeout=10)
+
+    def _misfit(self, fault: Fault) -> str:
+        failures = [
+            (case.get("name"), failure.get("message") or "")
+            for case in ET.parse(self.folder / f"{fault.name}.xml").iter("testcase")
+            for failure in case.iter("failure")
+        ]
+        names = {str(name).partition("[")[0] for name, _ in failures}
+        if names != {fault.test}:
+            return f"{fault.test} should have failed, and nothing else; failed: {failures}"
+        promised = ("AssertionError", "assert ", "Failed: DID NOT RAISE")
+        if not all(message.startswith(promised) for _, message in failures):
+            return "the promise was not reached"
+        return ""
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +77,26 @@ def runs(
 ) -> Iterator[dict[str, Future[str]]]:
     """The selected broken builds, running."""
     folder = tmp_path_factory.mktemp("faults")
-    wanted = {
-        item.callspec.params.get("name")
-        for item in request.session.items
-        if hasattr(item, "callspec")
-    }
+    free: SimpleQueue[Builder] = SimpleQueue()
+    builders = [Builder(chain.rpc_url, folder) for _ in range(_AT_ONCE)]
+    for builder in builders:
+        free.put(builder)
+
+    def run(fault: Fault) -> str:
+        builder = free.get()
+        try:
+            return builder.run(fault)
+        finally:
+            free.put(builder)
+
+    specs = [getattr(item, "callspec", None) for item in request.session.items]
+    wanted = {spec.params.get("name") for spec in specs if spec is not None}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield {
-            name: pool.submit(_run, fault, chain.rpc_url, folder / f"{name}.xml")
-            for name, fault in FAULTS.items()
-            if name in wanted
-        }
+        chosen = [fault for name, fault in FAULTS.items() if name in wanted]
+        yield {fault.name: pool.submit(run, fault) for fault in chosen}
         pool.shutdown(cancel_futures=True)
+    for builder in builders:
+        builder.stop()
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -55,38 +107,3 @@ def test_broken_build_fails_its_promise(name: str, runs: dict[str, Future[str]])
 @pytest.mark.parametrize("law", range(1, 12))
 def test_each_law_has_a_broken_build(law: int) -> None:
     assert any(fault.law == law for fault in FAULTS.values())
-
-
-def _run(fault: Fault, chain_url: str, report: Path) -> str:
-    """What is wrong with how the build fails; nothing when it fails as promised."""
-    command = [sys.executable, "-m", "pytest", fault.node_id, "--fault", fault.name, "-q"]
-    command += ["-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider"]
-    command += [f"--junitxml={report}", f"--basetemp={report.with_suffix('')}"]
-    done = subprocess.run(
-        command,
-        cwd=_ROOT,
-        # Plugins that happen to be installed take longer to load than the test to run.
-        env={**os.environ, CHAIN_URL: chain_url, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-        check=False,
-    )
-    if done.returncode != 1:
-        return f"pytest ended with {done.returncode}:\n{done.stdout[-3000:]}"
-    wrong = _misfit(fault, report)
-    return wrong and f"{wrong}:\n{done.stdout[-3000:]}"
-
-
-def _misfit(fault: Fault, report: Path) -> str:
-    failures = [
-        (case.get("name"), failure.get("message") or "")
-        for case in ET.parse(report).iter("testcase")
-        for failure in case.iter("failure")
-    ]
-    if [name for name, _ in failures] != [fault.test]:
-        return f"{fault.test} should have failed, and nothing else; failed: {failures}"
-    message = failures[0][1]
-    if not message.startswith(("AssertionError", "assert ", "Failed: DID NOT RAISE")):
-        return "the promise was not reached"
-    return ""

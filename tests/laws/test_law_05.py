@@ -52,8 +52,8 @@ async def test_a_transaction_is_on_disk_before_it_is_broadcast(
         proxy.answers[SEND] = look
         async with sender_world(database, [proxy.url], funded_key(chain)) as world:
             tx_id = await world.sender.send("t", "x", chain.usdc, transfer(somebody(), 1))
+            assert seen == [1]
             assert (await world.sender.outcome(tx_id, 10)).state is TxState.MINED
-    assert seen == [1]
 
 
 async def test_a_transfer_that_timed_out_is_not_made_again(
@@ -144,7 +144,7 @@ async def test_money_that_a_reorg_took_back_is_sent_again(
         assert usdc_of(chain, to) == 0
         chain.rpc("anvil_mine", 2)
         with suppress(TimeoutError):
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(6):
                 while usdc_of(chain, to) == 0:
                     await asyncio.sleep(0.1)
     assert usdc_of(chain, to) == 7

@@ -116,13 +116,18 @@ async def test_gas_above_the_cap_of_a_transaction_is_not_paid(
 
 
 async def test_gas_above_the_cap_of_a_day_is_not_paid(chain: ChainProcess, tmp_path: Path) -> None:
-    key, to = funded_key(chain), somebody()
-    async with sender_world(tmp_path / "a.db", [chain.rpc_url], key) as world:
-        tx_id = await world.sender.send("t", "0", chain.usdc, transfer(to, 1))
-        spent = (await world.sender.outcome(tx_id, 10)).fee_wei
-    caps = GasCaps(ETHER, ETHER, spent * 3 // 2)
-    async with sender_world(tmp_path / "a.db", [chain.rpc_url], key, caps=caps) as world:
+    key, to, data = funded_key(chain), somebody(), tmp_path / "a.db"
+    async with sender_world(data, [chain.rpc_url], key) as world:
+        for each in range(5):
+            tx_id = await world.sender.send("t", str(each), chain.usdc, transfer(to, 1))
+            await world.sender.outcome(tx_id, 10)
+        query = "SELECT gas_limit * max_fee_wei FROM chain_tx t JOIN chain_tx_attempt a"
+        worst = world.rows(f"{query} ON a.tx_id = t.id ORDER BY t.id DESC")[0][0]
+        assert -world.gas_booked() > worst
+    # Room for one more, had nothing been paid today.
+    caps = GasCaps(ETHER, ETHER, worst * 3 // 2)
+    async with sender_world(data, [chain.rpc_url], key, caps=caps) as world:
         with pytest.raises(GasCapExceeded):
-            await world.sender.send("t", "1", chain.usdc, transfer(to, 1))
-        assert world.tx("1").state == TxState.REJECTED
-    assert usdc_of(chain, to) == 1
+            await world.sender.send("t", "one more", chain.usdc, transfer(to, 1))
+        assert world.tx("one more").state == TxState.REJECTED
+    assert usdc_of(chain, to) == 5

@@ -83,7 +83,7 @@ async def test_a_payer_who_starts_a_withdrawal_is_claimed_against_at_once(world:
     await watcher.start()
     payer, channel = await _owing(world)
     _withdraw(world, payer, channel)
-    claimed = await _claimed(world, 10)
+    claimed = await _claimed(world, 8)
     await watcher.stop()
     await watch.stop()
     assert claimed == 12_000

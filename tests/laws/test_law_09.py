@@ -1,0 +1,110 @@
+"""Law 9. The books equal the chain, atom by atom; where they do not, it is listed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest_asyncio
+from sqlalchemy import text
+
+from finance import reconcile
+from finance.chain.watcher import Watcher
+from finance.ledger import Account
+from finance.store import Batch, Write
+from tests.chain_fixtures import ChainProcess
+from tests.laws.worlds import NETWORK, Shop, open_shop
+from tests.recovery.seller_world import PRICE, give_usdc, usdc_of
+
+
+async def _trade(shop: Shop) -> None:
+    """One of everything: an exact sale, a deposit, vouchers, a claim with its sweep."""
+    world = shop.world
+    async with shop.open_gateway() as url:
+        for payment in (world.exact(shop.payer()), world.deposit(payer := shop.payer(), 20_000)):
+            headers = await shop.header(url, payment)
+            answer = await shop.client.get(url + "/v1/api/echo", headers=headers)
+            assert answer.status_code == 200, answer.text
+        channel = payment.channel_id
+        key = "0x" + channel.hex()
+    await world.charge(payer, channel, 5 * PRICE)
+    sql = (
+        "INSERT INTO ledger_entry (key, account, amount, channel_id, at)"
+        " VALUES ('charge:four more', 'charged', :amount, :channel, 0)"
+    )
+    await _write(shop, sql, amount=4 * PRICE, channel=key)
+    await world.claims.claim_all()
+    await shop.watcher.catch_up()
+
+
+async def _write(shop: Shop, sql: str, **params: Any) -> None:
+    await shop.world.store.commit(Batch([Write(text(sql), params, rows=None)]))
+
+
+@pytest_asyncio.fixture
+async def cooked(chain: ChainProcess, tmp_path: Path) -> AsyncIterator[Shop]:
+    """A shop whose books are falsified: they need not balance at the end."""
+    async with open_shop(chain, tmp_path) as shop:
+        await _trade(shop)
+        yield shop
+
+
+async def test_after_a_day_of_trade_the_books_equal_the_chain(shop: Shop) -> None:
+    await _trade(shop)
+    world = shop.world
+    assert usdc_of(world.chain, world.wallet.address) == 6 * PRICE
+    report = await shop.reconcile()
+    assert report.differences == ()
+    assert report.open == ()
+    assert report.checked > 15
+
+
+FALSIFICATIONS = {
+    "wallet_usdc": "DELETE FROM ledger_entry WHERE account = 'wallet' AND amount = 5000",
+    "gas_ledger_wei": "UPDATE ledger_entry SET amount = amount + 1 WHERE account = 'gas'",
+    "exact_ledger": "UPDATE ledger_entry SET amount = amount - 1 WHERE account = 'exact'",
+    "exact_payment": "UPDATE onchain_payment SET log_index = 99 WHERE kind = 'exact'",
+    "seller_charged_ledger": "DELETE FROM ledger_entry WHERE key = 'charge:four more'",
+    "seller_claimed_ledger": "DELETE FROM ledger_entry WHERE account = 'claimed'",
+    "seller_total_claimed": "UPDATE seller_channel SET total_claimed_atoms = 4999",
+    "seller_balance": "UPDATE seller_channel SET balance_atoms = balance_atoms + 1",
+    "seller_voucher": "UPDATE seller_channel SET signed_atoms = signed_atoms + 1",
+}
+
+
+async def test_every_difference_between_books_and_chain_is_listed(
+    cooked: Shop,
+) -> None:
+    for kind, sql in FALSIFICATIONS.items():
+        await _write(cooked, sql)
+        found = {difference.kind for difference in (await _compared(cooked)).differences}
+        assert kind in found
+
+
+async def _compared(shop: Shop) -> Any:
+    """One look, without the second one that waits for what may be under way."""
+    world = shop.world
+    wallet = world.wallet.address
+    return await reconcile._look(world.engine, world.rpc, wallet, NETWORK, shop.watcher, None)
+
+
+async def test_money_that_came_around_the_events_is_seen(cooked: Shop) -> None:
+    wallet = cooked.world.wallet.address
+    give_usdc(cooked.world.chain, wallet, 7 * PRICE)
+    found = (await cooked.reconcile()).differences
+    assert [(each.kind, each.books, each.chain) for each in found] == [
+        ("wallet_usdc", 6 * PRICE, 7 * PRICE)
+    ]
+
+
+async def test_a_movement_that_is_read_twice_is_booked_once(shop: Shop) -> None:
+    world = shop.world
+    await world.settlement.settle(await world.owe(world.exact(shop.payer())), 30)
+    await shop.watcher.catch_up()
+    # The cursor as a crash would have left it: what was read is read again.
+    first = "(SELECT MIN(block_number) FROM chain_cursor)"
+    await _write(shop, f"DELETE FROM chain_cursor WHERE block_number > {first}")
+    again = Watcher(world.rpc, world.store, NETWORK, world.wallet.address)
+    await again.catch_up()
+    assert world.booked(Account.WALLET) == PRICE
