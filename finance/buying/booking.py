@@ -90,6 +90,9 @@ class Bookkeeper:
         increments: Sequence[Increment] = (),
     ) -> None:
         """Make a verdict durable together with `also`, then free the channel."""
+        if payment.sent_before and verdict.state == PurchaseState.FAILED:
+            # This try did nothing; the first one may have been charged.
+            verdict = replace(verdict, state=PurchaseState.UNKNOWN, never_sent=False)
         channel = payment.channel
         try:
             if channel is None:

@@ -75,7 +75,8 @@ class Order:
 
 @dataclass(slots=True)
 class Payment:
-    """A signature on its way, with what it was decided on. `header` is PAYMENT-SIGNATURE."""
+    """A signature on its way, with what it was decided on. `header` is PAYMENT-SIGNATURE,
+    `sent_before` says that it left once already and may have been charged then."""
 
     order: Order
     scheme: str
@@ -86,6 +87,7 @@ class Payment:
     channel: Channel | None = None
     cumulative: int = 0
     deposit: SignedDeposit | None = None
+    sent_before: bool = False
 
     def as_open(self) -> OpenVoucher:
         """What it leaves behind in its channel while nothing is proved."""

@@ -189,9 +189,8 @@ class Calls:
 
     def _reopen(self, request: Request, earlier: Purchase) -> Payment | None:
         order = replace(_order(request, 1), purchase_id=earlier.call_id)
-        payment = Payment(
-            order, earlier.scheme, earlier.amount_atoms, earlier.payment_header.encode()
-        )
+        signed = earlier.payment_header.encode()
+        payment = Payment(order, earlier.scheme, earlier.amount_atoms, signed, sent_before=True)
         if earlier.channel_id is None:
             return payment
         channel = self._buyer.pools.take(earlier.channel_id)
@@ -214,11 +213,7 @@ class Calls:
         """Send with a payment; whatever goes wrong is booked before it is told."""
         try:
             return await self._send(request, payment.header)
-        except NotSent as error:
-            verdict = Verdict(PurchaseState.FAILED, error=error.code, never_sent=True)
-            await self._buyer.books.book(payment, verdict)
-            raise
-        except RequestRefused as error:
+        except (NotSent, RequestRefused) as error:
             verdict = Verdict(PurchaseState.FAILED, error=error.code, never_sent=True)
             await self._buyer.books.book(payment, verdict)
             raise
