@@ -169,8 +169,19 @@ class SellerChannels:
         await self._mirror.sync([channel.key])
         await self.reload(channel.key)
 
+    def note_claimed(self, channel_id: str, total_claimed: int) -> None:
+        """After the commit of a claim: memory follows. The channel may be serving a call, so
+        its other books are left alone."""
+        channel = self._channels.get(channel_id)
+        if channel is not None:
+            channel.total_claimed = max(channel.total_claimed, total_claimed)
+
     async def reload(self, channel_id: str) -> None:
-        """Make memory equal to the database, after somebody else has written there."""
+        """Make memory equal to the database, after somebody else has written there.
+
+        Only for whoever holds the channel (reserved, settling, or closed to vouchers): a
+        charge made while the row is read would be forgotten.
+        """
         channel = self._channels.get(channel_id)
         if channel is None:
             return

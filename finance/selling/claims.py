@@ -238,8 +238,8 @@ class Claims:
         if totals:
             writes = [raise_claimed(channel_id, total) for channel_id, total in totals.items()]
             await self._store.commit(Batch(writes))
-        for channel_id in totals:
-            await self._channels.reload(channel_id)
+        for channel_id, total in totals.items():
+            self._channels.note_claimed(channel_id, total)
         report.channels += len(totals)
         report.tx_hashes.append(outcome.tx_hash or "")
 

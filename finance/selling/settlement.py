@@ -41,6 +41,10 @@ class ChannelBook(Protocol):
         """Make memory equal to the row, which somebody else has written."""
         ...
 
+    def note_claimed(self, channel_id: str, total_claimed: int) -> None:
+        """Tell memory of a claim that is in the row."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Settled:

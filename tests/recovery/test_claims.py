@@ -6,20 +6,26 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import event
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.watcher import Watcher
 from finance.ledger import Account
 from finance.selling.channel_watch import ChannelWatch
+from finance.selling.channels import charge_writes, note_charge
 from finance.selling.claim_policy import ClaimPolicy, Reason
 from finance.selling.gas_cost import gas_per_usdc
+from finance.store import Batch
 from finance.wallet.signer import Signer
 from finance.x402.abi import calldata
 from finance.x402.settlement_calls import _CONFIG, _tuple
 from finance.x402.values import DepositPayment
+from finance.x402.vouchers import sign_voucher
 from node.jobs.claim import claim_job
 from node.jobs.runner import Jobs
 from node.usage.events import recent_events
@@ -105,6 +111,40 @@ async def test_one_forged_voucher_does_not_keep_the_others_from_being_claimed(
     report = await world.claims.claim_all()
     assert report.claimed_atoms == 30_000
     assert list(report.excluded) == ["0x" + channels[2].channel_id.hex()]
+
+
+async def test_a_voucher_charged_while_a_claim_is_booked_stays_charged(world: World) -> None:
+    payer = Payer(world.chain)
+    opened = await world.open_channel(payer, 100_000)
+    channel = await world.channels.get(opened.channel_id)
+    assert channel is not None
+    claiming = asyncio.Event()
+
+    @event.listens_for(world.engine, "after_cursor_execute")
+    def slow_disk(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("SELECT * FROM seller_channel WHERE channel_id"):
+            time.sleep(0.3)
+
+    async def keep_charging() -> None:
+        while not claiming.is_set():
+            signed = channel.charged + PRICE
+            signature = sign_voucher(payer.key, channel.id, signed, NETWORK.chain_id)
+            call_id, now = uuid4().hex, int(time.time())
+            writes = charge_writes(channel, PRICE, signed, signature, call_id, now)
+            await world.store.commit(Batch(writes))
+            note_charge(channel, PRICE, signed, signature)
+            await asyncio.sleep(0.05)
+
+    async def claim() -> None:
+        try:
+            assert (await world.claims.claim_all()).channels == 1
+        finally:
+            claiming.set()
+
+    await asyncio.gather(keep_charging(), claim())
+    row = world.channel(opened.channel_id)
+    assert (channel.charged, channel.signed) == (row.charged_atoms, row.signed_atoms)
+    assert channel.total_claimed == row.total_claimed_atoms > 0
 
 
 async def test_payer_who_starts_a_withdrawal_is_claimed_against_at_once(world: World) -> None:
