@@ -349,6 +349,30 @@ async def test_refund_of_a_spent_channel_is_refused(node: SellerNode, outcome: O
     assert node.usdc(account.address) == FUNDS - DEPOSIT
 
 
+async def test_refund_of_more_than_is_left_is_refused(node: SellerNode, outcome: Outcome) -> None:
+    account = new_account(node)
+    scheme = batch_scheme(plain(account))
+    outcome.earned, outcome.served = PRICE, 1
+    async with buyer(scheme) as http:
+        assert (await http.get(node.url("echo/0"))).status_code == 200
+    options = RefundOptions(amount=str(FUNDS))
+    with pytest.raises(RuntimeError, match="invalid_batch_settlement_evm_refund_no_balance"):
+        await asyncio.to_thread(scheme.refund, node.url("echo/0"), options)
+    assert node.usdc(account.address) == FUNDS - DEPOSIT
+
+
+async def test_smart_wallet_gets_its_refund(node: SellerNode, outcome: Outcome) -> None:
+    signer = new_contract_signer(node)
+    scheme = batch_scheme(signer, payer_authorizer=NOBODY)
+    outcome.earned, outcome.served = 2 * PRICE, 2
+    async with buyer(scheme) as http:
+        for number in range(2):
+            assert (await http.get(node.url(f"echo/{number}"))).status_code == 200
+    refund = await asyncio.to_thread(scheme.refund, node.url("echo/0"))
+    assert refund.success
+    assert node.usdc(signer.address) == FUNDS - 2 * PRICE
+
+
 async def test_client_that_lost_its_state_gets_its_refund(
     node: SellerNode, outcome: Outcome
 ) -> None:
