@@ -95,6 +95,9 @@ class SellerClient:
                 # aiohttp's second try failed to connect; the first one may have been served.
                 raise SellerFailed("seller_failed", f"{url.host} broke off.") from error
             raise NotSent("seller_unreachable", f"{url.host} cannot be reached.") from error
+        except aiohttp.InvalidURL as error:
+            sentence = f"{url.host} is not a way to write a host."
+            raise RequestRefused("address_refused", sentence) from error
         except TimeoutError as error:
             raise SellerSilent("seller_timeout", f"{url.host} did not answer in time.") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
