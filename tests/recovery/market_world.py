@@ -1,0 +1,507 @@
+"""A market of processes that tests may kill: a chain, a seller's node, a buyer's node.
+
+Both nodes are `farebox up` in processes of their own, with their files in folders that
+survive them; each reaches the chain through a relay that misbehaves on request. The
+API for sale and the apps that buy live in the test's own process, where they count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from sqlalchemy import text
+
+from catalog.drafts import Draft, slug_of
+from catalog.editing import add_listing
+from catalog.models import ListingOrigin
+from finance.buying.signing import exact_payload, header, token_domain
+from finance.buying.terms import Terms, choose
+from finance.chain.rpc import Rpc
+from finance.ledger import Account
+from finance.money import Usdc
+from finance.networks import NETWORKS
+from finance.reconcile import Report, reconcile
+from finance.wallet.keystore import Keystore
+from finance.wallet.signer import Keys, Signer
+from finance.x402.abi import calldata
+from finance.x402.receipt import decode_response
+from finance.x402.text import checksum, parse_address, to_hex
+from finance.x402.values import EXACT
+from finance.x402.wire import PAYMENT_RESPONSE, PAYMENT_SIGNATURE, decode_required
+from node.db.engine import open_engine, writer
+from node.db.journal import Journal
+from node.db.migrations import upgrade
+from node.demo.processes import Part, run_command, start_part
+from node.lock import prepare_data_dir
+from node.usage.keys import create_key
+from tests.chain_fixtures import ChainProcess
+from tests.recovery.faulty_rpc import FaultyRpc
+from tests.recovery.seller_world import usdc_of
+
+SOAK = os.environ.get("FAREBOX_SOAK") == "1"
+NETWORK = NETWORKS["devnet"]
+PRICE = 1_000
+LISTING = "Errands"
+SLUG = slug_of(LISTING)
+PASSPHRASE = "only for tests"
+READY_SECONDS = 90.0
+WAIT_SECONDS = 60.0
+BUYER_ATOMS = 500_000_000
+_LOOK_SECONDS = 0.05
+_RETRY_SECONDS = 0.25
+_CALL_SECONDS = aiohttp.ClientTimeout(total=40)
+
+
+async def until(
+    what: str, holds: Callable[[], Awaitable[Any]], seconds: float = WAIT_SECONDS
+) -> Any:
+    """The first true value of `holds()`; fails after `seconds`, saying what did not come."""
+    deadline = time.monotonic() + seconds
+    while not (value := await holds()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what} (last: {value!r})"
+        await asyncio.sleep(_LOOK_SECONDS)
+    return value
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def right_answer(name: str) -> dict[str, str]:
+    """What the API answers to an errand; nobody else can know it."""
+    return {"errand": name, "proof": hashlib.sha256(name.encode()).hexdigest()}
+
+
+class Api:
+    """The API for sale. `served` counts deliveries by errand."""
+
+    def __init__(self) -> None:
+        self.served: Counter[str] = Counter()
+        self.delay_seconds = 0.0
+        self.headers: list[str] = []
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        app = web.Application()
+        app.router.add_get("/answer/{name}", self._answer)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        self.served[name] += 1
+        await asyncio.sleep(self.delay_seconds)
+        self.headers += [each for each in request.headers if each.lower().startswith("payment")]
+        return web.json_response(right_answer(name))
+
+
+@dataclass(slots=True)
+class NodeHome:
+    """One node: its folder, its relay to the chain, and its process while it runs."""
+
+    name: str
+    folder: Path
+    relay: FaultyRpc
+    gateway_port: int
+    console_port: int
+    keys: Keys
+    part: Part | None = None
+    starts: int = 0
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / self.name
+
+    @property
+    def gateway_url(self) -> str:
+        return f"http://127.0.0.1:{self.gateway_port}"
+
+    @property
+    def address(self) -> str:
+        return self.keys.wallet.address
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "FAREBOX_DATA_DIR": str(self.data_dir),
+            "FAREBOX_NETWORK": NETWORK.name,
+            "FAREBOX_RPC_URLS": self.relay.url,
+            "FAREBOX_PASSPHRASE": PASSPHRASE,
+            "FAREBOX_GATEWAY_BIND": f"127.0.0.1:{self.gateway_port}",
+            "FAREBOX_CONSOLE_BIND": f"127.0.0.1:{self.console_port}",
+            "FAREBOX_ALLOWED_HOSTS": "127.0.0.1",
+        }
+
+    async def start(self, wait: bool = True) -> None:
+        """`farebox up`; each start has a log of its own."""
+        self.starts += 1
+        name = f"{self.name}-{self.starts}"
+        self.part = await start_part(name, ("up",), self.folder, self.environment)
+        if wait:
+            await self.ready()
+
+    async def ready(self) -> None:
+        async with aiohttp.ClientSession() as session:
+
+            async def is_ready() -> bool:
+                assert self.part is not None
+                self.part.require_alive()
+                with suppress(aiohttp.ClientError):
+                    async with session.get(f"{self.gateway_url}/readyz") as answer:
+                        return answer.status == 200
+                return False
+
+            await until(f"{self.name} is ready", is_ready, READY_SECONDS)
+
+    async def kill_9(self) -> None:
+        """The machine's power goes: no handler runs, nothing is flushed."""
+        assert self.part is not None
+        self.part.process.kill()
+        await self.part.process.wait()
+        self.part = None
+
+    async def stop(self) -> None:
+        if self.part is not None:
+            await self.part.stop()
+            self.part = None
+
+    def claim_now(self) -> None:
+        """As an operator asks for it."""
+        assert self.part is not None
+        self.part.process.send_signal(signal.SIGUSR1)
+
+    async def rows(self, query: str, **values: Any) -> list[Any]:
+        """Rows of the node's own database, also while it runs."""
+        return await asyncio.to_thread(self._rows, query, values)
+
+    def _rows(self, query: str, values: dict[str, Any]) -> list[Any]:
+        engine = open_engine(f"sqlite:///{self.data_dir / 'farebox.db'}")
+        try:
+            with engine.connect() as connection:
+                return list(connection.execute(text(query), values).all())
+        finally:
+            engine.dispose()
+
+    async def number(self, query: str, **values: Any) -> int:
+        return int((await self.rows(query, **values))[0][0] or 0)
+
+    async def booked(self, account: Account) -> int:
+        """The sum of one account of the ledger."""
+        query = "SELECT SUM(amount) FROM ledger_entry WHERE account = :account"
+        return await self.number(query, account=account.value)
+
+    async def reconcile(self) -> Report:
+        """What `farebox reconcile` does, without starting a process for it."""
+        engine = open_engine(f"sqlite:///{self.data_dir / 'farebox.db'}")
+        journal = Journal(engine)
+        try:
+            async with Rpc([self.relay.upstream], NETWORK.chain_id) as rpc:
+                return await reconcile(journal, rpc, self.address, NETWORK)
+        finally:
+            await asyncio.to_thread(journal.close)
+            engine.dispose()
+
+    async def reconcile_by_command(self) -> dict[str, Any]:
+        """`farebox reconcile --json`."""
+        found = await run_command(("reconcile", "--json"), self.environment, accept=(0, 1))
+        assert isinstance(found, dict)
+        return found
+
+    def log(self) -> str:
+        """Everything its processes wrote."""
+        paths = sorted(
+            self.folder.glob(f"{self.name}-*.log"), key=lambda each: each.stat().st_mtime
+        )
+        return "\n".join(f"=== {each.name}\n{each.read_text(errors='replace')}" for each in paths)
+
+
+@dataclass(slots=True)
+class Errand:
+    """A call that must get its answer, however often it is asked for. `tries` counts what
+    came instead of an answer."""
+
+    name: str
+    tries: Counter[str] = field(default_factory=Counter)
+    cost_atoms: int | None = None
+
+
+@dataclass(slots=True)
+class Market:
+    """All of it. `buy` goes through the buyer's node, `buy_exact` straight to the gateway."""
+
+    chain: ChainProcess
+    api: Api
+    seller: NodeHome
+    buyer: NodeHome
+    secret: str
+    session: aiohttp.ClientSession
+
+    @property
+    def nodes(self) -> tuple[NodeHome, NodeHome]:
+        return self.seller, self.buyer
+
+    def usdc(self, node: NodeHome) -> int:
+        return usdc_of(self.chain, node.address)
+
+    async def ask(self, errand: Errand, seconds: float = 40) -> int:
+        """One try through the proxy; its status, 0 when there is none."""
+        url = f"http://127.0.0.1:{self.buyer.console_port}/call/{SLUG}/answer/{errand.name}"
+        headers = {"Authorization": f"Bearer {self.secret}", "Idempotency-Key": errand.name}
+        timeout = aiohttp.ClientTimeout(total=seconds)
+        try:
+            async with self.session.get(url, headers=headers, timeout=timeout) as answer:
+                body = await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            errand.tries[type(error).__name__] += 1
+            return 0
+        if answer.status != 200:
+            errand.tries[f"{answer.status} {_code(body)}"] += 1
+            return answer.status
+        assert json.loads(body) == right_answer(errand.name), (errand, body)
+        errand.cost_atoms = int(Usdc.parse(answer.headers["Farebox-Cost"]))
+        return 200
+
+    async def buy(self, errand: Errand, seconds: float = WAIT_SECONDS) -> None:
+        """Ask until there is an answer."""
+        deadline = time.monotonic() + seconds
+        while await self.ask(errand) != 200:
+            assert time.monotonic() < deadline, f"no answer in {seconds} s: {errand}"
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def buy_many(self, errands: list[Errand], at_once: int = 8) -> None:
+        todo = iter(errands)
+
+        async def worker() -> None:
+            for errand in todo:
+                await self.buy(errand)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(worker())
+
+    async def exact_payment(self, errand: Errand, signer: Signer) -> str:
+        """A foreign client's PAYMENT-SIGNATURE for this errand."""
+        terms: Terms | None = None
+
+        async def offered() -> Terms | None:
+            with suppress(aiohttp.ClientError, TimeoutError, KeyError):
+                async with self.session.get(self._at_gateway(errand)) as unpaid:
+                    required = decode_required(unpaid.headers["PAYMENT-REQUIRED"])
+                    return choose(required, NETWORK, (EXACT,))
+            return None
+
+        terms = await until(f"an offer for {errand.name}", offered)
+        assert terms is not None
+        valid_before = int(time.time()) + terms.max_timeout_seconds
+        payload, nonce = exact_payload(signer, terms, token_domain(NETWORK), valid_before)
+        return header(terms, payload, f"foreign-{nonce.hex()}").decode()
+
+    def _at_gateway(self, errand: Errand) -> str:
+        return f"{self.seller.gateway_url}/v1/{SLUG}/answer/{errand.name}"
+
+    async def present(self, errand: Errand, payment: str) -> int:
+        """One try at the gateway with a payment; its status, 0 when there is none."""
+        headers = {PAYMENT_SIGNATURE: payment}
+        url = self._at_gateway(errand)
+        try:
+            async with self.session.get(url, headers=headers, timeout=_CALL_SECONDS) as answer:
+                body = await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            errand.tries[type(error).__name__] += 1
+            return 0
+        if answer.status != 200:
+            errand.tries[f"{answer.status} {_code(body)}"] += 1
+            return answer.status
+        assert json.loads(body) == right_answer(errand.name), (errand, body)
+        receipt = decode_response(answer.headers[PAYMENT_RESPONSE])
+        assert receipt.success and receipt.transaction
+        errand.cost_atoms = PRICE
+        return 200
+
+    async def buy_exact(self, errand: Errand, signer: Signer) -> None:
+        """Present one and the same payment until there is an answer."""
+        payment = await self.exact_payment(errand, signer)
+
+        async def answered() -> bool:
+            return await self.present(errand, payment) == 200
+
+        await until(f"an answer to {errand}", answered)
+
+    async def all_settled(self) -> None:
+        """Until neither node has anything open."""
+        await until("the seller's payments are settled", self._nothing_open_at_seller)
+        await until("the buyer's channels are synchronised", self._nothing_open_at_buyer)
+
+    async def _nothing_open_at_seller(self) -> bool:
+        payments = "SELECT COUNT(*) FROM onchain_payment WHERE state IN ('owed', 'sent')"
+        sent = "SELECT COUNT(*) FROM chain_tx WHERE state IN ('signed', 'broadcast')"
+        return not await self.seller.number(payments) and not await self.seller.number(sent)
+
+    async def _nothing_open_at_buyer(self) -> bool:
+        channels = "SELECT COUNT(*) FROM buyer_channel WHERE state = 'opening'"
+        return not await self.buyer.number(channels)
+
+    async def claim_all(self) -> None:
+        """Ask for a claim until nothing charged is unclaimed."""
+        owed = (
+            "SELECT SUM(charged_atoms - streaming_atoms - total_claimed_atoms) FROM seller_channel"
+        )
+        if await self.seller.number(owed):
+            self.seller.claim_now()
+
+        async def claimed() -> bool:
+            return await self.seller.number(owed) == 0
+
+        await until("everything is claimed", claimed)
+
+    async def reconcile(self) -> None:
+        """The books of both nodes equal the chain; a moment may pass until they do."""
+        for node in self.nodes:
+            found: Report | None = None
+
+            async def balanced(node: NodeHome = node) -> bool:
+                nonlocal found
+                found = await node.reconcile()
+                return found.balanced
+
+            try:
+                await until("the books equal the chain", balanced, 20)
+            except AssertionError:
+                raise AssertionError((node.name, found)) from None
+
+
+def _code(body: bytes) -> str:
+    with suppress(ValueError, AttributeError):
+        document = json.loads(body)
+        return f"{document.get('code') or document.get('type')} {document.get('detail') or ''}"
+    return body[:60].decode(errors="replace")
+
+
+@asynccontextmanager
+async def open_market(chain: ChainProcess, folder: Path) -> AsyncIterator[Market]:
+    """Two new nodes on `chain`, running, the API listed on both, and a key for the app."""
+    async with AsyncExitStack() as stack:
+        api = Api()
+        api_url = await stack.enter_async_context(api.listening())
+        seller, buyer = [
+            await _new_home(name, chain, folder, stack) for name in ("seller", "buyer")
+        ]
+        _list(seller, api_url, ListingOrigin.OWN)
+        secret = list_for_buyer(buyer, seller)
+        transfer(chain, Signer.from_hex(chain.keys[9]), buyer.address, BUYER_ATOMS)
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        )
+        market = Market(chain, api, seller, buyer, secret, session)
+        try:
+            await asyncio.gather(seller.start(), buyer.start())
+            yield market
+        except BaseException:
+            for node in market.nodes:
+                print(node.log()[-20_000:])
+            raise
+
+
+def transfer(chain: ChainProcess, source: Signer, to: str, atoms: int) -> None:
+    """USDC as anybody sends it: with an event, so that the books know where it came from."""
+    data = calldata("transfer", ("address", "uint256"), parse_address(to), atoms)
+    transact(chain, source, chain.usdc, data)
+
+
+def transact(chain: ChainProcess, source: Signer, to: str, data: bytes) -> None:
+    """A transaction of somebody else's, mined at once."""
+    transaction = {
+        "type": 2,
+        "chainId": NETWORK.chain_id,
+        "nonce": int(chain.rpc("eth_getTransactionCount", source.address, "latest"), 16),
+        "to": checksum(parse_address(to)),
+        "value": 0,
+        "data": to_hex(data),
+        "gas": 1_000_000,
+        "maxFeePerGas": 10**11,
+        "maxPriorityFeePerGas": 10**9,
+    }
+    raw, tx_hash = source.sign_transaction(transaction)
+    chain.rpc("eth_sendRawTransaction", to_hex(raw))
+    chain.rpc("evm_mine")
+    receipt = chain.rpc("eth_getTransactionReceipt", tx_hash)
+    assert receipt is not None and receipt["status"] == "0x1", receipt
+
+
+async def _new_home(
+    name: str, chain: ChainProcess, folder: Path, stack: AsyncExitStack
+) -> NodeHome:
+    relay = await stack.enter_async_context(FaultyRpc(chain.rpc_url))
+    data_dir = folder / name
+    await asyncio.to_thread(prepare_data_dir, data_dir)
+    keystore = Keystore(data_dir / "keys")
+    await asyncio.to_thread(keystore.create, PASSPHRASE)
+    keys = await asyncio.to_thread(keystore.unlock, PASSPHRASE)
+    home = NodeHome(name, folder, relay, free_port(), free_port(), keys)
+    fresh_database(home)
+    chain.rpc("anvil_setBalance", home.address, hex(10**20))
+    stack.push_async_callback(home.stop)
+    return home
+
+
+def fresh_database(home: NodeHome) -> None:
+    """A database as `farebox init` makes it."""
+    engine = open_engine(f"sqlite:///{home.data_dir / 'farebox.db'}")
+    upgrade(engine)
+    engine.dispose()
+
+
+def list_for_buyer(buyer: NodeHome, seller: NodeHome) -> str:
+    """The seller's listing in the buyer's catalog; the secret of a new key."""
+    _list(buyer, f"{seller.gateway_url}/v1/{SLUG}", ListingOrigin.REMOTE)
+    engine = open_engine(f"sqlite:///{buyer.data_dir / 'farebox.db'}")
+    try:
+        return create_key(engine, f"app-{secrets.token_hex(4)}", int(time.time())).secret
+    finally:
+        engine.dispose()
+
+
+def _list(home: NodeHome, url: str, origin: ListingOrigin) -> None:
+    engine = open_engine(f"sqlite:///{home.data_dir / 'farebox.db'}")
+    try:
+        draft = Draft(LISTING, SLUG, url, origin=origin, price=Usdc(PRICE))
+        add_listing(writer(engine), draft, lambda _: "", int(time.time()))
+    finally:
+        engine.dispose()
+
+
+def copy_database(home: NodeHome, to: Path) -> None:
+    """The database of a stopped node, with its write-ahead log."""
+    to.mkdir()
+    for path in home.data_dir.glob("farebox.db*"):
+        shutil.copy2(path, to / path.name)
+
+
+def put_database_back(home: NodeHome, source: Path) -> None:
+    for path in home.data_dir.glob("farebox.db*"):
+        path.unlink()
+    for path in source.iterdir():
+        shutil.copy2(path, home.data_dir / path.name)
