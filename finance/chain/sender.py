@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from finance.chain.answers import read_quantity
 from finance.chain.endpoint import Question
@@ -324,10 +325,11 @@ class Sender:
             await self._pause()
 
     async def _pause(self) -> None:
-        try:
-            await asyncio.wait_for(self._wake.wait(), self._pause_seconds())
-        except TimeoutError:
-            return
+        # Not wait_for: on Python 3.11 it swallows a cancellation that meets a wake-up,
+        # and `stop` would wait for ever.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._pause_seconds()):
+                await self._wake.wait()
 
     def _pause_seconds(self) -> float | None:
         """Until the next look; None when nothing is open."""

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from finance.chain.answers import Block, Log, read_bytes, read_logs
@@ -131,12 +132,10 @@ class Watcher:
             except Exception:
                 # The loop that follows money must outlive a fault of ours.
                 _LOG.exception("watcher, at block %s", self.last_block)
-            try:
-                await asyncio.wait_for(
-                    self._wake.wait(), max(0.25, self._network.block_seconds / 2)
-                )
-            except TimeoutError:
-                continue
+            # Not wait_for: on Python 3.11 it swallows a cancellation that meets a wake-up.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.25, self._network.block_seconds / 2)):
+                    await self._wake.wait()
 
     # The beginning
 

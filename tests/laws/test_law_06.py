@@ -131,3 +131,18 @@ async def test_gas_above_the_cap_of_a_day_is_not_paid(chain: ChainProcess, tmp_p
             await world.sender.send("t", "one more", chain.usdc, transfer(to, 1))
         assert world.tx("one more").state == TxState.REJECTED
     assert usdc_of(chain, to) == 5
+
+
+async def test_a_sender_can_be_stopped_right_after_it_has_sent(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    """What it was doing is in its rows: a shutdown must not wait for ever."""
+    key, to = funded_key(chain), somebody()
+    for each in range(2):
+        async with asyncio.timeout(10):
+            async with sender_world(tmp_path / "a.db", [chain.rpc_url], key) as world:
+                await world.sender.send("t", str(each), chain.usdc, transfer(to, 1))
+    async with sender_world(tmp_path / "a.db", [chain.rpc_url], key) as world:
+        for each in range(2):
+            await world.sender.outcome(world.tx(str(each)).id, 10)
+    assert usdc_of(chain, to) == 2
