@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from pytest import MonkeyPatch
 
-from finance.buying import limits
-from finance.buying.buyer import Buyer
-from finance.store import Batch
+from finance.buying import limits, purchase
 from node.proxy import call
 from tests.laws.faults import fault
-from tests.laws.faults_selling import without
+from tests.laws.faults_selling import commit_late, without
 
 _GUARD = " WHERE spend_counter.spent_atoms + excluded.spent_atoms <= :limit"
 
@@ -23,11 +20,16 @@ _GUARD = " WHERE spend_counter.spent_atoms + excluded.spent_atoms <= :limit"
     "test_what_a_buyer_signs_is_on_disk_before_a_seller_sees_it",
 )
 def signed_before_stored(patch: MonkeyPatch) -> None:
-    async def later(self: Buyer, writes: Any, *_: Any) -> None:
-        loop = asyncio.get_running_loop()
-        loop.call_later(0.2, lambda: loop.create_task(self.store.commit(Batch(writes))))
+    commit_late(patch, lambda write: write.statement is purchase.INSERT_PURCHASE)
 
-    patch.setattr(Buyer, "_commit_intent", later)
+
+@fault(
+    2,
+    "an app gets its answer before the charge is booked",
+    "test_no_bought_answer_reaches_its_app_before_it_is_booked",
+)
+def answered_before_booked(patch: MonkeyPatch) -> None:
+    commit_late(patch, lambda write: write.statement is purchase.END_PURCHASE)
 
 
 @fault(7, "limits are not looked at", "test_nothing_above_the_limit_of_a_call_is_signed")
@@ -59,6 +61,20 @@ def first_price_decides(patch: MonkeyPatch) -> None:
 def counted_after_signing(patch: MonkeyPatch) -> None:
     patch.setattr(limits, "COUNT", without(limits.COUNT, _GUARD))
     patch.setattr(limits.Spending, "_move", lambda self, reservations, sign: None)
+
+
+@fault(
+    7,
+    "all that is signed counts against the day, and against nothing else",
+    "test_no_listing_and_no_key_spends_more_than_its_own_limit",
+)
+def counted_by_day_only(patch: MonkeyPatch) -> None:
+    counted = limits.Reservation.counted
+
+    def by_day(self: limits.Reservation) -> list[tuple[str, str, int]]:
+        return [each for each in counted(self) if each[0] not in ("listing", "key")]
+
+    patch.setattr(limits.Reservation, "counted", by_day)
 
 
 @fault(

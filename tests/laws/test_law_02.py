@@ -12,7 +12,7 @@ from finance.store import Batch
 from node.db.engine import open_engine, writer
 from node.db.journal import Journal
 from tests.http.conftest import PRICE, Market, free_port, serving
-from tests.http.proxy_world import BuyerNode
+from tests.http.proxy_world import SECRET, BuyerNode, served
 from tests.laws.worlds import Shop, Witness, on_disk
 from tests.laws.x402_seller import X402Seller
 from tests.recovery.seller_world import usdc_of
@@ -73,9 +73,22 @@ async def test_what_a_buyer_signs_is_on_disk_before_a_seller_sees_it(
 
     seller.on_payment = look
     async with buyer.running() as proxy:
-        answer = await proxy.call("api/x")
-    assert answer.status_code == 200
+        await proxy.call("api/x")
     assert seen == [(seller.payments[0], seller.payments[0])]
+
+
+async def test_no_bought_answer_reaches_its_app_before_it_is_booked(
+    buyer: BuyerNode, seller: X402Seller
+) -> None:
+    database = buyer.engine.url.database
+    sql = "SELECT state || ' ' || (SELECT SUM(amount) FROM ledger_entry) FROM purchase"
+    async with buyer.running() as proxy:
+        witness = Witness(proxy.proxy, lambda: on_disk(database, sql))
+        async with served(witness) as base:
+            bearer = {"authorization": f"Bearer {SECRET}"}
+            answer = await proxy.client.get(f"{base}/call/api/x", headers=bearer)
+    assert answer.status_code == 200
+    assert witness.seen == ["paid -1000"]
 
 
 async def test_no_commit_is_lost_when_the_power_fails(tmp_path: Path) -> None:

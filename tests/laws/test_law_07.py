@@ -40,6 +40,19 @@ async def test_calls_at_once_sign_no_more_than_the_days_limit(
     assert [answer.status_code for answer in answers].count(200) == 5
 
 
+async def test_no_listing_and_no_key_spends_more_than_its_own_limit(
+    buyer: BuyerNode, seller: X402Seller
+) -> None:
+    buyer.list("other", seller.base)
+    buyer.limit("listing", 2_000, "listing-api")
+    buyer.limit("key", 5_000, "key-1")
+    async with buyer.running() as proxy:
+        for slug, signed in (("api", 2), ("other", 5)):
+            for _ in range(4):
+                await proxy.call(f"{slug}/x")
+            assert len(seller.payments) == signed, slug
+
+
 async def test_two_processes_together_sign_no_more_than_the_days_limit(
     buyer: BuyerNode, seller: X402Seller
 ) -> None:
