@@ -14,7 +14,7 @@ from typing import Any
 
 from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
-from sqlalchemy import Row, bindparam, case, insert, select, update
+from sqlalchemy import Row, bindparam, case, insert, select, text, update
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS, MULTICALL3_ADDRESS
 from finance.chain.rpc import Rpc
@@ -53,14 +53,24 @@ _UPDATE = (
         ),
     )
 )
-# Books older than the chain (a restored backup): what was claimed had been charged.
+# Books older than the chain (a restored backup): what was claimed had been charged. The
+# voucher in the row is then an older one and proves nothing any more.
+_BOOK_REBASE = text(
+    "INSERT INTO ledger_entry (key, account, amount, channel_id, at)"
+    " SELECT :key, 'charged', :claimed - charged_atoms, channel_id, :now FROM seller_channel"
+    " WHERE channel_id = :id AND charged_atoms < :claimed"
+)
 _REBASE = (
     update(_CHANNEL)
     .where(
         _CHANNEL.c.channel_id == bindparam("id"),
         _CHANNEL.c.charged_atoms < bindparam("claimed"),
     )
-    .values(charged_atoms=bindparam("claimed"), signed_atoms=bindparam("claimed"))
+    .values(
+        charged_atoms=bindparam("claimed"),
+        signed_atoms=bindparam("claimed"),
+        voucher_signature="0x",
+    )
 )
 _INSERT = insert(_CHANNEL)
 
@@ -208,7 +218,12 @@ def mirror_writes(channel_id: str, state: OnchainState, now: int) -> list[Write]
         "now": now,
     }
     rebase = {"id": channel_id, "claimed": state.total_claimed}
-    return [Write(_UPDATE, values, None), Write(_REBASE, rebase, None)]
+    booked = {**rebase, "key": f"rebase:{channel_id}:{state.total_claimed}", "now": now}
+    return [
+        Write(_UPDATE, values, None),
+        Write(_BOOK_REBASE, booked, None),
+        Write(_REBASE, rebase, None),
+    ]
 
 
 def config_of(row: SellerChannel | Row[Any]) -> ChannelConfig:
