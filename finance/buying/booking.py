@@ -248,10 +248,11 @@ class Bookkeeper:
         return True
 
     async def _proved(self, channel: Channel, required: PaymentRequired) -> int | None:
+        """The cumulative charge by our own voucher, or by the chain; None if neither shows it."""
         try:
-            claimed = (await self._view.channel(channel.id)).total_claimed
+            claimed, seen = (await self._view.channel(channel.id)).total_claimed, True
         except RpcUnavailable:
-            claimed = channel.total_claimed
+            claimed, seen = channel.total_claimed, False
         for entry in required.accepts:
             if entry.scheme != BATCH_SETTLEMENT_SCHEME:
                 continue
@@ -263,4 +264,8 @@ class Bookkeeper:
                 return check_correction(
                     state, voucher, channel.config, channel.id, self._network.chain_id, claimed
                 )
+            if seen and state is not None and state.charged_cumulative_amount == claimed:
+                # A seller that lost its books begins again at what it claimed (x402
+                # batch-settlement, "Server State Loss"); it asks for less than we owe it.
+                return claimed
         return claimed if claimed > channel.charged else None

@@ -19,6 +19,7 @@ from finance.buying.limits import Ask, Reservation, Spending
 from finance.buying.onchain import ChainReader, ChainView
 from finance.buying.policy import BuyingPolicy
 from finance.buying.pools import ChannelPools
+from finance.buying.proofs import found_onchain
 from finance.buying.purchase import (
     Order,
     Payment,
@@ -153,7 +154,8 @@ class Buyer:
     ) -> list[Write]:
         if channel.stored:
             return [channel_signed(channel, signed, signature, opening, now)]
-        return [channel_row(channel, self.network.chain_id, signed, signature, now)]
+        row = channel_row(channel, self.network.chain_id, signed, signature, now)
+        return [row, *found_onchain(channel, now)]
 
     def _voucher_payment(
         self,

@@ -32,6 +32,19 @@ def find_charged(channel: Channel, charged: int, refused: str = "") -> OpenVouch
     return next(reversed(others or open_), None)
 
 
+def found_onchain(channel: Channel, now: int) -> list[Write]:
+    """The ledger rows of a channel that the chain knew before our books did (they were lost)."""
+    amounts = (
+        (f"deposit:{channel.id_hex}:found", Account.DEPOSITED, channel.balance),
+        (f"adopted:{channel.id_hex}:found", Account.SPENT, -channel.charged),
+    )
+    return [
+        entry(key, account, atoms, now, channel_id=channel.id_hex)
+        for key, account, atoms in amounts
+        if atoms
+    ]
+
+
 def adoption(
     channel: Channel, charged: int, proof_id: str, now: int, refused: str = ""
 ) -> list[Write]:
