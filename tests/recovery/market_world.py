@@ -30,7 +30,14 @@ from sqlalchemy import text
 from catalog.drafts import Draft, slug_of
 from catalog.editing import add_listing
 from catalog.models import ListingOrigin
-from finance.buying.signing import exact_payload, header, token_domain
+from finance.buying.channels import channel_config, seller_of
+from finance.buying.signing import (
+    deposit_payload,
+    exact_payload,
+    header,
+    new_deposit,
+    token_domain,
+)
 from finance.buying.terms import Terms, choose
 from finance.chain.rpc import Rpc
 from finance.ledger import Account
@@ -40,9 +47,11 @@ from finance.reconcile import Report, reconcile
 from finance.wallet.keystore import Keystore
 from finance.wallet.signer import Keys, Signer
 from finance.x402.abi import calldata
+from finance.x402.digest import channel_id
 from finance.x402.receipt import decode_response
 from finance.x402.text import checksum, parse_address, to_hex
-from finance.x402.values import EXACT
+from finance.x402.values import BATCH_SETTLEMENT_SCHEME, EXACT, ChannelConfig
+from finance.x402.vouchers import sign_voucher
 from finance.x402.wire import PAYMENT_RESPONSE, PAYMENT_SIGNATURE, decode_required
 from node.db.engine import open_engine, writer
 from node.db.journal import Journal
@@ -302,22 +311,40 @@ class Market:
             for _ in range(at_once):
                 group.create_task(worker())
 
-    async def exact_payment(self, errand: Errand, signer: Signer) -> str:
-        """A foreign client's PAYMENT-SIGNATURE for this errand."""
-        terms: Terms | None = None
+    async def terms(self, errand: Errand, scheme: str) -> Terms:
+        """What the gateway asks a foreign client for, once it answers."""
 
         async def offered() -> Terms | None:
             with suppress(aiohttp.ClientError, TimeoutError, KeyError):
                 async with self.session.get(self._at_gateway(errand)) as unpaid:
                     required = decode_required(unpaid.headers["PAYMENT-REQUIRED"])
-                    return choose(required, NETWORK, (EXACT,))
+                    return choose(required, NETWORK, (scheme,))
             return None
 
-        terms = await until(f"an offer for {errand.name}", offered)
-        assert terms is not None
+        found = await until(f"an offer for {errand.name}", offered)
+        assert isinstance(found, Terms)
+        return found
+
+    async def exact_payment(self, errand: Errand, signer: Signer) -> str:
+        """A foreign client's PAYMENT-SIGNATURE for this errand."""
+        terms = await self.terms(errand, EXACT)
         valid_before = int(time.time()) + terms.max_timeout_seconds
         payload, nonce = exact_payload(signer, terms, token_domain(NETWORK), valid_before)
         return header(terms, payload, f"foreign-{nonce.hex()}").decode()
+
+    async def open_channel(self, errand: Errand, signer: Signer, atoms: int) -> ChannelConfig:
+        """A foreign client's channel, its deposit paying for this errand."""
+        terms = await self.terms(errand, BATCH_SETTLEMENT_SCHEME)
+        address, chain_id = signer.address_bytes, NETWORK.chain_id
+        config = channel_config(seller_of(terms, "foreign"), 0, address, address, NETWORK)
+        key = channel_id(config, chain_id)
+        valid_before = int(time.time()) + terms.max_timeout_seconds
+        deposit = new_deposit(signer, config, key, atoms, valid_before, token_domain(NETWORK))
+        signature = sign_voucher(signer.private, key, terms.amount_atoms, chain_id)
+        payload = deposit_payload(config, key, terms.amount_atoms, signature, deposit)
+        payment = header(terms, payload, f"foreign-{deposit.nonce.hex()}").decode()
+        assert await self.present(errand, payment) == 200, errand
+        return config
 
     def _at_gateway(self, errand: Errand) -> str:
         return f"{self.seller.gateway_url}/v1/{SLUG}/answer/{errand.name}"
