@@ -12,20 +12,15 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
-import signal
-import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 from aiohttp import web
-from sqlalchemy import text
 
 from catalog.drafts import Draft, slug_of
 from catalog.editing import add_listing
@@ -39,13 +34,10 @@ from finance.buying.signing import (
     token_domain,
 )
 from finance.buying.terms import Terms, choose
-from finance.chain.rpc import Rpc
-from finance.ledger import Account
 from finance.money import Usdc
-from finance.networks import NETWORKS
-from finance.reconcile import Report, reconcile
+from finance.reconcile import Report
 from finance.wallet.keystore import Keystore
-from finance.wallet.signer import Keys, Signer
+from finance.wallet.signer import Signer
 from finance.x402.abi import calldata
 from finance.x402.digest import channel_id
 from finance.x402.receipt import decode_response
@@ -54,44 +46,28 @@ from finance.x402.values import BATCH_SETTLEMENT_SCHEME, EXACT, ChannelConfig
 from finance.x402.vouchers import sign_voucher
 from finance.x402.wire import PAYMENT_RESPONSE, PAYMENT_SIGNATURE, decode_required
 from node.db.engine import open_engine, writer
-from node.db.journal import Journal
-from node.db.migrations import upgrade
-from node.demo.processes import Part, run_command, start_part
 from node.lock import prepare_data_dir
 from node.usage.keys import create_key
 from tests.chain_fixtures import ChainProcess
 from tests.recovery.faulty_rpc import FaultyRpc
+from tests.recovery.node_home import (
+    NETWORK,
+    PASSPHRASE,
+    WAIT_SECONDS,
+    NodeHome,
+    free_port,
+    fresh_database,
+    until,
+)
 from tests.recovery.seller_world import usdc_of
 
 SOAK = os.environ.get("FAREBOX_SOAK") == "1"
-NETWORK = NETWORKS["devnet"]
 PRICE = 1_000
 LISTING = "Errands"
 SLUG = slug_of(LISTING)
-PASSPHRASE = "only for tests"
-READY_SECONDS = 90.0
-WAIT_SECONDS = 60.0
 BUYER_ATOMS = 500_000_000
-_LOOK_SECONDS = 0.05
 _RETRY_SECONDS = 0.25
 _CALL_SECONDS = aiohttp.ClientTimeout(total=40)
-
-
-async def until(
-    what: str, holds: Callable[[], Awaitable[Any]], seconds: float = WAIT_SECONDS
-) -> Any:
-    """The first true value of `holds()`; fails after `seconds`, saying what did not come."""
-    deadline = time.monotonic() + seconds
-    while not (value := await holds()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what} (last: {value!r})"
-        await asyncio.sleep(_LOOK_SECONDS)
-    return value
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def right_answer(name: str) -> dict[str, str]:
@@ -125,126 +101,6 @@ class Api:
         await asyncio.sleep(self.delay_seconds)
         self.headers += [each for each in request.headers if each.lower().startswith("payment")]
         return web.json_response(right_answer(name))
-
-
-@dataclass(slots=True)
-class NodeHome:
-    """One node: its folder, its relay to the chain, and its process while it runs."""
-
-    name: str
-    folder: Path
-    relay: FaultyRpc
-    gateway_port: int
-    console_port: int
-    keys: Keys
-    part: Part | None = None
-    starts: int = 0
-
-    @property
-    def data_dir(self) -> Path:
-        return self.folder / self.name
-
-    @property
-    def gateway_url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway_port}"
-
-    @property
-    def address(self) -> str:
-        return self.keys.wallet.address
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            "FAREBOX_DATA_DIR": str(self.data_dir),
-            "FAREBOX_NETWORK": NETWORK.name,
-            "FAREBOX_RPC_URLS": self.relay.url,
-            "FAREBOX_PASSPHRASE": PASSPHRASE,
-            "FAREBOX_GATEWAY_BIND": f"127.0.0.1:{self.gateway_port}",
-            "FAREBOX_CONSOLE_BIND": f"127.0.0.1:{self.console_port}",
-            "FAREBOX_ALLOWED_HOSTS": "127.0.0.1",
-        }
-
-    async def start(self, wait: bool = True) -> None:
-        """`farebox up`; each start has a log of its own."""
-        self.starts += 1
-        name = f"{self.name}-{self.starts}"
-        self.part = await start_part(name, ("up",), self.folder, self.environment)
-        if wait:
-            await self.ready()
-
-    async def ready(self) -> None:
-        async with aiohttp.ClientSession() as session:
-
-            async def is_ready() -> bool:
-                assert self.part is not None
-                self.part.require_alive()
-                with suppress(aiohttp.ClientError):
-                    async with session.get(f"{self.gateway_url}/readyz") as answer:
-                        return answer.status == 200
-                return False
-
-            await until(f"{self.name} is ready", is_ready, READY_SECONDS)
-
-    async def kill_9(self) -> None:
-        """The machine's power goes: no handler runs, nothing is flushed."""
-        assert self.part is not None
-        self.part.process.kill()
-        await self.part.process.wait()
-        self.part = None
-
-    async def stop(self) -> None:
-        if self.part is not None:
-            await self.part.stop()
-            self.part = None
-
-    def claim_now(self) -> None:
-        """As an operator asks for it."""
-        assert self.part is not None
-        self.part.process.send_signal(signal.SIGUSR1)
-
-    async def rows(self, query: str, **values: Any) -> list[Any]:
-        """Rows of the node's own database, also while it runs."""
-        return await asyncio.to_thread(self._rows, query, values)
-
-    def _rows(self, query: str, values: dict[str, Any]) -> list[Any]:
-        engine = open_engine(f"sqlite:///{self.data_dir / 'farebox.db'}")
-        try:
-            with engine.connect() as connection:
-                return list(connection.execute(text(query), values).all())
-        finally:
-            engine.dispose()
-
-    async def number(self, query: str, **values: Any) -> int:
-        return int((await self.rows(query, **values))[0][0] or 0)
-
-    async def booked(self, account: Account) -> int:
-        """The sum of one account of the ledger."""
-        query = "SELECT SUM(amount) FROM ledger_entry WHERE account = :account"
-        return await self.number(query, account=account.value)
-
-    async def reconcile(self) -> Report:
-        """What `farebox reconcile` does, without starting a process for it."""
-        engine = open_engine(f"sqlite:///{self.data_dir / 'farebox.db'}")
-        journal = Journal(engine)
-        try:
-            async with Rpc([self.relay.upstream], NETWORK.chain_id) as rpc:
-                return await reconcile(journal, rpc, self.address, NETWORK)
-        finally:
-            await asyncio.to_thread(journal.close)
-            engine.dispose()
-
-    async def reconcile_by_command(self) -> dict[str, Any]:
-        """`farebox reconcile --json`."""
-        found = await run_command(("reconcile", "--json"), self.environment, accept=(0, 1))
-        assert isinstance(found, dict)
-        return found
-
-    def log(self) -> str:
-        """Everything its processes wrote."""
-        paths = sorted(
-            self.folder.glob(f"{self.name}-*.log"), key=lambda each: each.stat().st_mtime
-        )
-        return "\n".join(f"=== {each.name}\n{each.read_text(errors='replace')}" for each in paths)
 
 
 @dataclass(slots=True)
@@ -494,13 +350,6 @@ async def _new_home(
     return home
 
 
-def fresh_database(home: NodeHome) -> None:
-    """A database as `farebox init` makes it."""
-    engine = open_engine(f"sqlite:///{home.data_dir / 'farebox.db'}")
-    upgrade(engine)
-    engine.dispose()
-
-
 def list_for_buyer(buyer: NodeHome, seller: NodeHome) -> str:
     """The seller's listing in the buyer's catalog; the secret of a new key."""
     _list(buyer, f"{seller.gateway_url}/v1/{SLUG}", ListingOrigin.REMOTE)
@@ -518,17 +367,3 @@ def _list(home: NodeHome, url: str, origin: ListingOrigin) -> None:
         add_listing(writer(engine), draft, lambda _: "", int(time.time()))
     finally:
         engine.dispose()
-
-
-def copy_database(home: NodeHome, to: Path) -> None:
-    """The database of a stopped node, with its write-ahead log."""
-    to.mkdir()
-    for path in home.data_dir.glob("farebox.db*"):
-        shutil.copy2(path, to / path.name)
-
-
-def put_database_back(home: NodeHome, source: Path) -> None:
-    for path in home.data_dir.glob("farebox.db*"):
-        path.unlink()
-    for path in source.iterdir():
-        shutil.copy2(path, home.data_dir / path.name)

@@ -28,17 +28,19 @@ from node.db.journal import Journal
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.faulty_rpc import Fault
 from tests.recovery.market_world import (
-    NETWORK,
     PRICE,
     SOAK,
     Errand,
     Market,
-    copy_database,
-    fresh_database,
     list_for_buyer,
     open_market,
-    put_database_back,
     transact,
+)
+from tests.recovery.node_home import (
+    NETWORK,
+    copy_database,
+    fresh_database,
+    put_database_back,
     until,
 )
 

@@ -13,7 +13,8 @@ import pytest
 from finance.ledger import Account
 from finance.wallet.signer import Signer
 from tests.chain_fixtures import DevchainProcess
-from tests.recovery.market_world import PRICE, SOAK, Errand, Market, NodeHome, open_market
+from tests.recovery.market_world import PRICE, SOAK, Errand, Market, open_market
+from tests.recovery.node_home import NodeHome
 
 ROUNDS = 30 if SOAK else 3
 CALLS = 150
