@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
 from sqlalchemy import Engine
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 
 from node.console.dashboard import Dashboard
 from node.console.facts import NodeFacts
@@ -19,13 +17,11 @@ from node.usage.kpis import Balances
 
 def create_console(
     engine: Engine, facts: NodeFacts, balances: Callable[[], Balances], loopback: bool
-) -> Starlette:
+) -> FastAPI:
     """The pages; without a loopback bind they are refused with a sentence."""
     dashboard = Dashboard(engine, open_environment(), facts, balances)
-    return Starlette(
-        routes=[
-            Route("/", dashboard.page, methods=["GET"]),
-            Mount("/static", StaticFiles(directory=template_dir() / "static")),
-        ],
-        middleware=[Middleware(LocalOnly, loopback=loopback)],
-    )
+    app = FastAPI(title="Farebox", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(LocalOnly, loopback=loopback)
+    app.add_route("/", dashboard.page, methods=["GET"])
+    app.mount("/static", StaticFiles(directory=template_dir() / "static"))
+    return app
