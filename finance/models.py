@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Text, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 
@@ -42,7 +42,6 @@ class SellerChannel(SQLModel, table=True):
         CheckConstraint("0 <= streaming_atoms AND streaming_atoms <= charged_atoms"),
         CheckConstraint("charged_atoms <= signed_atoms"),
         CheckConstraint("0 <= balance_atoms AND 0 <= total_claimed_atoms"),
-        Index("ix_seller_channel_unclaimed", "state", "charged_atoms", "total_claimed_atoms"),
     )
 
     channel_id: str = Field(primary_key=True, description="EIP-712 hash of the config")
@@ -144,7 +143,7 @@ class StoredAnswer(SQLModel, table=True):
     status: int
     headers: str = Field(sa_type=Text, description="JSON list of [name, value] pairs")
     body: bytes
-    created_at: int = Field(index=True)
+    created_at: int
 
 
 class TxState(StrEnum):
@@ -248,14 +247,22 @@ class LedgerEntry(SQLModel, table=True):
     __tablename__ = "ledger_entry"
     __table_args__ = (
         UniqueConstraint("key", name="uq_ledger_key"),
-        Index("ix_ledger_account", "account", "at"),
+        # Charges are written thousands of times a second: only movements on the chain, of
+        # which there are few, are indexed.
+        Index(
+            "ix_ledger_onchain",
+            "account",
+            "at",
+            sqlite_where=text("tx_hash IS NOT NULL"),
+            postgresql_where=text("tx_hash IS NOT NULL"),
+        ),
     )
 
     id: int | None = Field(default=None, primary_key=True)
     key: str = Field(description="what moved, once: charge:<channel>:<cumulative>, ...")
     account: str = Field(description="see finance.ledger.Account")
     amount: int = Field(sa_type=BigInteger, description="signed; USDC atoms, gas account: wei")
-    channel_id: str | None = Field(default=None, index=True)
+    channel_id: str | None = None
     call_id: str | None = None
     tx_hash: str | None = None
     log_index: int | None = None
@@ -335,7 +342,7 @@ class Purchase(SQLModel, table=True):
     payment_header: str = Field(sa_type=Text, description="PAYMENT-SIGNATURE as sent")
     tx_hash: str | None = None
     error: str | None = None
-    created_at: int = Field(default=0, index=True)
+    created_at: int = 0
     updated_at: int = 0
 
 

@@ -44,4 +44,4 @@ def gas_per_usdc(engine: Engine, since: int) -> GasCost:
 
 
 def _sum() -> Select[Any]:
-    return select(func.sum(_LEDGER.c.amount))
+    return select(func.sum(_LEDGER.c.amount)).where(_LEDGER.c.tx_hash.is_not(None))

@@ -13,16 +13,17 @@ import asyncio
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine, PoolProxiedConnection
+from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.expression import Executable
 
 from finance.errors import StoreConflict, StoreUnavailable
 from finance.store import Batch, Write
-from node.db.engine import writer
 from node.db.statements import Statements
 
 MAX_GROUP = 256
@@ -39,8 +40,9 @@ class Journal:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._writer = writer(engine)
-        self._connection: Connection | None = None
+        # Taken at once: a reader that wants to become a writer could fail half-way.
+        self._begin = "BEGIN IMMEDIATE" if engine.dialect.name == "sqlite" else None
+        self._connection: PoolProxiedConnection | None = None
         self._statements = Statements(engine.dialect)
         dbapi = engine.dialect.loaded_dbapi
         self._database_error: type[Exception] = dbapi.Error
@@ -113,41 +115,55 @@ class Journal:
         return [outcome for batch in batches for outcome in self._apply([batch])]
 
     def _write(self, batches: Sequence[Batch]) -> None:
-        if self._connection is None:
-            self._connection = self._writer.connect()
+        connection = self._connection
+        if connection is None:
+            connection = self._connection = self.engine.raw_connection()
         try:
-            with self._connection.begin():
-                self._write_rows(self._connection, batches)
-        except (SQLAlchemyError, self._database_error):
-            # Whatever broke it may have broken the connection.
-            self._connection.close()
-            self._connection = None
+            with closing(connection.cursor()) as cursor:
+                if self._begin is not None:
+                    cursor.execute(self._begin)
+                self._write_rows(cursor, batches)
+            connection.commit()
+        except Exception as error:
+            self._undo(connection, error)
             raise
 
-    def _write_rows(self, connection: Connection, batches: Sequence[Batch]) -> None:
-        cursor = connection.connection.cursor()
+    def _undo(self, connection: PoolProxiedConnection, error: Exception) -> None:
         try:
-            for statement, writes in _by_statement(batches):
-                names = tuple(writes[0].params)
-                sql, rows = self._statements.bind(statement, names, [w.params for w in writes])
-                cursor.executemany(sql, rows)
-                expected = [write.rows for write in writes]
-                if None not in expected and cursor.rowcount != sum(rows or 0 for rows in expected):
-                    message = "a guarded write found other values than it was decided on"
-                    raise StoreConflict(message)
-            for statement, totals in _sums(batches):
-                sql, rows = self._statements.bind(statement, tuple(totals), [totals])
-                cursor.execute(sql, rows[0])
-        finally:
-            cursor.close()
+            connection.rollback()
+        except self._database_error:
+            pass
+        else:
+            if not isinstance(error, self._database_error) or isinstance(
+                error, self._integrity_error
+            ):
+                return
+        # Whatever broke it may have broken the connection.
+        connection.invalidate()
+        self._connection = None
+
+    def _write_rows(self, cursor: DBAPICursor, batches: Sequence[Batch]) -> None:
+        for statement, writes in _by_statement(batches):
+            names = tuple(writes[0].params)
+            sql, rows = self._statements.bind(statement, names, [w.params for w in writes])
+            cursor.executemany(sql, rows)
+            if writes[0].rows is None:
+                continue
+            if cursor.rowcount != sum(write.rows or 0 for write in writes):
+                raise StoreConflict("a guarded write found other values than it was decided on")
+        for statement, totals in _sums(batches):
+            sql, rows = self._statements.bind(statement, tuple(totals), [totals])
+            cursor.execute(sql, rows[0])
 
 
 def _by_statement(batches: Sequence[Batch]) -> Iterable[tuple[Executable, list[Write]]]:
-    """Writes of one kind together, kinds in the order in which they first appear."""
-    groups: dict[tuple[int, tuple[str, ...]], list[Write]] = {}
+    """Writes of one kind together, kinds in the order in which they first appear. Those that
+    may touch any number of rows stay apart from those that are counted."""
+    groups: dict[tuple[int, bool, tuple[str, ...]], list[Write]] = {}
     for batch in batches:
         for write in batch.writes:
-            groups.setdefault((id(write.statement), tuple(write.params)), []).append(write)
+            key = (id(write.statement), write.rows is None, tuple(write.params))
+            groups.setdefault(key, []).append(write)
     return [(writes[0].statement, writes) for writes in groups.values()]
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from node.problems import Headers
+from node.usage.calls import new_call_id
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -34,11 +34,6 @@ class CallerGone(Exception):
 
 class BodyTooLarge(Exception):
     """The request body is above the limit."""
-
-
-def new_call_id(now_ms: int) -> str:
-    """128 bits in hex, ordered by time like a UUIDv7."""
-    return f"{now_ms:012x}{os.urandom(10).hex()}"
 
 
 class Call:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -36,7 +35,7 @@ from node.proxy.idempotency import IdempotencyKeys, kept_headers, read_key
 from node.proxy.keyring import Keyring
 from node.proxy.seller import SellerClient, rest_of
 from node.proxy.sources import Offered, Source, checked_path, load_sources, probe
-from node.usage.calls import CallRecord
+from node.usage.calls import CallRecord, new_call_id
 from node.usage.models import Event, Side
 
 _log = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ class Proxy:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"the proxy does not speak {scope['type']}")
-        call_id = os.urandom(12).hex()
+        call_id = new_call_id(time.time_ns() // 1_000_000)
         try:
             answer = await self._answer(scope, receive, call_id)
         except ClientGone:

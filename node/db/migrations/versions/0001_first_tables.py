@@ -198,9 +198,13 @@ def _create_ledger_entry() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("key", name="uq_ledger_key"),
     )
-    op.create_index("ix_ledger_account", "ledger_entry", ["account", "at"], unique=False)
     op.create_index(
-        op.f("ix_ledger_entry_channel_id"), "ledger_entry", ["channel_id"], unique=False
+        "ix_ledger_onchain",
+        "ledger_entry",
+        ["account", "at"],
+        unique=False,
+        sqlite_where=sa.text("tx_hash IS NOT NULL"),
+        postgresql_where=sa.text("tx_hash IS NOT NULL"),
     )
 
 
@@ -289,7 +293,6 @@ def _create_purchase() -> None:
         sa.PrimaryKeyConstraint("call_id"),
         sa.UniqueConstraint("key_id", "idempotency_key", name="uq_purchase_idempotency"),
     )
-    op.create_index(op.f("ix_purchase_created_at"), "purchase", ["created_at"], unique=False)
     op.create_index("ix_purchase_state", "purchase", ["state"], unique=False)
 
 
@@ -334,12 +337,6 @@ def _create_seller_channel() -> None:
         sa.CheckConstraint("charged_atoms <= signed_atoms"),
         sa.PrimaryKeyConstraint("channel_id"),
     )
-    op.create_index(
-        "ix_seller_channel_unclaimed",
-        "seller_channel",
-        ["state", "charged_atoms", "total_claimed_atoms"],
-        unique=False,
-    )
 
 
 def _create_spend_counter() -> None:
@@ -375,9 +372,6 @@ def _create_stored_answer() -> None:
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("key"),
-    )
-    op.create_index(
-        op.f("ix_stored_answer_created_at"), "stored_answer", ["created_at"], unique=False
     )
 
 
