@@ -43,8 +43,8 @@ class Listing(SQLModel, table=True):
         default="", sa_type=Text, description="encrypted with the node's secret key; never shown"
     )
     spec: str = Field(default="", sa_type=Text, description="OpenAPI 3.x document, JSON")
-    created_at: int = 0
-    updated_at: int = 0
+    created_at: int = Field(default=0, sa_type=BigInteger)
+    updated_at: int = Field(default=0, sa_type=BigInteger)
 
 
 class RoutePrice(SQLModel, table=True):

@@ -9,9 +9,13 @@ only ever added to.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
+
+# SQLite only numbers rows of a plain INTEGER key, which has 64 bits there.
+ROW_ID: Any = BigInteger().with_variant(Integer(), "sqlite")
 
 
 def _amount(description: str, default: int = 0) -> int:
@@ -51,20 +55,26 @@ class SellerChannel(SQLModel, table=True):
     receiver: str
     receiver_authorizer: str
     token: str
-    withdraw_delay: int = Field(description="seconds")
+    withdraw_delay: int = Field(sa_type=BigInteger, description="seconds")
     salt: str
     state: str = Field(default=ChannelState.OPENING)
     balance_atoms: int = _amount("on-chain: deposited minus withdrawn and refunded")
     total_claimed_atoms: int = _amount("on-chain: cumulative amount claimed")
-    withdraw_requested_at: int = Field(default=0, description="on-chain; 0 when none")
+    withdraw_requested_at: int = Field(
+        default=0, sa_type=BigInteger, description="on-chain; 0 when none"
+    )
     withdraw_amount_atoms: int = _amount("on-chain: amount of the pending withdrawal")
-    refund_nonce: int = Field(default=0, description="on-chain: next nonce of a signed refund")
-    synced_at: int = Field(default=0, description="when the on-chain mirror was last refreshed")
+    refund_nonce: int = Field(
+        default=0, sa_type=BigInteger, description="on-chain: next nonce of a signed refund"
+    )
+    synced_at: int = Field(
+        default=0, sa_type=BigInteger, description="when the on-chain mirror was last refreshed"
+    )
     charged_atoms: int = _amount("cumulative amount charged for delivered calls")
     streaming_atoms: int = _amount("part of charged whose answer is still being streamed")
     signed_atoms: int = _amount("cumulative amount of the voucher below")
     voucher_signature: str = Field(default="0x", description="best voucher of the payer")
-    last_request_at: int = 0
+    last_request_at: int = Field(default=0, sa_type=BigInteger)
 
 
 class PaymentKind(StrEnum):
@@ -110,8 +120,8 @@ class OnchainPayment(SQLModel, table=True):
     pay_to: str = Field(description="exact: our wallet; deposit: the collector")
     value_atoms: int = _amount("amount the authorization moves")
     charge_atoms: int = _amount("price of the call it pays for")
-    valid_after: int
-    valid_before: int
+    valid_after: int = Field(sa_type=BigInteger)
+    valid_before: int = Field(sa_type=BigInteger)
     signature: str = Field(sa_type=Text)
     channel_id: str | None = Field(default=None, description="deposit: the channel it funds")
     deposit_salt: str | None = Field(default=None, description="deposit: salt of the nonce, hex")
@@ -120,12 +130,14 @@ class OnchainPayment(SQLModel, table=True):
     fingerprint: str = Field(description="hash of method, target, body and payment")
     listing_id: str
     route: str
-    tx_id: int | None = Field(default=None, description="chain_tx that carries it")
+    tx_id: int | None = Field(
+        default=None, sa_type=BigInteger, description="chain_tx that carries it"
+    )
     tx_hash: str | None = None
     log_index: int | None = None
     error: str | None = Field(default=None, description="x402 errorReason when failed")
-    created_at: int = 0
-    updated_at: int = 0
+    created_at: int = Field(default=0, sa_type=BigInteger)
+    updated_at: int = Field(default=0, sa_type=BigInteger)
 
 
 class StoredAnswer(SQLModel, table=True):
@@ -143,7 +155,7 @@ class StoredAnswer(SQLModel, table=True):
     status: int
     headers: str = Field(sa_type=Text, description="JSON list of [name, value] pairs")
     body: bytes
-    created_at: int
+    created_at: int = Field(sa_type=BigInteger)
 
 
 class TxState(StrEnum):
@@ -175,7 +187,7 @@ class ChainTx(SQLModel, table=True):
         Index("ix_chain_tx_state", "state"),
     )
 
-    id: int | None = Field(default=None, primary_key=True)
+    id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
     chain_id: int
     sender: str
     purpose: str = Field(description="settle, claim, refund, withdraw_usdc, withdraw_eth, ...")
@@ -186,14 +198,14 @@ class ChainTx(SQLModel, table=True):
     state: str = Field(default=TxState.INTENDED)
     nonce: int | None = Field(default=None, description="null again if nothing was broadcast")
     gas_limit: int | None = None
-    block_number: int | None = None
+    block_number: int | None = Field(default=None, sa_type=BigInteger)
     block_hash: str | None = None
     tx_hash: str | None = Field(default=None, description="the attempt that was mined")
     gas_used: int | None = None
     fee_wei: int | None = Field(default=None, sa_type=BigInteger, description="gas paid")
     error: str | None = Field(default=None, sa_type=Text)
-    created_at: int = 0
-    updated_at: int = 0
+    created_at: int = Field(default=0, sa_type=BigInteger)
+    updated_at: int = Field(default=0, sa_type=BigInteger)
 
 
 class ChainTxAttempt(SQLModel, table=True):
@@ -202,11 +214,11 @@ class ChainTxAttempt(SQLModel, table=True):
     __tablename__ = "chain_tx_attempt"
 
     tx_hash: str = Field(primary_key=True)
-    tx_id: int = Field(index=True)
+    tx_id: int = Field(index=True, sa_type=BigInteger)
     raw: str = Field(sa_type=Text, description="signed bytes, hex")
     max_fee_wei: int = Field(sa_type=BigInteger)
     max_priority_fee_wei: int = Field(sa_type=BigInteger)
-    created_at: int = 0
+    created_at: int = Field(default=0, sa_type=BigInteger)
 
 
 class ChainCursor(SQLModel, table=True):
@@ -215,7 +227,7 @@ class ChainCursor(SQLModel, table=True):
     __tablename__ = "chain_cursor"
 
     chain_id: int = Field(primary_key=True)
-    block_number: int = Field(primary_key=True)
+    block_number: int = Field(primary_key=True, sa_type=BigInteger)
     block_hash: str
 
 
@@ -228,9 +240,9 @@ class ChainEvent(SQLModel, table=True):
         Index("ix_chain_event_block", "chain_id", "block_number"),
     )
 
-    id: int | None = Field(default=None, primary_key=True)
+    id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
     chain_id: int
-    block_number: int
+    block_number: int = Field(sa_type=BigInteger)
     block_hash: str
     tx_hash: str
     log_index: int
@@ -238,7 +250,7 @@ class ChainEvent(SQLModel, table=True):
     channel_id: str | None = Field(default=None, index=True)
     args: str = Field(sa_type=Text, description="decoded arguments, JSON; uint256 as text")
     orphaned: bool = Field(default=False, description="its block was reorganised away")
-    seen_at: int = 0
+    seen_at: int = Field(default=0, sa_type=BigInteger)
 
 
 class LedgerEntry(SQLModel, table=True):
@@ -258,7 +270,7 @@ class LedgerEntry(SQLModel, table=True):
         ),
     )
 
-    id: int | None = Field(default=None, primary_key=True)
+    id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
     key: str = Field(description="what moved, once: charge:<channel>:<cumulative>, ...")
     account: str = Field(description="see finance.ledger.Account")
     amount: int = Field(sa_type=BigInteger, description="signed; USDC atoms, gas account: wei")
@@ -266,7 +278,7 @@ class LedgerEntry(SQLModel, table=True):
     call_id: str | None = None
     tx_hash: str | None = None
     log_index: int | None = None
-    at: int = 0
+    at: int = Field(default=0, sa_type=BigInteger)
 
 
 class BuyerChannel(SQLModel, table=True):
@@ -289,7 +301,7 @@ class BuyerChannel(SQLModel, table=True):
     receiver: str
     receiver_authorizer: str
     token: str
-    withdraw_delay: int = Field(description="seconds")
+    withdraw_delay: int = Field(sa_type=BigInteger, description="seconds")
     salt: str
     state: str = Field(default=ChannelState.OPENING)
     stop_reason: str | None = None
@@ -298,9 +310,9 @@ class BuyerChannel(SQLModel, table=True):
     signed_atoms: int = _amount("highest cumulative amount we ever signed")
     signature: str = Field(default="0x", description="our voucher over signed_atoms")
     total_claimed_atoms: int = _amount("on-chain, as last seen")
-    withdraw_requested_at: int = 0
+    withdraw_requested_at: int = Field(default=0, sa_type=BigInteger)
     origin: str = Field(default="", description="scheme://host:port the channel was opened for")
-    updated_at: int = 0
+    updated_at: int = Field(default=0, sa_type=BigInteger)
 
 
 class PurchaseState(StrEnum):
@@ -342,8 +354,8 @@ class Purchase(SQLModel, table=True):
     payment_header: str = Field(sa_type=Text, description="PAYMENT-SIGNATURE as sent")
     tx_hash: str | None = None
     error: str | None = None
-    created_at: int = 0
-    updated_at: int = 0
+    created_at: int = Field(default=0, sa_type=BigInteger)
+    updated_at: int = Field(default=0, sa_type=BigInteger)
 
 
 class SpendLimit(SQLModel, table=True):

@@ -7,6 +7,8 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, Index, Text
 from sqlmodel import Field, SQLModel
 
+from finance.models import ROW_ID
+
 
 class Side(StrEnum):
     SERVED = "served"
@@ -21,9 +23,9 @@ class ConsumerKey(SQLModel, table=True):
     id: str = Field(primary_key=True)
     name: str
     secret_hash: str = Field(unique=True, description="SHA-256 of the secret, hex")
-    created_at: int = 0
-    revoked_at: int | None = None
-    last_used_at: int | None = None
+    created_at: int = Field(default=0, sa_type=BigInteger)
+    revoked_at: int | None = Field(default=None, sa_type=BigInteger)
+    last_used_at: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class Call(SQLModel, table=True):
@@ -44,7 +46,9 @@ class Call(SQLModel, table=True):
     amount_atoms: int = Field(default=0, sa_type=BigInteger, description="charged, USDC atoms")
     status: int = Field(description="HTTP status given to the caller")
     error: str | None = Field(default=None, description="code when it failed")
-    latency_us: int = Field(default=0, description="microseconds until the answer was ready")
+    latency_us: int = Field(
+        default=0, sa_type=BigInteger, description="microseconds until the answer was ready"
+    )
     bytes_out: int = Field(default=0, sa_type=BigInteger)
 
 
@@ -54,7 +58,9 @@ class CallRollup(SQLModel, table=True):
     __tablename__ = "call_rollup"
 
     side: str = Field(primary_key=True)
-    hour: int = Field(primary_key=True, description="Unix time of the hour's start")
+    hour: int = Field(
+        primary_key=True, sa_type=BigInteger, description="Unix time of the hour's start"
+    )
     listing_id: str = Field(primary_key=True)
     key_id: str = Field(primary_key=True, default="", description="empty when served")
     calls: int = Field(default=0, sa_type=BigInteger)
@@ -70,8 +76,8 @@ class Event(SQLModel, table=True):
 
     __tablename__ = "event"
 
-    id: int | None = Field(default=None, primary_key=True)
-    at: int = Field(index=True)
+    id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
+    at: int = Field(index=True, sa_type=BigInteger)
     type: str
     severity: str = Field(description="info, warning, error")
     message: str = Field(sa_type=Text)

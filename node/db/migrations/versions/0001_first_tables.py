@@ -9,6 +9,11 @@ branch_labels = None
 depends_on = None
 
 
+def _row_id() -> sa.types.TypeEngine[int]:
+    """SQLite only numbers rows of a plain INTEGER key, which has 64 bits there."""
+    return sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
 def _create_buyer_channel() -> None:
     op.create_table(
         "buyer_channel",
@@ -19,7 +24,7 @@ def _create_buyer_channel() -> None:
         sa.Column("receiver", sa.String(), nullable=False),
         sa.Column("receiver_authorizer", sa.String(), nullable=False),
         sa.Column("token", sa.String(), nullable=False),
-        sa.Column("withdraw_delay", sa.Integer(), nullable=False),
+        sa.Column("withdraw_delay", sa.BigInteger(), nullable=False),
         sa.Column("salt", sa.String(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("stop_reason", sa.String(), nullable=True),
@@ -28,9 +33,9 @@ def _create_buyer_channel() -> None:
         sa.Column("signed_atoms", sa.BigInteger(), nullable=False),
         sa.Column("signature", sa.String(), nullable=False),
         sa.Column("total_claimed_atoms", sa.BigInteger(), nullable=False),
-        sa.Column("withdraw_requested_at", sa.Integer(), nullable=False),
+        sa.Column("withdraw_requested_at", sa.BigInteger(), nullable=False),
         sa.Column("origin", sa.String(), nullable=False),
-        sa.Column("updated_at", sa.Integer(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("charged_atoms <= signed_atoms"),
         sa.PrimaryKeyConstraint("channel_id"),
     )
@@ -54,7 +59,7 @@ def _create_call() -> None:
         sa.Column("amount_atoms", sa.BigInteger(), nullable=False),
         sa.Column("status", sa.Integer(), nullable=False),
         sa.Column("error", sa.String(), nullable=True),
-        sa.Column("latency_us", sa.Integer(), nullable=False),
+        sa.Column("latency_us", sa.BigInteger(), nullable=False),
         sa.Column("bytes_out", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
@@ -65,7 +70,7 @@ def _create_call_rollup() -> None:
     op.create_table(
         "call_rollup",
         sa.Column("side", sa.String(), nullable=False),
-        sa.Column("hour", sa.Integer(), nullable=False),
+        sa.Column("hour", sa.BigInteger(), nullable=False),
         sa.Column("listing_id", sa.String(), nullable=False),
         sa.Column("key_id", sa.String(), nullable=False),
         sa.Column("calls", sa.BigInteger(), nullable=False),
@@ -82,7 +87,7 @@ def _create_chain_cursor() -> None:
     op.create_table(
         "chain_cursor",
         sa.Column("chain_id", sa.Integer(), nullable=False),
-        sa.Column("block_number", sa.Integer(), nullable=False),
+        sa.Column("block_number", sa.BigInteger(), nullable=False),
         sa.Column("block_hash", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("chain_id", "block_number"),
     )
@@ -91,9 +96,9 @@ def _create_chain_cursor() -> None:
 def _create_chain_event() -> None:
     op.create_table(
         "chain_event",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", _row_id(), nullable=False),
         sa.Column("chain_id", sa.Integer(), nullable=False),
-        sa.Column("block_number", sa.Integer(), nullable=False),
+        sa.Column("block_number", sa.BigInteger(), nullable=False),
         sa.Column("block_hash", sa.String(), nullable=False),
         sa.Column("tx_hash", sa.String(), nullable=False),
         sa.Column("log_index", sa.Integer(), nullable=False),
@@ -101,7 +106,7 @@ def _create_chain_event() -> None:
         sa.Column("channel_id", sa.String(), nullable=True),
         sa.Column("args", sa.Text(), nullable=False),
         sa.Column("orphaned", sa.Boolean(), nullable=False),
-        sa.Column("seen_at", sa.Integer(), nullable=False),
+        sa.Column("seen_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint(
             "chain_id", "block_hash", "tx_hash", "log_index", name="uq_chain_event"
@@ -116,7 +121,7 @@ def _create_chain_event() -> None:
 def _create_chain_tx() -> None:
     op.create_table(
         "chain_tx",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", _row_id(), nullable=False),
         sa.Column("chain_id", sa.Integer(), nullable=False),
         sa.Column("sender", sa.String(), nullable=False),
         sa.Column("purpose", sa.String(), nullable=False),
@@ -127,14 +132,14 @@ def _create_chain_tx() -> None:
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("nonce", sa.Integer(), nullable=True),
         sa.Column("gas_limit", sa.Integer(), nullable=True),
-        sa.Column("block_number", sa.Integer(), nullable=True),
+        sa.Column("block_number", sa.BigInteger(), nullable=True),
         sa.Column("block_hash", sa.String(), nullable=True),
         sa.Column("tx_hash", sa.String(), nullable=True),
         sa.Column("gas_used", sa.Integer(), nullable=True),
         sa.Column("fee_wei", sa.BigInteger(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
-        sa.Column("created_at", sa.Integer(), nullable=False),
-        sa.Column("updated_at", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("chain_id", "sender", "nonce", name="uq_chain_tx_nonce"),
         sa.UniqueConstraint("purpose", "ref", name="uq_chain_tx_ref"),
@@ -146,11 +151,11 @@ def _create_chain_tx_attempt() -> None:
     op.create_table(
         "chain_tx_attempt",
         sa.Column("tx_hash", sa.String(), nullable=False),
-        sa.Column("tx_id", sa.Integer(), nullable=False),
+        sa.Column("tx_id", sa.BigInteger(), nullable=False),
         sa.Column("raw", sa.Text(), nullable=False),
         sa.Column("max_fee_wei", sa.BigInteger(), nullable=False),
         sa.Column("max_priority_fee_wei", sa.BigInteger(), nullable=False),
-        sa.Column("created_at", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("tx_hash"),
     )
     op.create_index(op.f("ix_chain_tx_attempt_tx_id"), "chain_tx_attempt", ["tx_id"], unique=False)
@@ -162,9 +167,9 @@ def _create_consumer_key() -> None:
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("secret_hash", sa.String(), nullable=False),
-        sa.Column("created_at", sa.Integer(), nullable=False),
-        sa.Column("revoked_at", sa.Integer(), nullable=True),
-        sa.Column("last_used_at", sa.Integer(), nullable=True),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("revoked_at", sa.BigInteger(), nullable=True),
+        sa.Column("last_used_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("secret_hash"),
     )
@@ -173,8 +178,8 @@ def _create_consumer_key() -> None:
 def _create_event() -> None:
     op.create_table(
         "event",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("at", sa.Integer(), nullable=False),
+        sa.Column("id", _row_id(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
         sa.Column("type", sa.String(), nullable=False),
         sa.Column("severity", sa.String(), nullable=False),
         sa.Column("message", sa.Text(), nullable=False),
@@ -186,7 +191,7 @@ def _create_event() -> None:
 def _create_ledger_entry() -> None:
     op.create_table(
         "ledger_entry",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", _row_id(), nullable=False),
         sa.Column("key", sa.String(), nullable=False),
         sa.Column("account", sa.String(), nullable=False),
         sa.Column("amount", sa.BigInteger(), nullable=False),
@@ -194,7 +199,7 @@ def _create_ledger_entry() -> None:
         sa.Column("call_id", sa.String(), nullable=True),
         sa.Column("tx_hash", sa.String(), nullable=True),
         sa.Column("log_index", sa.Integer(), nullable=True),
-        sa.Column("at", sa.Integer(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("key", name="uq_ledger_key"),
     )
@@ -225,8 +230,8 @@ def _create_listing() -> None:
         sa.Column("credential_name", sa.String(), nullable=False),
         sa.Column("credential_secret", sa.Text(), nullable=False),
         sa.Column("spec", sa.Text(), nullable=False),
-        sa.Column("created_at", sa.Integer(), nullable=False),
-        sa.Column("updated_at", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("price_atoms >= 0"),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("origin", "slug", name="uq_listing_slug"),
@@ -246,8 +251,8 @@ def _create_onchain_payment() -> None:
         sa.Column("pay_to", sa.String(), nullable=False),
         sa.Column("value_atoms", sa.BigInteger(), nullable=False),
         sa.Column("charge_atoms", sa.BigInteger(), nullable=False),
-        sa.Column("valid_after", sa.Integer(), nullable=False),
-        sa.Column("valid_before", sa.Integer(), nullable=False),
+        sa.Column("valid_after", sa.BigInteger(), nullable=False),
+        sa.Column("valid_before", sa.BigInteger(), nullable=False),
         sa.Column("signature", sa.Text(), nullable=False),
         sa.Column("channel_id", sa.String(), nullable=True),
         sa.Column("deposit_salt", sa.String(), nullable=True),
@@ -256,12 +261,12 @@ def _create_onchain_payment() -> None:
         sa.Column("fingerprint", sa.String(), nullable=False),
         sa.Column("listing_id", sa.String(), nullable=False),
         sa.Column("route", sa.String(), nullable=False),
-        sa.Column("tx_id", sa.Integer(), nullable=True),
+        sa.Column("tx_id", sa.BigInteger(), nullable=True),
         sa.Column("tx_hash", sa.String(), nullable=True),
         sa.Column("log_index", sa.Integer(), nullable=True),
         sa.Column("error", sa.String(), nullable=True),
-        sa.Column("created_at", sa.Integer(), nullable=False),
-        sa.Column("updated_at", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("value_atoms >= 0 AND charge_atoms >= 0"),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("chain_id", "token", "payer", "nonce", name="uq_authorization"),
@@ -288,8 +293,8 @@ def _create_purchase() -> None:
         sa.Column("payment_header", sa.Text(), nullable=False),
         sa.Column("tx_hash", sa.String(), nullable=True),
         sa.Column("error", sa.String(), nullable=True),
-        sa.Column("created_at", sa.Integer(), nullable=False),
-        sa.Column("updated_at", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("call_id"),
         sa.UniqueConstraint("key_id", "idempotency_key", name="uq_purchase_idempotency"),
     )
@@ -318,20 +323,20 @@ def _create_seller_channel() -> None:
         sa.Column("receiver", sa.String(), nullable=False),
         sa.Column("receiver_authorizer", sa.String(), nullable=False),
         sa.Column("token", sa.String(), nullable=False),
-        sa.Column("withdraw_delay", sa.Integer(), nullable=False),
+        sa.Column("withdraw_delay", sa.BigInteger(), nullable=False),
         sa.Column("salt", sa.String(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("balance_atoms", sa.BigInteger(), nullable=False),
         sa.Column("total_claimed_atoms", sa.BigInteger(), nullable=False),
-        sa.Column("withdraw_requested_at", sa.Integer(), nullable=False),
+        sa.Column("withdraw_requested_at", sa.BigInteger(), nullable=False),
         sa.Column("withdraw_amount_atoms", sa.BigInteger(), nullable=False),
-        sa.Column("refund_nonce", sa.Integer(), nullable=False),
-        sa.Column("synced_at", sa.Integer(), nullable=False),
+        sa.Column("refund_nonce", sa.BigInteger(), nullable=False),
+        sa.Column("synced_at", sa.BigInteger(), nullable=False),
         sa.Column("charged_atoms", sa.BigInteger(), nullable=False),
         sa.Column("streaming_atoms", sa.BigInteger(), nullable=False),
         sa.Column("signed_atoms", sa.BigInteger(), nullable=False),
         sa.Column("voucher_signature", sa.String(), nullable=False),
-        sa.Column("last_request_at", sa.Integer(), nullable=False),
+        sa.Column("last_request_at", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("0 <= balance_atoms AND 0 <= total_claimed_atoms"),
         sa.CheckConstraint("0 <= streaming_atoms AND streaming_atoms <= charged_atoms"),
         sa.CheckConstraint("charged_atoms <= signed_atoms"),
@@ -370,7 +375,7 @@ def _create_stored_answer() -> None:
         sa.Column("status", sa.Integer(), nullable=False),
         sa.Column("headers", sa.Text(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
-        sa.Column("created_at", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("key"),
     )
 
