@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, insert, text
+from sqlalchemy import Engine, event, insert, text
 from sqlmodel import SQLModel
 
 from finance.errors import StoreConflict, StoreUnavailable
@@ -30,8 +31,8 @@ RAISE_TO = text(
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    engine = open_engine(f"sqlite:///{tmp_path}/farebox.db")
+def journal(database_url: str) -> Iterator[Journal]:
+    engine = open_engine(database_url)
     SQLModel.metadata.create_all(engine)
     journal = Journal(engine)
     yield journal
@@ -48,18 +49,19 @@ def count(journal: Journal, table: str) -> int:
         return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())
 
 
-async def test_what_waits_together_is_committed_together(journal: Journal) -> None:
-    commits = 0
+async def test_what_waits_together_is_committed_together(migrated_engine: Engine) -> None:
+    statements: list[str] = []
+    journal = Journal(migrated_engine)
 
-    @event.listens_for(journal.engine, "commit")
-    def _count(_: object) -> None:
-        nonlocal commits
-        commits += 1
+    @event.listens_for(migrated_engine, "checkout")
+    def _trace(connection: sqlite3.Connection, _record: object, _proxy: object) -> None:
+        connection.set_trace_callback(statements.append)
 
     writes = [entry(f"k{n}", Account.CHARGED, 1, 0) for n in range(200)]
     await asyncio.gather(*(journal.commit(Batch([write])) for write in writes))
     assert count(journal, "ledger_entry") == 200
-    assert commits < 50
+    assert 0 < statements.count("COMMIT") < 50
+    journal.close()
 
 
 async def test_a_guard_that_fails_refuses_only_its_batch(journal: Journal) -> None:
@@ -133,13 +135,15 @@ asyncio.run(main())
 """
 
 
-def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/farebox.db"
-    engine = open_engine(url)
+def test_what_was_acknowledged_survives_kill_9(database_url: str) -> None:
+    engine = open_engine(database_url)
     SQLModel.metadata.create_all(engine)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, url], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", CHILD, database_url],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     assert child.stdout is not None
     acknowledged = [child.stdout.readline().strip() for _ in range(400)]

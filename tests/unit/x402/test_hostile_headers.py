@@ -169,7 +169,7 @@ def test_a_mutated_header_is_refused_or_still_the_payment_that_was_signed() -> N
 def test_the_buyers_decoders_survive_the_same_mutations() -> None:
     rng = random.Random(2_402)
     state = wire.ChannelState(b"\x01" * 32, 9, 1, 2, 3, 4)
-    receipt = wire.Receipt(True, "", "eip155:1", "0x", None, "a", "b", 5, state)
+    receipt = wire.Receipt(True, "", "eip155:1", "0x" + "11" * 20, 7, "a", "b", 5, state)
     seeds = [
         (wire.decode_required, OFFER.required_header("e", state, wire.VoucherState(5, b"\x01"))),
         (wire.decode_response, wire.encode_response(receipt)),
