@@ -91,7 +91,9 @@ async def open_bench(
     return Bench(market, upstream, f"{url}/paid", f"{url}/free", calls)
 
 
-async def load(bench: Bench, mode: str, url: str, pid: int, key: int, calls: int, **more: Any) -> Run:
+async def load(
+    bench: Bench, mode: str, url: str, pid: int, key: int, calls: int, **more: Any
+) -> Run:
     options = {"url": url, "mode": mode, "key": bench.market.funded_keys[key], "calls": calls}
     options |= {"connections": CONNECTIONS, **more}
     flat = [part for name, value in options.items() for part in (f"--{name}", str(value))]
@@ -121,7 +123,12 @@ async def selling(bench: Bench) -> tuple[list[Goal], dict[str, Any]]:
     free = await load(bench, "free", bench.free_url, bench.seller_pid, 4, bench.calls)
     paid = await load(bench, "voucher", bench.sold_url, bench.seller_pid, 4, bench.calls)
     goals = [
-        Goal("a: CPU of official per CPU of ours", official.cpu_ms_per_call / paid.cpu_ms_per_call, 8, True),
+        Goal(
+            "a: CPU of official per CPU of ours",
+            official.cpu_ms_per_call / paid.cpu_ms_per_call,
+            8,
+            True,
+        ),
         Goal("a: median latency, ours per official", paid.p50_ms / official.p50_ms, 1, False),
         Goal("b: throughput, paid per free", paid.per_second / free.per_second, 0.6, True),
         Goal("b: median of paid above free, ms", paid.p50_ms - free.p50_ms, 1, False),
@@ -135,7 +142,14 @@ async def buying(bench: Bench) -> tuple[list[Goal], dict[str, Any]]:
     official = await measured(
         OFFICIAL_CLIENT,
         None,
-        *("--url", bench.sold_url, "--key", market.funded_keys[5], "--calls", str(bench.calls // 2)),
+        *(
+            "--url",
+            bench.sold_url,
+            "--key",
+            market.funded_keys[5],
+            "--calls",
+            str(bench.calls // 2),
+        ),
     )
     async with AsyncExitStack() as stack:
         relay = CountingRelay(int(market.seller.gateway_url.rpartition(":")[2]))
@@ -150,7 +164,12 @@ async def buying(bench: Bench) -> tuple[list[Goal], dict[str, Any]]:
     await _through_proxy(bench, "bench", 50)
     proxied = await _through_proxy(bench, "bench", bench.calls)
     goals = [
-        Goal("c: CPU of official per CPU of ours", official.cpu_ms_per_call / proxied.cpu_ms_per_call, 5, True),
+        Goal(
+            "c: CPU of official per CPU of ours",
+            official.cpu_ms_per_call / proxied.cpu_ms_per_call,
+            5,
+            True,
+        ),
         Goal("c: requests to the seller per call", round_trips, 1.05, False),
     ]
     return goals, {"official": asdict(official), "proxy": asdict(proxied)}
@@ -182,7 +201,12 @@ async def gas(bench: Bench) -> tuple[list[Goal], dict[str, Any]]:
     hundred = await _claim(bench)
     per_payment = batch["gas"] / batch["payments"] / single["gas"]
     goals = [
-        Goal("d: gas per call, 1,000 calls on 10 channels", sum(c["gas"] for c in claim) / 1000, 400, False),
+        Goal(
+            "d: gas per call, 1,000 calls on 10 channels",
+            sum(c["gas"] for c in claim) / 1000,
+            400,
+            False,
+        ),
         Goal("d: gas per exact payment, batch per single", per_payment, 0.7, False),
         Goal("d: claims of 100 channels that went through", float(bool(hundred)), 1, True),
     ]
@@ -226,7 +250,9 @@ def _open_claims(bench: Bench) -> bool:
 
 
 def _owed(bench: Bench) -> bool:
-    return bool(_rows(bench, "SELECT 1 FROM seller_channel WHERE charged_atoms > total_claimed_atoms"))
+    return bool(
+        _rows(bench, "SELECT 1 FROM seller_channel WHERE charged_atoms > total_claimed_atoms")
+    )
 
 
 def _last_gas(bench: Bench, purpose: str) -> dict[str, int]:
