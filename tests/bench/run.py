@@ -192,8 +192,6 @@ async def gas(bench: Bench) -> tuple[list[Goal], dict[str, Any]]:
     single = _last_gas(bench, "settle")
     await load(bench, "exact", bench.sold_url, pid, 6, 1, connections=20)
     batch = _last_gas(bench, "settle")
-    paid_before = _confirmed(bench)
-    del paid_before
     await _claim(bench)
     await load(bench, "voucher", bench.sold_url, pid, 7, 99, connections=10)
     claim = await _claim(bench)
