@@ -3,20 +3,20 @@
 A `Batch` is applied as one transaction or not at all. Its writes name the number
 of rows they must touch; when another process was quicker the count differs and
 the whole batch is refused with `StoreConflict`. node.db.journal implements it.
+Structs rather than dataclasses: several are made for each paid call, ten times quicker.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 from sqlalchemy import Engine
 from sqlalchemy.sql.expression import Executable
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """One statement with its parameters; `rows` is the number it must touch (None: any).
 
     Reuse one statement object for all writes of a kind: the journal groups by identity.
@@ -27,8 +27,7 @@ class Write:
     rows: int | None = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Increment:
+class Increment(msgspec.Struct, frozen=True):
     """Counters to add up in one row: an upsert whose `deltas` are summed per `key`.
 
     `statement` is an INSERT … ON CONFLICT DO UPDATE that adds; `key` holds its key
@@ -40,8 +39,7 @@ class Increment:
     deltas: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Writes that become durable together or not at all."""
 
     writes: Sequence[Write]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -43,11 +44,10 @@ class EgressPolicy:
         """
         if url.scheme not in ("http", "https") or not url.host:
             raise EgressRefused("Only http and https addresses can be called.")
-        try:
-            literal = ipaddress.ip_address(url.host)
-        except ValueError:
+        literal = _literal(url.host)
+        if literal is None or is_public(literal):
             return
-        if not self.allows(url.host, url.port or 0) and not is_public(literal):
+        if not self.allows(url.host, url.port or 0):
             raise EgressRefused("The address is in a private range.")
 
     def check_address(self, host: str, port: int, address: str) -> None:
@@ -56,6 +56,16 @@ class EgressPolicy:
             raise EgressRefused(f"{host} resolves to an address in a private range.")
 
 
+@lru_cache(maxsize=4096)
+def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address a host spells out; None for a name."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=4096)
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """Whether an address is globally routable unicast, also behind IPv6 wrappings of IPv4."""
     if isinstance(address, ipaddress.IPv6Address):

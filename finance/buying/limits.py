@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sqlalchemy import text
 from sqlmodel import Session, select
@@ -130,7 +131,13 @@ def decide(limits: Limits, spent: Mapping[tuple[str, str], int], ask: Ask) -> No
 
 def utc_day(now: float) -> str:
     """The window a moment falls into, `2026-11-21`."""
-    return time.strftime("%Y-%m-%d", time.gmtime(now))
+    return _day(int(now) // 86_400)
+
+
+@lru_cache(maxsize=8)
+def _day(number: int) -> str:
+    """The day so many days after 1970-01-01."""
+    return time.strftime("%Y-%m-%d", time.gmtime(number * 86_400))
 
 
 class Spending:

@@ -13,8 +13,9 @@ only then acts. Nothing here knows a database, a clock or a network.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from finance.errors import AuthorizationReused, ChannelBusy, FinanceError, PaymentRefused
 from finance.models import PaymentState
@@ -29,8 +30,7 @@ class AtRiskExceeded(FinanceError):
     code = "amount_at_risk_exceeded"
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelBooks:
+class ChannelBooks(msgspec.Struct, frozen=True):
     """What is known of a channel when a voucher arrives; amounts in atoms.
 
     `withdrawing` is the amount of a withdrawal the payer has started: it may leave the

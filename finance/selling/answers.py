@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import msgspec
 from sqlalchemy import Engine, text
@@ -29,8 +28,7 @@ _BY_KEY = text("SELECT * FROM stored_answer WHERE key = :key")
 _ADD_HEADER = text("UPDATE stored_answer SET headers = :headers WHERE key = :key")
 
 
-@dataclass(frozen=True, slots=True)
-class KeptAnswer:
+class KeptAnswer(msgspec.Struct, frozen=True):
     """An answer as it left, with what it was the answer to."""
 
     fingerprint: str

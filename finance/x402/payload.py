@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -153,18 +154,40 @@ def _channel_fields(wire: _ChannelWire) -> tuple[ChannelConfig, bytes, int, byte
     except ValueError as error:
         raise PaymentMalformed(str(error), codes.CHANNEL_ID_INVALID) from error
     return (
-        ChannelConfig(
-            text.parse_address(config.payer),
-            text.parse_address(config.payer_authorizer),
-            text.parse_address(config.receiver),
-            text.parse_address(config.receiver_authorizer),
-            text.parse_address(config.token),
+        _config(
+            config.payer,
+            config.payer_authorizer,
+            config.receiver,
+            config.receiver_authorizer,
+            config.token,
             config.withdraw_delay,
-            text.parse_bytes32(config.salt),
+            config.salt,
         ),
         channel_id,
         text.parse_uint(voucher.max_claimable_amount, 128),
         text.parse_hex(voucher.signature),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _config(
+    payer: str,
+    payer_authorizer: str,
+    receiver: str,
+    receiver_authorizer: str,
+    token: str,
+    withdraw_delay: int,
+    salt: str,
+) -> ChannelConfig:
+    """A channel's configuration comes with each of its vouchers: read it once."""
+    return ChannelConfig(
+        text.parse_address(payer),
+        text.parse_address(payer_authorizer),
+        text.parse_address(receiver),
+        text.parse_address(receiver_authorizer),
+        text.parse_address(token),
+        withdraw_delay,
+        text.parse_bytes32(salt),
     )
 
 

@@ -62,7 +62,7 @@ class Journal:
         future: asyncio.Future[None] = loop.create_future()
         self._queue.put(_Waiting(batch, loop, future))
         # A caller that is cancelled stops waiting; its batch is written all the same.
-        await asyncio.shield(future)
+        await future
 
     def close(self) -> None:
         """Write what is queued, then stop."""

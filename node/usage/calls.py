@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
+import msgspec
 from sqlalchemy import insert, text
 
 from finance.store import Increment, Write
@@ -33,8 +33,7 @@ def new_call_id(now_ms: int) -> str:
     return f"{now_ms:012x}{os.urandom(10).hex()}"
 
 
-@dataclass(frozen=True, slots=True)
-class CallRecord:
+class CallRecord(msgspec.Struct, frozen=True):
     """What is known of a call once it is over; fields as in `node.usage.models.Call`."""
 
     id: str

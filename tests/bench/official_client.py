@@ -29,7 +29,7 @@ async def buy(url: str, key: str, calls: int) -> None:
 
     options = BatchSettlementEvmSchemeOptions(deposit_strategy=enough)
     scheme = BatchSettlementEvmScheme(EthAccountSigner(Account.from_key(key)), options)
-    client = x402Client()
+    client = x402Client().set_spend_controls(False)
     client.register("eip155:*", scheme)
     async with x402HttpxClient(client, timeout=60) as http:
         (await http.get(url)).raise_for_status()

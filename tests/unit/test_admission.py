@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from finance.errors import AuthorizationReused, ChannelBusy, CumulativeMismatch, PaymentRefused
 from finance.models import PaymentState
