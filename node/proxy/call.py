@@ -18,25 +18,23 @@ from finance.buying.lost import found, read_purchase
 from finance.buying.purchase import Order, Payment, Verdict
 from finance.buying.recovery import settle_exact
 from finance.buying.terms import Terms, choose
-from finance.errors import FinanceError, PaymentMalformed
+from finance.errors import FinanceError
 from finance.models import Purchase, PurchaseState
 from finance.money import Usdc
 from finance.store import Batch, Write
-from finance.x402 import codes
-from finance.x402.receipt import decode_response
 from finance.x402.values import PaymentRequired
-from finance.x402.wire import PAYMENT_REQUIRED, PAYMENT_RESPONSE, PAYMENT_SIGNATURE, decode_required
+from finance.x402.wire import PAYMENT_RESPONSE, PAYMENT_SIGNATURE
 from node.problems import Headers
 from node.proxy import idempotency
 from node.proxy.body import Body
 from node.proxy.errors import (
-    PaymentImpossible,
     ProxyError,
     RequestRefused,
     SellerFailed,
     translated,
 )
 from node.proxy.headers import to_buyer, to_seller
+from node.proxy.refusal import answer_lost, offer_in, payment_refused, refusal_in
 from node.proxy.seller import NotSent, SellerClient, read_up_to
 from node.proxy.sources import Source
 from node.usage.calls import CallRecord
@@ -117,7 +115,7 @@ class Calls:
             answer = await self._send(request, None)
             if answer.status != 402:
                 return await self._free(request, answer)
-            terms = self._read_terms(request, _offer(answer))
+            terms = self._read_terms(request, offer_in(answer))
         return await self._paid(request, terms, fresh)
 
     async def _paid(self, request: Request, terms: Terms, fresh: bool) -> Answer:
@@ -127,14 +125,14 @@ class Calls:
             answer = await self._deliver(request, payment)
             if answer.status != 402:
                 return await self._finish(request, payment, answer)
-            required, reason = _refusal(answer)
+            required, reason = refusal_in(answer)
             mended = await self._buyer.books.refused(payment, required, reason)
             newer = self._read_terms(request, required)
             changed = _essence(newer) != _essence(terms) or (not fresh and newer != terms)
             if not (mended or changed):
                 break
             terms, fresh = newer, True
-        raise _refused(reason)
+        raise payment_refused(reason)
 
     async def _replayed(self, request: Request, earlier: Purchase) -> Answer | None:
         """What an earlier signature buys, or has bought; None if it certainly was not charged
@@ -154,17 +152,17 @@ class Calls:
         answer = await self._deliver(request, payment)
         if answer.status != 402:
             return await self._finish(request, payment, answer)
-        required, reason = _refusal(answer)
+        required, reason = refusal_in(answer)
         await self._buyer.books.refused(payment, required, reason)
         if payment.channel is not None:
             engine, purchase_id = self._buyer.store.engine, payment.order.purchase_id
             row = await asyncio.to_thread(read_purchase, engine, purchase_id)
             if row is not None and row.state == PurchaseState.PAID:
-                raise _lost()
+                raise answer_lost()
             return None
         if not await settle_exact(self._buyer):
-            raise _lost()
-        raise _refused(reason)
+            raise answer_lost()
+        raise payment_refused(reason)
 
     async def _shown_again(self, request: Request, earlier: Purchase) -> Answer | None:
         """Show a signature that can be charged no more: a seller that keeps answers gives the
@@ -173,7 +171,7 @@ class Calls:
         if answer.status >= 400:
             answer.release()
             if earlier.state == PurchaseState.PAID:
-                raise _lost()
+                raise answer_lost()
             if answer.status == 402:
                 return None
             raise SellerFailed("seller_failed", f"The seller answered {answer.status}.")
@@ -293,47 +291,6 @@ def _order(request: Request, attempt: int) -> Order:
         request.fingerprint,
         purchase_id,
         request.idempotency_key,
-    )
-
-
-def _offer(answer: aiohttp.ClientResponse) -> PaymentRequired:
-    """The 402's offer; the connection is given back."""
-    header = answer.headers.get(PAYMENT_REQUIRED)
-    answer.release()
-    if header is None:
-        raise PaymentImpossible(
-            "no_acceptable_offer", "The seller asks for payment, but not by x402 version 2."
-        )
-    try:
-        return decode_required(header)
-    except PaymentMalformed as error:
-        raise SellerFailed("offer_unreadable", str(error)) from error
-
-
-def _refusal(answer: aiohttp.ClientResponse) -> tuple[PaymentRequired, str]:
-    """A 402 that answers a payment: the offer in it (empty when there is none), the reason."""
-    reason = ""
-    if (receipt := answer.headers.get(PAYMENT_RESPONSE)) is not None:
-        try:
-            reason = decode_response(receipt).error_reason or ""
-        except PaymentMalformed:
-            reason = "receipt_unreadable"
-    try:
-        required = _offer(answer)
-    except ProxyError:
-        return PaymentRequired([]), reason or "no_offer"
-    return required, reason or (required.error or "")[:200]
-
-
-def _lost() -> ProxyError:
-    return SellerFailed("answer_lost", "Its charge is booked; ask the seller for help.")
-
-
-def _refused(reason: str) -> ProxyError:
-    if reason == codes.CHANNEL_BUSY:
-        return RequestRefused("channel_busy", "The seller still serves this channel.")
-    return PaymentImpossible(
-        "payment_refused", f"The seller says: {reason or 'nothing'}.", reason=reason
     )
 
 

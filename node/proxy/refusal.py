@@ -1,0 +1,55 @@
+"""A seller's 402: what it offers, why it refused a payment, and what the app is told of it."""
+
+from __future__ import annotations
+
+import aiohttp
+
+from finance.errors import PaymentMalformed
+from finance.x402 import codes
+from finance.x402.receipt import decode_response
+from finance.x402.values import PaymentRequired
+from finance.x402.wire import PAYMENT_REQUIRED, PAYMENT_RESPONSE, decode_required
+from node.proxy.errors import PaymentImpossible, ProxyError, RequestRefused, SellerFailed
+
+
+def offer_in(answer: aiohttp.ClientResponse) -> PaymentRequired:
+    """The 402's offer; the connection is given back."""
+    header = answer.headers.get(PAYMENT_REQUIRED)
+    answer.release()
+    if header is None:
+        raise PaymentImpossible(
+            "no_acceptable_offer", "The seller asks for payment, but not by x402 version 2."
+        )
+    try:
+        return decode_required(header)
+    except PaymentMalformed as error:
+        raise SellerFailed("offer_unreadable", str(error)) from error
+
+
+def refusal_in(answer: aiohttp.ClientResponse) -> tuple[PaymentRequired, str]:
+    """A 402 that answers a payment: the offer in it (empty when there is none), the reason."""
+    reason = ""
+    if (receipt := answer.headers.get(PAYMENT_RESPONSE)) is not None:
+        try:
+            reason = decode_response(receipt).error_reason or ""
+        except PaymentMalformed:
+            reason = "receipt_unreadable"
+    try:
+        required = offer_in(answer)
+    except ProxyError:
+        return PaymentRequired([]), reason or "no_offer"
+    return required, reason or (required.error or "")[:200]
+
+
+def answer_lost() -> ProxyError:
+    """The call is paid for, and nobody has its answer any more."""
+    return SellerFailed("answer_lost", "Its charge is booked; ask the seller for help.")
+
+
+def payment_refused(reason: str) -> ProxyError:
+    """The seller took no payment; `reason` is its x402 error."""
+    if reason == codes.CHANNEL_BUSY:
+        return RequestRefused("channel_busy", "The seller still serves this channel.")
+    return PaymentImpossible(
+        "payment_refused", f"The seller says: {reason or 'nothing'}.", reason=reason
+    )
