@@ -27,6 +27,9 @@ from finance.store import Batch, Write
 from node.db.statements import Statements
 
 MAX_GROUP = 256
+# PostgreSQL undid the transaction, though nothing was wrong with it: deadlock_detected,
+# serialization_failure. It always lets the other side through, so writing again ends.
+_UNDONE = frozenset({"40P01", "40001"})
 
 
 class _Waiting(NamedTuple):
@@ -107,6 +110,8 @@ class Journal:
             if len(batches) == 1:
                 return [StoreUnavailable(f"the database refused: {error}")]
         except (SQLAlchemyError, self._database_error) as error:
+            if getattr(error, "sqlstate", None) in _UNDONE:
+                return self._apply(batches)
             return [StoreUnavailable(f"the database refused: {error}")] * len(batches)
         except Exception as error:
             # A parameter that is missing, say; the thread must outlive it.

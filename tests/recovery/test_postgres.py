@@ -101,7 +101,6 @@ async def test_a_released_authorization_goes_to_one_of_two_processes(
     assert await outcomes((second, [owe(winner, "f", 3)])) == [None]
 
 
-@pytest.mark.xfail(strict=True, reason="the journal does not write a deadlocked group again")
 async def test_counters_that_two_processes_take_in_another_order_lose_no_call(
     journals: tuple[Journal, Journal],
 ) -> None:
