@@ -188,7 +188,8 @@ async def _through_proxy(bench: Bench, listing: str, calls: int) -> Run:
 async def gas(bench: Bench) -> tuple[list[Goal], dict[str, Any]]:
     """(d) gas of claims, sweeps and exact settlements, on a seller of its own."""
     pid = bench.seller_pid
-    await load(bench, "exact", bench.sold_url, pid, 6, 1, connections=1)
+    for _ in range(2):  # the first one also pays for the wallet's first balance
+        await load(bench, "exact", bench.sold_url, pid, 6, 1, connections=1)
     single = _last_gas(bench, "settle")
     await load(bench, "exact", bench.sold_url, pid, 6, 1, connections=20)
     batch = _last_gas(bench, "settle")
