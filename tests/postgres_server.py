@@ -69,7 +69,7 @@ class PostgresServer:
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._binaries / program), *arguments]
         if os.geteuid() == 0:
-            command = ["runuser", "-u", _ACCOUNT, "--", *command]
+            command = ["/usr/sbin/runuser", "-u", _ACCOUNT, "--", *command]
         # A file, not a pipe: the server inherits it and would keep a pipe open for ever.
         with tempfile.TemporaryFile() as output:
             done = subprocess.run(command, stdout=output, stderr=output, cwd="/", check=False)
