@@ -16,6 +16,7 @@ from sqlmodel import col
 
 from catalog.editing import catalog_version
 from finance.models import SpendLimit
+from node.preferences import preferences_version
 from node.usage.models import ConsumerKey
 
 LOOK_SECONDS = 1.0
@@ -31,7 +32,8 @@ def read_version(engine: Engine) -> tuple[object, ...]:
     ).order_by(col(SpendLimit.scope), col(SpendLimit.subject))
     with engine.connect() as connection:
         rows = [*connection.execute(keys), *connection.execute(limits)]
-    return (*catalog_version(engine), *(tuple(row) for row in rows))
+        chosen = preferences_version(connection)
+    return (chosen, *catalog_version(engine), *(tuple(row) for row in rows))
 
 
 async def follow_changes(engine: Engine, take_over: Callable[[], Awaitable[None]]) -> None:

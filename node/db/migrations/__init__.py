@@ -11,10 +11,18 @@ from sqlmodel import SQLModel
 
 import catalog.models
 import finance.models
+import node.accounts.models
+import node.preferences
 import node.usage.models
 from node.db.engine import writer
 
-MODELS = (catalog.models, finance.models, node.usage.models)
+MODELS = (
+    catalog.models,
+    finance.models,
+    node.accounts.models,
+    node.preferences,
+    node.usage.models,
+)
 _UPGRADE_LOCK = 0x66617265  # "fare": one process upgrades PostgreSQL at a time
 
 

@@ -1,0 +1,15 @@
+"""Tables of specs, samples, stars, peers and search."""
+
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    pass
+
+
+def downgrade() -> None:
+    pass

@@ -1,0 +1,15 @@
+"""Tables of notifications, their rules and deliveries."""
+
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    pass
+
+
+def downgrade() -> None:
+    pass

@@ -1,0 +1,1 @@
+"""What the operator does with APIs: publish, record samples, sync, search, try."""

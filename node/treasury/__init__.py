@@ -1,0 +1,1 @@
+"""The operator's hand on the money: balances, thresholds, withdrawals, channels, history."""
