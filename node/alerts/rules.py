@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
 
 class Rule(StrEnum):
@@ -19,6 +22,86 @@ class Rule(StrEnum):
     JOB_FAILING = "job_failing"
     BACKUP_OVERDUE = "backup_overdue"
     BACKUP_FAILED = "backup_failed"
+    RPC_UNREACHABLE = "rpc_unreachable"  # for longer than a minute
+
+
+class Level(StrEnum):
+    """How loudly a rule speaks; each level includes those before it."""
+
+    OFF = "off"  # a line of the event log, nothing else
+    PANEL = "panel"  # the bell and the list
+    EMAIL = "email"
+    EMAIL_WEBHOOK = "email_webhook"
+
+
+class Severity(StrEnum):
+    """How bad an incident is, as its line of the event log says it."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a rule watches, in the operator's words, and what holds until somebody changes it."""
+
+    label: str
+    meaning: str
+    severity: Severity
+    level: Level = Level.EMAIL
+
+
+ABOUT: Final[Mapping[Rule, About]] = MappingProxyType(
+    {
+        Rule.LOW_USDC: About(
+            "Low USDC", "The wallet holds less USDC than its threshold.", Severity.WARNING
+        ),
+        Rule.LOW_GAS: About(
+            "Low gas", "The wallet holds less ETH for gas than its threshold.", Severity.WARNING
+        ),
+        Rule.AUTO_PAUSE: About(
+            "Serving paused",
+            "Paid serving stopped by itself, because a balance is below its threshold.",
+            Severity.ERROR,
+        ),
+        Rule.ERROR_SPIKE: About(
+            "Error spike", "More than 5 calls failed within 5 minutes.", Severity.ERROR
+        ),
+        Rule.SETTLEMENT_FAILING: About(
+            "Settlement failing",
+            "A payment, claim or transaction failed, or stays open for too long.",
+            Severity.ERROR,
+        ),
+        Rule.PEER_UNREACHABLE: About(
+            "Peer unreachable", "A node this one syncs with does not answer.", Severity.WARNING
+        ),
+        Rule.UPSTREAM_DOWN: About(
+            "API down", "An API sold here does not answer its health check.", Severity.ERROR
+        ),
+        Rule.JOB_FAILING: About(
+            "Job failing", "Work the node does by the clock ends with an error.", Severity.WARNING
+        ),
+        Rule.BACKUP_OVERDUE: About(
+            "Backup overdue", "The last backup is more than 30 days old.", Severity.ERROR
+        ),
+        Rule.BACKUP_FAILED: About(
+            "Backup failed", "A backup was not written, or did not pass its check.", Severity.ERROR
+        ),
+        Rule.RPC_UNREACHABLE: About(
+            "Chain unreachable",
+            "No RPC address answered for longer than a minute.",
+            Severity.ERROR,
+        ),
+    }
+)
+
+
+def about(rule: str) -> About:
+    """Of a stored rule, also one that this version does not know."""
+    if rule in Rule.__members__.values():
+        return ABOUT[Rule(rule)]
+    return About(rule.replace("_", " ").capitalize(), "", Severity.WARNING)
 
 
 class Alarm(Protocol):

@@ -9,17 +9,21 @@ from alembic.config import Config
 from sqlalchemy import Connection, Engine, MetaData, text
 from sqlmodel import SQLModel
 
+import catalog.discovered
 import catalog.models
 import finance.models
 import node.accounts.models
+import node.alerts.models
 import node.preferences
 import node.usage.models
 from node.db.engine import writer
 
 MODELS = (
+    catalog.discovered,
     catalog.models,
     finance.models,
     node.accounts.models,
+    node.alerts.models,
     node.preferences,
     node.usage.models,
 )
