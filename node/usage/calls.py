@@ -1,36 +1,46 @@
-"""Booking calls: the row and its hourly rollup, as writes for the journal."""
+"""Booking calls: the row and what it adds to the sums, as writes for the journal."""
 
 from __future__ import annotations
 
 import os
 
 import msgspec
-from sqlalchemy import insert, text
+from sqlalchemy import TextClause, insert, text
 
 from finance.store import Increment, Write
 from node.usage.models import Call, Side
 
+SLOT_SECONDS = 900  # calls are counted by quarter-hour: see CallRollup
+
+COUNTERS = ("calls", "errors", "paid", "amount_atoms", "latency_us", "bytes_out")
+SLOT_KEY = ("side", "slot", "listing_id", "key_id")
+
 INSERT_CALL = insert(Call)
 
-# The same words on SQLite and PostgreSQL.
-ADD_TO_ROLLUP = text(
-    "INSERT INTO call_rollup (side, hour, listing_id, key_id,"
-    " calls, errors, paid, amount_atoms, latency_us, bytes_out)"
-    " VALUES (:side, :hour, :listing_id, :key_id,"
-    " :calls, :errors, :paid, :amount_atoms, :latency_us, :bytes_out)"
-    " ON CONFLICT (side, hour, listing_id, key_id) DO UPDATE SET"
-    " calls = call_rollup.calls + excluded.calls,"
-    " errors = call_rollup.errors + excluded.errors,"
-    " paid = call_rollup.paid + excluded.paid,"
-    " amount_atoms = call_rollup.amount_atoms + excluded.amount_atoms,"
-    " latency_us = call_rollup.latency_us + excluded.latency_us,"
-    " bytes_out = call_rollup.bytes_out + excluded.bytes_out"
-)
+
+def adding_to(table: str, *key: str) -> TextClause:
+    """Counters put into `table`, or added to the row with this key. The same words on SQLite
+    and PostgreSQL."""
+    names = (*key, *COUNTERS)
+    sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in COUNTERS)
+    values = ", ".join(f":{name}" for name in names)
+    return text(
+        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values})"
+        f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sums}"
+    )
+
+
+ADD_TO_ROLLUP = adding_to("call_rollup", *SLOT_KEY)
 
 
 def new_call_id(now_ms: int) -> str:
     """128 bits in hex, ordered by time like a UUIDv7, so that new rows lie side by side."""
     return f"{now_ms:012x}{os.urandom(10).hex()}"
+
+
+def slot_of(at_seconds: int) -> int:
+    """The start of the quarter-hour a moment is in, Unix seconds."""
+    return at_seconds - at_seconds % SLOT_SECONDS
 
 
 class CallRecord(msgspec.Struct, frozen=True):
@@ -74,12 +84,12 @@ class CallRecord(msgspec.Struct, frozen=True):
         )
 
     def increment(self) -> Increment:
-        """Its part of the hourly rollup."""
+        """Its part of the sums."""
         return Increment(
             ADD_TO_ROLLUP,
             (
                 ("side", self.side),
-                ("hour", self.at_ms // 3_600_000 * 3600),
+                ("slot", slot_of(self.at_ms // 1000)),
                 ("listing_id", self.listing_id),
                 ("key_id", self.key_id or ""),
             ),

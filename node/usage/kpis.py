@@ -11,6 +11,7 @@ from sqlmodel import col
 
 from catalog.models import Listing, ListingOrigin
 from finance.money import Usdc, Wei
+from node.usage.calls import SLOT_SECONDS
 from node.usage.models import Call, CallRollup, Side
 
 HOUR = 3600
@@ -179,7 +180,7 @@ def _own_side(connection: Connection) -> Side:
 def _read_sums(connection: Connection, side: Side, since: int) -> Sums:
     columns = [func.coalesce(func.sum(getattr(CallRollup, name)), 0) for name in Sums.__slots__]
     statement = select(*columns).where(
-        col(CallRollup.side) == side, col(CallRollup.hour) > since - HOUR
+        col(CallRollup.side) == side, col(CallRollup.slot) > since - SLOT_SECONDS
     )
     return Sums(*(int(value) for value in connection.execute(statement).one()))
 

@@ -1,10 +1,10 @@
-"""Keys, calls, their hourly rollups, and the event log."""
+"""Keys, calls, their sums, and the event log."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, Index, Text
+from sqlalchemy import BigInteger, Index, Text, text
 from sqlmodel import Field, SQLModel
 
 from finance.models import ROW_ID
@@ -32,7 +32,19 @@ class Call(SQLModel, table=True):
     """One proxied request, bought or served."""
 
     __tablename__ = "call"
-    __table_args__ = (Index("ix_call_side_at", "side", "at_ms"),)
+    # The only index beside the key, since every paid call writes it. It holds all that is
+    # added up or filtered by, so that a part of a quarter-hour is read from it alone.
+    __table_args__ = (
+        Index(
+            "ix_call_side_at",
+            "side",
+            "at_ms",
+            "listing_id",
+            "status",
+            "amount_atoms",
+            "latency_us",
+        ),
+    )
 
     id: str = Field(primary_key=True)
     side: str
@@ -52,29 +64,74 @@ class Call(SQLModel, table=True):
     bytes_out: int = Field(default=0, sa_type=BigInteger)
 
 
-class CallRollup(SQLModel, table=True):
-    """Calls per hour, side, listing and key. Dashboards read this, never `call`."""
+class _Counters(SQLModel):
+    """What is counted of calls, in every table of sums."""
 
-    __tablename__ = "call_rollup"
-
-    side: str = Field(primary_key=True)
-    hour: int = Field(
-        primary_key=True, sa_type=BigInteger, description="Unix time of the hour's start"
-    )
-    listing_id: str = Field(primary_key=True)
-    key_id: str = Field(primary_key=True, default="", description="empty when served")
     calls: int = Field(default=0, sa_type=BigInteger)
     errors: int = Field(default=0, sa_type=BigInteger, description="status >= 400")
-    paid: int = Field(default=0, sa_type=BigInteger)
+    paid: int = Field(default=0, sa_type=BigInteger, description="calls that cost more than 0")
     amount_atoms: int = Field(default=0, sa_type=BigInteger, description="USDC atoms")
     latency_us: int = Field(default=0, sa_type=BigInteger, description="sum, microseconds")
     bytes_out: int = Field(default=0, sa_type=BigInteger)
+
+
+class CallRollup(_Counters, table=True):
+    """The last hours' calls per quarter-hour, side, listing and key, added up as they are
+    journaled. Quarter-hours, because the hours of every time zone are made of them. Rows
+    that have become quiet move to `call_history` (node.usage.totals); a call that ends
+    later than that begins a row of its own here, which follows them."""
+
+    __tablename__ = "call_rollup"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    side: str = Field(primary_key=True)
+    slot: int = Field(
+        primary_key=True, sa_type=BigInteger, description="Unix time of the quarter-hour's start"
+    )
+    listing_id: str = Field(primary_key=True)
+    key_id: str = Field(primary_key=True, default="", description="empty when served")
+
+
+class CallHistory(_Counters, table=True):
+    """The same for the time before; both tables together are the whole."""
+
+    __tablename__ = "call_history"
+    __table_args__ = (
+        Index("ix_call_history_listing", "side", "listing_id", "slot"),
+        Index(
+            "ix_call_history_errors",
+            "side",
+            "slot",
+            sqlite_where=text("errors > 0"),
+            postgresql_where=text("errors > 0"),
+        ),
+        {"sqlite_with_rowid": False},
+    )
+
+    side: str = Field(primary_key=True)
+    slot: int = Field(
+        primary_key=True, sa_type=BigInteger, description="Unix time of the quarter-hour's start"
+    )
+    listing_id: str = Field(primary_key=True)
+    key_id: str = Field(primary_key=True, default="", description="empty when served")
+
+
+class CallTotal(_Counters, table=True):
+    """Everything in `call_history`, per side, listing and key. All time is this and
+    `call_rollup`."""
+
+    __tablename__ = "call_total"
+
+    side: str = Field(primary_key=True)
+    listing_id: str = Field(primary_key=True)
+    key_id: str = Field(primary_key=True, default="", description="empty when served")
 
 
 class Event(SQLModel, table=True):
     """A line of the event log."""
 
     __tablename__ = "event"
+    __table_args__ = (Index("ix_event_severity", "severity", "id"),)
 
     id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
     at: int = Field(index=True, sa_type=BigInteger)
