@@ -129,6 +129,20 @@ class LimitExceeded(FinanceError):
         self.scope = scope
 
 
+class WithdrawalRefused(FinanceError):
+    """Nothing was sent. `field` (token, destination, amount) is where the mistake is."""
+
+    code = "withdrawal_refused"
+
+    def __init__(self, message: str, code: str, field: str | None = None) -> None:
+        super().__init__(message, code)
+        self.field = field
+
+
+class ChannelNotClosable(FinanceError):
+    code = "channel_not_closable"
+
+
 class SellerUntrustworthy(FinanceError):
     code = "seller_untrustworthy"
 
