@@ -29,6 +29,7 @@ class ChannelState(StrEnum):
     OPENING = "opening"  # a deposit is on its way; nothing is confirmed yet
     OPEN = "open"
     STOPPED = "stopped"  # buyer: the seller's answers did not add up; sign no more
+    WITHDRAWING = "withdrawing"  # buyer: its payer takes money back on-chain; set aside
     REFUNDING = "refunding"
     CLOSED = "closed"
 
@@ -185,6 +186,7 @@ class ChainTx(SQLModel, table=True):
         UniqueConstraint("purpose", "ref", name="uq_chain_tx_ref"),
         UniqueConstraint("chain_id", "sender", "nonce", name="uq_chain_tx_nonce"),
         Index("ix_chain_tx_state", "state"),
+        Index("ix_chain_tx_hash", "tx_hash"),
     )
 
     id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
@@ -238,6 +240,7 @@ class ChainEvent(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("chain_id", "block_hash", "tx_hash", "log_index", name="uq_chain_event"),
         Index("ix_chain_event_block", "chain_id", "block_number"),
+        Index("ix_chain_event_tx", "tx_hash", "log_index"),
     )
 
     id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
