@@ -1,0 +1,178 @@
+"""Bearer tokens of the JSON API: `fbt_…`, shown once, with a role within their maker's."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Engine, insert, select, update
+from sqlmodel import col
+
+from node.accounts.access import GRANTS, Identity, Role
+from node.accounts.audit import Actor, record
+from node.accounts.errors import AccountInvalid, AccountUnknown, Forbidden
+from node.accounts.models import ApiToken, User
+from node.accounts.sessions import hash_token
+from node.db.engine import writer
+
+PREFIX = "fbt_"
+MAX_NAME = 60
+USED_SECONDS = 60  # how exact `last_used_at` is
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """A token just made; `secret` is kept nowhere."""
+
+    id: str
+    name: str
+    role: Role
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenView:
+    """A token as people see it; times in Unix seconds."""
+
+    id: str
+    name: str
+    role: Role
+    user_id: str
+    user_name: str
+    created_at: int
+    last_used_at: int | None
+    expires_at: int | None
+    revoked_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """What a bearer token stands for."""
+
+    id: str
+    name: str
+    role: Role
+    user_id: str
+    user_name: str
+    last_used_at: int
+    expires_at: int | None
+
+
+def within(role: Role, maker: Role) -> bool:
+    """Whether a token of `role` may do nothing that its maker may not."""
+    return GRANTS[role] <= GRANTS[maker]
+
+
+def roles_within(maker: Role) -> tuple[Role, ...]:
+    """The roles a user may give to a token."""
+    return tuple(role for role in Role if within(role, maker))
+
+
+def create_token(
+    engine: Engine, maker: Identity, name: str, role: Role, now: int, days: int | None = None
+) -> NewToken:
+    """Make a token (blocking). Raises AccountInvalid or Forbidden."""
+    name = name.strip()
+    if maker.restricted:
+        raise Forbidden("Choose your own password first.")
+    if not 1 <= len(name) <= MAX_NAME:
+        raise AccountInvalid("name", f"Name what uses the token, in at most {MAX_NAME} characters.")
+    if not within(role, maker.role):
+        raise AccountInvalid("role", f"A token of yours cannot have the role {role.label}.")
+    if days is not None and not 1 <= days <= 3650:
+        raise AccountInvalid("days", "Give between 1 and 3650 days, or leave it empty.")
+    token = NewToken(f"tok_{secrets.token_hex(6)}", name, role, PREFIX + secrets.token_urlsafe(32))
+    row = {
+        "id": token.id,
+        "token_hash": hash_token(token.secret),
+        "user_id": maker.user_id,
+        "name": name,
+        "role": role,
+        "created_at": now,
+        "expires_at": None if days is None else now + days * 86400,
+    }
+    shown = {"name": name, "role": role, "expires_at": row["expires_at"]}
+    with writer(engine).begin() as connection:
+        connection.execute(insert(ApiToken), row)
+        record(connection, Actor.of(maker), "token.create", token.id, now, after=shown)
+    return token
+
+
+def find_token(engine: Engine, token_hash: str, now: int) -> TokenRow | None:
+    """The token with this hash while it is worth something (blocking).
+
+    A maker who was disabled, locked into a temporary password, or given a lesser role
+    takes the token along.
+    """
+    columns: tuple[Any, ...] = (*_COLUMNS, col(User.role).label("maker_role"))
+    condition = (
+        (col(ApiToken.token_hash) == token_hash)
+        & col(ApiToken.revoked_at).is_(None)
+        & col(User.disabled).is_(False)
+        & col(User.temporary_password).is_(False)
+    )
+    statement = select(*columns).join_from(ApiToken, User, _BY_USER).where(condition)
+    with engine.connect() as connection:
+        row = connection.execute(statement).mappings().first()
+    if row is None or (row["expires_at"] is not None and row["expires_at"] <= now):
+        return None
+    role = Role(row["role"])
+    if not within(role, Role(row["maker_role"])):
+        return None
+    return TokenRow(
+        row["id"],
+        row["name"],
+        role,
+        row["user_id"],
+        row["user_name"],
+        row["last_used_at"] or 0,
+        row["expires_at"],
+    )
+
+
+def touch_token(engine: Engine, token_id: str, now: int) -> None:
+    """Note that it was used (blocking)."""
+    with writer(engine).begin() as connection:
+        connection.execute(
+            update(ApiToken).where(col(ApiToken.id) == token_id).values(last_used_at=now)
+        )
+
+
+def list_tokens(engine: Engine, user_id: str | None = None) -> list[TokenView]:
+    """Tokens of one user or of all, newest first (blocking)."""
+    statement = select(*_COLUMNS).join_from(ApiToken, User, _BY_USER)
+    if user_id is not None:
+        statement = statement.where(col(ApiToken.user_id) == user_id)
+    order = (col(ApiToken.created_at).desc(), col(ApiToken.id))
+    with engine.connect() as connection:
+        rows = connection.execute(statement.order_by(*order)).mappings()
+        return [TokenView(**{**row, "role": Role(row["role"])}) for row in rows]
+
+
+def revoke_token(
+    engine: Engine, token_id: str, actor: Actor, now: int, user_id: str | None = None
+) -> None:
+    """End a token at once, of `user_id` only when given (blocking). Raises AccountUnknown."""
+    condition = (col(ApiToken.id) == token_id) & col(ApiToken.revoked_at).is_(None)
+    if user_id is not None:
+        condition &= col(ApiToken.user_id) == user_id
+    with writer(engine).begin() as connection:
+        changed = connection.execute(update(ApiToken).where(condition).values(revoked_at=now))
+        if not changed.rowcount:
+            raise AccountUnknown("There is no such token that is still valid.")
+        record(connection, actor, "token.revoke", token_id, now)
+
+
+_BY_USER = col(User.id) == col(ApiToken.user_id)
+_COLUMNS: Final[tuple[Any, ...]] = (
+    col(ApiToken.id),
+    col(ApiToken.name),
+    col(ApiToken.role),
+    col(ApiToken.user_id),
+    col(User.name).label("user_name"),
+    col(ApiToken.created_at),
+    col(ApiToken.last_used_at),
+    col(ApiToken.expires_at),
+    col(ApiToken.revoked_at),
+)
