@@ -12,6 +12,7 @@ from sqlmodel import SQLModel
 import catalog.discovered
 import catalog.models
 import finance.models
+import finance.operations
 import node.accounts.models
 import node.alerts.models
 import node.preferences
@@ -22,6 +23,7 @@ MODELS = (
     catalog.discovered,
     catalog.models,
     finance.models,
+    finance.operations,
     node.accounts.models,
     node.alerts.models,
     node.preferences,
