@@ -1,0 +1,116 @@
+"""Where backups lie: one folder, one writer at a time, no name before its file is good."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from backups.errors import BackupBusy, FolderUnusable
+
+SUFFIX = ".farebox"
+_LOCK = ".lock"
+_WORK = ".work-"
+_SPARE_BYTES = 64 << 20
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def file_name(at: int, reason: str) -> str:
+    """`farebox-20260102T030405Z-manual-1a2b.farebox`; sorts by time."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at))
+    return f"farebox-{stamp}-{reason}-{secrets.token_hex(2)}{SUFFIX}"
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make it, for its owner only. Raises FolderUnusable."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise unusable(folder, error) from None
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise FolderUnusable(
+            f"{folder} cannot be written by this user. Give it the rights, or choose another"
+            " folder in Settings > Backup."
+        )
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Be its only writer, and clear away what a killed one left. Raises BackupBusy,
+    FolderUnusable. The lock ends with the process."""
+    prepare_folder(folder)
+    try:
+        handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise unusable(folder, error) from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BackupBusy(
+                "Another backup or check is running in this folder. Wait until it has ended."
+            ) from None
+        sweep(folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what was half done. Only for whoever holds the folder."""
+    for path in folder.glob(f"{_WORK}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def work_folder(folder: Path) -> Iterator[Path]:
+    """A place for what is not finished, on the same file system; gone afterwards."""
+    path = folder / f"{_WORK}{secrets.token_hex(8)}"
+    try:
+        path.mkdir(mode=0o700)
+    except OSError as error:
+        raise unusable(folder, error) from None
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def require_space(folder: Path, wanted_bytes: int) -> None:
+    """Raises FolderUnusable rather than to fill the disk under a running node."""
+    free = shutil.disk_usage(folder).free
+    if free < wanted_bytes + _SPARE_BYTES:
+        raise FolderUnusable(
+            f"There is not enough room in {folder}: {(wanted_bytes + _SPARE_BYTES) >> 20} MiB are"
+            f" needed for a while, {free >> 20} MiB are free. Make room, or choose another folder."
+        )
+
+
+def place(finished: Path, target: Path) -> None:
+    """Give a finished file its name; it is there whole or not at all, also after a crash."""
+    os.rename(finished, target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def unusable(where: Path, error: OSError) -> FolderUnusable:
+    """An operating system's refusal as a sentence."""
+    if error.errno in _FULL:
+        return FolderUnusable(
+            f"The disk is full, or a file may not grow further, at {where}. Make room and try"
+            " again; nothing that was there has been changed."
+        )
+    return FolderUnusable(f"{where} cannot be used: {error.strerror or error}.")

@@ -1,0 +1,68 @@
+"""The key that backups are encrypted to, and the passphrase that opens it (age format).
+
+Writing a backup needs the public half only. The identity is kept under the passphrase in
+front of every file, and wherever the caller keeps it for checks that run by themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+import pyrage
+
+from backups.errors import BackupDamaged, ChoiceInvalid, PasswordWrong
+from backups.header import BackupKey
+
+MIN_PASSWORD = 10
+_MAC_LABEL = b"farebox backup manifest 1\0"
+
+
+def check_password(password: str) -> None:
+    """Raises ChoiceInvalid for one that is too short to protect a wallet."""
+    if len(password) < MIN_PASSWORD:
+        raise ChoiceInvalid(
+            "password", f"Choose a backup password of at least {MIN_PASSWORD} characters."
+        )
+
+
+def make_key(password: str) -> tuple[BackupKey, str]:
+    """A new key under `password`, and its identity (text). Takes a second or two: scrypt."""
+    check_password(password)
+    identity = pyrage.x25519.Identity.generate()
+    block = pyrage.passphrase.encrypt(str(identity).encode(), password, armored=True)
+    return BackupKey(str(identity.to_public()), block.decode("ascii")), str(identity)
+
+
+def open_key(key: BackupKey, password: str) -> str:
+    """The identity in front of a file. Raises PasswordWrong; takes a second or two."""
+    try:
+        opened: bytes = pyrage.passphrase.decrypt(key.key_block.encode("ascii"), password)
+    except pyrage.DecryptError:
+        raise PasswordWrong(
+            "The backup password does not open this backup. It is the one that was set when the"
+            " backup was written, not the wallet's passphrase."
+        ) from None
+    identity = opened.decode()
+    require_match(key, identity)
+    return identity
+
+
+def require_match(key: BackupKey, identity: str) -> None:
+    """Raises BackupDamaged unless `identity` belongs to the key in front of the file."""
+    if str(parse_identity(identity).to_public()) != key.recipient:
+        raise BackupDamaged("The keys in this backup do not belong together. Use another backup.")
+
+
+def parse_identity(identity: str) -> pyrage.x25519.Identity:
+    try:
+        return pyrage.x25519.Identity.from_str(identity.strip())
+    except pyrage.IdentityError:
+        raise BackupDamaged("The key in this backup cannot be read. Use another backup.") from None
+
+
+def manifest_mac(identity: str, manifest: bytes) -> str:
+    """Hex proof that whoever wrote `manifest` held the identity: encrypting needs only the
+    public key, which stands in front of every file."""
+    key = hashlib.sha256(_MAC_LABEL + identity.strip().encode()).digest()
+    return hmac.new(key, manifest, hashlib.sha256).hexdigest()
