@@ -1,0 +1,363 @@
+"""Withdrawals: quoted, confirmed once, sent once, followed to their end.
+
+The wish is stored (with whatever the caller wants beside it) before the sender is asked,
+under an id made with the page that asked to confirm: a second click, a reload or a retry
+finds the same withdrawal, and its transaction is made once per id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, Row, bindparam, func, select, text, update
+
+from finance.balance import read_wallet
+from finance.chain.answers import read_quantity
+from finance.chain.endpoint import Question
+from finance.chain.fees import gas_limit_up, read_fees
+from finance.chain.rpc import Rpc
+from finance.chain.sender import Sender
+from finance.chain.transactions import unix_now
+from finance.errors import (
+    CallReverted,
+    FinanceError,
+    RpcRefused,
+    StoreConflict,
+    WithdrawalRefused,
+)
+from finance.models import ChainTx, ChainTxAttempt, TxState
+from finance.networks import Network
+from finance.operations import Token, Withdrawal
+from finance.store import Batch, Store, Write
+from finance.withdrawal import (
+    PURPOSES,
+    STAGE_OF_TX,
+    Available,
+    Fee,
+    Quote,
+    Stage,
+    decide,
+    read_amount,
+    read_destination,
+    transaction_of,
+)
+
+_ROWS = Withdrawal.__table__  # type: ignore[attr-defined]
+_TX = ChainTx.__table__  # type: ignore[attr-defined]
+_ATTEMPT = ChainTxAttempt.__table__  # type: ignore[attr-defined]
+_OPEN_STATES = (TxState.INTENDED, TxState.SIGNED, TxState.BROADCAST)
+_ON_ITS_WAY = (TxState.SIGNED, TxState.BROADCAST)
+
+# Guarded by what is open: of two made at once from one balance, the second looks again.
+_INSERT = text(
+    "INSERT INTO withdrawal (id, chain_id, token, destination, amount, actor_id, actor_name,"
+    " created_at, error, told) SELECT :id, :chain_id, :token, :destination, :amount, :actor_id,"
+    " :actor_name, :now, NULL, :told WHERE :seen_open = (SELECT COUNT(*) FROM withdrawal w"
+    " LEFT JOIN chain_tx t ON t.ref = w.id AND t.purpose IN ('withdraw_usdc', 'withdraw_eth')"
+    " WHERE w.error IS NULL AND (t.id IS NULL OR t.state IN ('intended', 'signed', 'broadcast')))"
+)
+_FAIL = update(_ROWS).where(_ROWS.c.id == bindparam("wanted")).values(error=bindparam("why"))
+_TELL = (
+    update(_ROWS)
+    .where(_ROWS.c.id == bindparam("wanted"), _ROWS.c.told.is_(False))
+    .values(told=True)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawalView:
+    """One withdrawal as it stands; `amount` in atoms of `token`, `fee_wei` once it is mined."""
+
+    id: str
+    token: Token
+    destination: str
+    amount: int
+    stage: Stage
+    created_at: int
+    actor_name: str
+    tx_hash: str | None = None
+    fee_wei: int | None = None
+    error: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.stage in (Stage.MINED, Stage.FINAL, Stage.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """Who confirmed it."""
+
+    id: str
+    name: str
+
+
+class Withdrawals:
+    """One wallet's withdrawals."""
+
+    def __init__(self, store: Store, sender: Sender, rpc: Rpc, network: Network) -> None:
+        self._store, self._sender, self._rpc, self._network = store, sender, rpc, network
+        # Two at once would each see the whole balance.
+        self._turn = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Say of what a former run never signed that nothing was sent. After the sender."""
+        for lost in await asyncio.to_thread(_never_sent, self._store.engine):
+            await self._fail(lost, "The node stopped before it was signed. Nothing was sent.")
+
+    # Before it is confirmed
+
+    async def available(self) -> Available:
+        """Asks the chain; raises ChainError. What is on its way is counted first, so that
+        it may be counted twice for a moment, but never not at all."""
+        usdc_out, wei_out, _ = await asyncio.to_thread(_promised, self._store.engine)
+        usdc, wei = await read_wallet(self._rpc, self._network, self._sender.address)
+        return Available(int(usdc), int(wei), usdc_out, wei_out)
+
+    async def quote(self, token: Token, destination: str, amount: str | None) -> Quote:
+        """What would happen; `amount` None means all. Raises WithdrawalRefused, ChainError."""
+        to = read_destination(destination, self._sender.address, self._network)
+        atoms = None if amount is None else read_amount(token, amount)
+        return await self._quote(token, to, atoms)
+
+    async def _quote(self, token: Token, to: str, atoms: int | None) -> Quote:
+        available = await self.available()
+        if token is Token.USDC and (atoms or 1) > available.free_usdc:
+            # Before the chain is asked what it would cost: it would only say no.
+            decide(token, to, atoms, available, Fee(0, 0))
+        fee = await self._fee(token, to, atoms or (available.free_usdc if token == "USDC" else 1))
+        return decide(token, to, atoms, available, fee)
+
+    async def _fee(self, token: Token, to: str, amount: int) -> Fee:
+        # What gas is needed does not depend on the amount; a wei is always there to try with.
+        target, data, value = transaction_of(
+            token, to, 1 if token is Token.ETH else amount, self._network
+        )
+        call = {
+            "from": self._sender.address,
+            "to": target,
+            "data": "0x" + data.hex(),
+            "value": hex(value),
+        }
+        try:
+            gas = await self._rpc.ask(Question("eth_estimateGas", (call,), read_quantity))
+        except CallReverted as error:
+            raise WithdrawalRefused(
+                f"The receiver does not take it: {error}", "transfer_refused", "destination"
+            ) from error
+        except RpcRefused as error:
+            raise WithdrawalRefused(
+                f"The chain would refuse this: {error}", "gas_short", "token"
+            ) from error
+        fees = await read_fees(self._rpc)
+        base = (fees.max_fee_wei - fees.max_priority_fee_wei) // 2
+        return Fee(gas * (base + fees.max_priority_fee_wei), gas_limit_up(gas) * fees.max_fee_wei)
+
+    # Confirmed
+
+    async def send(
+        self,
+        withdrawal_id: str,
+        token: Token,
+        destination: str,
+        amount: int,
+        requester: Requester,
+        also: Sequence[Write] = (),
+    ) -> WithdrawalView:
+        """Send it, once per id; `also` is stored with the wish. Does not wait for mining.
+
+        An id that was used gives the withdrawal it stands for. Raises WithdrawalRefused
+        (also for an id that stands for another one), ChainError; nothing was sent then.
+        """
+        work = self._send(withdrawal_id, token, destination, amount, requester, also)
+        # A caller that gives up must not leave it half-way.
+        return await asyncio.shield(asyncio.create_task(work))
+
+    async def _send(
+        self,
+        withdrawal_id: str,
+        token: Token,
+        destination: str,
+        amount: int,
+        requester: Requester,
+        also: Sequence[Write],
+    ) -> WithdrawalView:
+        async with self._turn:
+            known = await asyncio.to_thread(find_withdrawal, self._store.engine, withdrawal_id)
+            if known is not None:
+                return _same(known, token, destination, amount)
+            seen = (await asyncio.to_thread(_promised, self._store.engine))[2]
+            await self._quote(token, destination, amount)
+            row = {
+                "id": withdrawal_id,
+                "chain_id": self._network.chain_id,
+                "token": token.value,
+                "destination": destination,
+                "amount": str(amount),
+                "actor_id": requester.id,
+                "actor_name": requester.name,
+                "now": unix_now(),
+                "told": False,
+                "seen_open": seen,
+            }
+            try:
+                await self._store.commit(Batch([Write(_INSERT, row), *also]))
+            except StoreConflict:
+                return await self._made_elsewhere(withdrawal_id, token, destination, amount)
+            await self._broadcast(withdrawal_id, token, destination, amount)
+        view = await asyncio.to_thread(find_withdrawal, self._store.engine, withdrawal_id)
+        assert view is not None
+        return view
+
+    async def _made_elsewhere(
+        self, withdrawal_id: str, token: Token, destination: str, amount: int
+    ) -> WithdrawalView:
+        known = await asyncio.to_thread(find_withdrawal, self._store.engine, withdrawal_id)
+        if known is None:
+            raise WithdrawalRefused(
+                "Another withdrawal is being made at this moment. Look at the balance and try"
+                " again.",
+                "withdrawal_conflict",
+            )
+        return _same(known, token, destination, amount)
+
+    async def _broadcast(
+        self, withdrawal_id: str, token: Token, destination: str, amount: int
+    ) -> None:
+        target, data, value = transaction_of(token, destination, amount, self._network)
+        try:
+            await self._sender.send(PURPOSES[token], withdrawal_id, target, data, value)
+        except FinanceError as error:
+            await self._fail(withdrawal_id, str(error))
+            raise
+
+    async def _fail(self, withdrawal_id: str, why: str) -> None:
+        await self._store.commit(Batch([Write(_FAIL, {"wanted": withdrawal_id, "why": why[:500]})]))
+
+    # Afterwards
+
+    async def ended_untold(self) -> list[WithdrawalView]:
+        """Withdrawals that came to an end nobody has been told of."""
+        recent = await asyncio.to_thread(_untold, self._store.engine)
+        return [view for view in recent if view.ended]
+
+
+def told(withdrawal_id: str) -> Write:
+    """Its end is written down with this; a second time breaks the batch."""
+    return Write(_TELL, {"wanted": withdrawal_id})
+
+
+def find_withdrawal(engine: Engine, withdrawal_id: str) -> WithdrawalView | None:
+    """One withdrawal; None if there is none of this id (blocking)."""
+    found = _read(engine, _ROWS.c.id == withdrawal_id, 1, 0)
+    return found[0] if found else None
+
+
+def recent_withdrawals(engine: Engine, count: int, skip: int = 0) -> list[WithdrawalView]:
+    """The newest first (blocking)."""
+    return _read(engine, None, count, skip)
+
+
+def count_withdrawals(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.scalar(select(func.count()).select_from(_ROWS)) or 0)
+
+
+def _untold(engine: Engine) -> list[WithdrawalView]:
+    return _read(engine, _ROWS.c.told.is_(False), 100, 0)
+
+
+def _joined() -> Any:
+    """Withdrawals with their transaction, if there is one already."""
+    same = (_TX.c.ref == _ROWS.c.id) & _TX.c.purpose.in_(sorted(PURPOSES.values()))
+    return _ROWS.outerjoin(_TX, same)
+
+
+def _read(engine: Engine, where: Any, count: int, skip: int) -> list[WithdrawalView]:
+    newest = (
+        select(_ATTEMPT.c.tx_hash)
+        .where(_ATTEMPT.c.tx_id == _TX.c.id)
+        .order_by(_ATTEMPT.c.max_fee_wei.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    query = (
+        select(
+            _ROWS,
+            _TX.c.state,
+            func.coalesce(_TX.c.tx_hash, newest).label("hash"),
+            _TX.c.fee_wei,
+            _TX.c.error.label("tx_error"),
+        )
+        .select_from(_joined())
+        .order_by(_ROWS.c.created_at.desc(), _ROWS.c.id)
+        .limit(count)
+        .offset(skip)
+    )
+    if where is not None:
+        query = query.where(where)
+    with engine.connect() as connection:
+        rows: Any = connection.execute(query)
+        return [_view(row) for row in rows]
+
+
+def _view(row: Row[Any]) -> WithdrawalView:
+    stage = Stage.REQUESTED if row.state is None else STAGE_OF_TX[TxState(row.state)]
+    error = row.error
+    if row.error is not None:
+        stage = Stage.FAILED
+    elif stage is Stage.FAILED:
+        error = row.tx_error or "The chain refused it; only the gas was spent."
+    return WithdrawalView(
+        id=row.id,
+        token=Token(row.token),
+        destination=row.destination,
+        amount=int(row.amount),
+        stage=stage,
+        created_at=row.created_at,
+        actor_name=row.actor_name,
+        tx_hash=row.hash,
+        fee_wei=row.fee_wei,
+        error=error,
+    )
+
+
+def _same(known: WithdrawalView, token: Token, destination: str, amount: int) -> WithdrawalView:
+    if (known.token, known.destination, known.amount) != (token, destination, amount):
+        raise WithdrawalRefused(
+            "This confirmation was used for another withdrawal. Start again from the form.",
+            "withdrawal_conflict",
+        )
+    return known
+
+
+def _never_sent(engine: Engine) -> list[str]:
+    query = (
+        select(_ROWS.c.id).select_from(_joined()).where(_ROWS.c.error.is_(None), _TX.c.id.is_(None))
+    )
+    with engine.connect() as connection:
+        return list(connection.scalars(query))
+
+
+def _promised(engine: Engine) -> tuple[int, int, int]:
+    """(atoms, wei, number): what withdrawals not mined yet will take, and all gas on its way."""
+    open_ = (
+        select(_ROWS.c.token, _ROWS.c.amount)
+        .select_from(_joined())
+        .where(_ROWS.c.error.is_(None), _TX.c.id.is_(None) | _TX.c.state.in_(_OPEN_STATES))
+    )
+    worst = (
+        select(func.max(_ATTEMPT.c.max_fee_wei) * _TX.c.gas_limit)
+        .select_from(_TX.join(_ATTEMPT, _ATTEMPT.c.tx_id == _TX.c.id))
+        .where(_TX.c.state.in_(_ON_ITS_WAY))
+        .group_by(_TX.c.id, _TX.c.gas_limit)
+    )
+    with engine.connect() as connection:
+        rows = connection.execute(open_).all()
+        gas = sum(int(each or 0) for each in connection.scalars(worst))
+    usdc = sum(int(row.amount) for row in rows if row.token == Token.USDC)
+    wei = sum(int(row.amount) for row in rows if row.token == Token.ETH)
+    return usdc, wei + gas, len(rows)
