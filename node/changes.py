@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from sqlalchemy import Engine, select
@@ -26,7 +27,13 @@ _log = logging.getLogger(__name__)
 
 def read_version(engine: Engine) -> tuple[object, ...]:
     """Differs whenever something did that a running node must take over."""
-    keys = select(col(ConsumerKey.id), col(ConsumerKey.revoked_at)).order_by(col(ConsumerKey.id))
+    # A hash changes when its secret is rotated, the comparison when the old one's time is up.
+    keys = select(
+        col(ConsumerKey.id),
+        col(ConsumerKey.revoked_at),
+        col(ConsumerKey.secret_hash),
+        col(ConsumerKey.previous_until) > int(time.time()),
+    ).order_by(col(ConsumerKey.id))
     limits = select(
         col(SpendLimit.scope), col(SpendLimit.subject), col(SpendLimit.limit_atoms)
     ).order_by(col(SpendLimit.scope), col(SpendLimit.subject))

@@ -46,7 +46,7 @@ class User(SQLModel, table=True):
     disabled: bool = Field(default=False)
     created_at: int = Field(sa_type=BigInteger)
     last_sign_in_at: int | None = Field(default=None, sa_type=BigInteger)
-    zone: str = Field(default="UTC", description="IANA name of the time zone shown")
+    zone: str = Field(default="", description="IANA name of the time zone; empty: the browser's")
     theme: str = Field(default="system", description="system, light, dark")
 
 

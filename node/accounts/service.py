@@ -61,8 +61,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class SessionView:
-    """The session of a request. `restricted` is empty, or `temporary_password`: the user must
-    choose one of their own at /account/password before anything else."""
+    """The session of a request. `zone` is empty until chosen; `theme` system, light or dark.
+
+    `restricted` is empty, or `temporary_password`: the user must choose one of their own at
+    /account/password before anything else.
+    """
 
     id: str
     csrf: str

@@ -178,7 +178,7 @@ def _ended(now: int) -> ColumnElement[bool]:
     return or_(idle, col(UserSession.expires_at) <= now)
 
 
-_SELECT: Final[Any] = select(  # fifteen columns: more than types of rows count
+_SELECT: Final[Any] = select(  # more columns than types of rows count
     col(UserSession.id),
     col(UserSession.user_id),
     col(User.name),

@@ -9,16 +9,16 @@ import re
 import secrets
 from dataclasses import dataclass
 from typing import Any, Final
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import available_timezones
 
-from sqlalchemy import Connection, Engine, func, insert, select, text, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
 from sqlmodel import col
 
 from node.accounts import attempts
 from node.accounts.access import Role
 from node.accounts.audit import Actor, record
 from node.accounts.errors import AccountInvalid, AccountUnknown
-from node.accounts.models import User
+from node.accounts.models import SetupCode, User
 from node.accounts.sessions import end_sessions_of
 from node.accounts.totp import remove_factor
 from node.db.engine import writer
@@ -100,6 +100,7 @@ def create_first_admin(engine: Engine, new: NewUser, actor: Actor, now: int) -> 
         lock_users(connection)
         if connection.scalar(select(func.count()).select_from(User)):
             raise AccountInvalid("name", "This node has been set up already. Sign in.")
+        connection.execute(delete(SetupCode))
         return add_user(connection, new, actor, now)
 
 
@@ -221,8 +222,8 @@ def change_email(engine: Engine, user_id: str, email: str, actor: Actor, now: in
 def set_appearance(
     engine: Engine, user_id: str, zone: str, theme: str, actor: Actor, now: int
 ) -> None:
-    """Store a user's time zone and theme (blocking). Raises AccountInvalid."""
-    if zone not in available_timezones():
+    """Store a user's time zone (empty: the browser's) and theme (blocking). Raises AccountInvalid."""
+    if zone and zone not in available_timezones():
         raise AccountInvalid("zone", "Choose a time zone of the list, such as Europe/Lisbon.")
     if theme not in THEMES:
         raise AccountInvalid("theme", "Choose system, light or dark.")
@@ -237,11 +238,6 @@ def set_appearance(
 def zone_names() -> list[str]:
     """Time zones to choose from: places, and UTC."""
     return ["UTC", *sorted(n for n in available_timezones() if "/" in n and n[:4] != "Etc/")]
-
-
-def zone_of(name: str) -> ZoneInfo:
-    """The zone of a name that was stored; UTC when this machine no longer knows it."""
-    return ZoneInfo(name if name in available_timezones() else "UTC")
 
 
 def lock_users(connection: Connection) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import time
 from collections.abc import Mapping
 
 from sqlalchemy import Engine
-from sqlmodel import Session, col, select
 
-from node.usage.models import ConsumerKey
+from node.usage.keys import valid_hashes
 
 
 class Keyring:
@@ -21,10 +21,8 @@ class Keyring:
 
     @classmethod
     def load(cls, engine: Engine) -> Keyring:
-        """All keys that are not revoked (blocking: call it off the loop)."""
-        with Session(engine) as session:
-            rows = session.exec(select(ConsumerKey).where(col(ConsumerKey.revoked_at).is_(None)))
-            return cls({row.secret_hash: row.id for row in rows})
+        """All secrets that are good now (blocking: call it off the loop)."""
+        return cls(valid_hashes(engine, int(time.time())))
 
     def find(self, authorization: bytes | None) -> str | None:
         """The key id behind an Authorization header, or None.

@@ -26,6 +26,12 @@ class ConsumerKey(SQLModel, table=True):
     created_at: int = Field(default=0, sa_type=BigInteger)
     revoked_at: int | None = Field(default=None, sa_type=BigInteger)
     last_used_at: int | None = Field(default=None, sa_type=BigInteger)
+    previous_hash: str | None = Field(
+        default=None, unique=True, index=True, description="of the secret before it was rotated"
+    )
+    previous_until: int | None = Field(
+        default=None, sa_type=BigInteger, description="Unix seconds; the old secret ends then"
+    )
 
 
 class Call(SQLModel, table=True):

@@ -97,6 +97,9 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("code_hash"),
     )
+    op.add_column("consumer_key", sa.Column("previous_hash", sa.String(), nullable=True))
+    op.add_column("consumer_key", sa.Column("previous_until", sa.BigInteger(), nullable=True))
+    op.create_index("ix_consumer_key_previous_hash", "consumer_key", ["previous_hash"], unique=True)
     op.create_table(
         "preference",
         sa.Column("name", sa.String(), nullable=False),
@@ -108,6 +111,9 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("preference")
+    op.drop_index("ix_consumer_key_previous_hash", "consumer_key")
+    op.drop_column("consumer_key", "previous_until")
+    op.drop_column("consumer_key", "previous_hash")
     for table in ("setup_code", "api_token", "recovery_code", "user_session", "user_account"):
         op.drop_table(table)
     op.drop_table("audit_entry")

@@ -1,0 +1,110 @@
+"""Reading the trail of changes: newest first, filtered, by page or whole for a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Engine, and_, func, or_, select, true
+from sqlmodel import col
+
+from node.accounts.models import AuditEntry
+
+PAGE_SIZE = 50
+_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TrailFilter:
+    """What to show; empty fields allow everything. `since` and `until` in Unix seconds."""
+
+    area: str = ""
+    actor: str = ""
+    text: str = ""
+    since: int | None = None
+    until: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrailEntry:
+    """One change; `before` and `after` are JSON text, empty: there was, or is, nothing."""
+
+    id: int
+    at: int
+    actor_id: str
+    actor_name: str
+    address: str
+    action: str
+    subject: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrailPage:
+    """One page of `total` entries; `page` from 1."""
+
+    items: tuple[TrailEntry, ...]
+    total: int
+    page: int
+    pages: int
+
+
+def read_trail(engine: Engine, wanted: TrailFilter, page: int = 1) -> TrailPage:
+    """A page of entries (blocking); a page behind the last one is the last."""
+    condition = _condition(wanted)
+    with engine.connect() as connection:
+        total = connection.scalar(select(func.count(col(AuditEntry.id))).where(condition)) or 0
+        pages = max(-(-total // PAGE_SIZE), 1)
+        page = min(max(page, 1), pages)
+        statement = _SELECT.where(condition).order_by(col(AuditEntry.id).desc())
+        rows = connection.execute(statement.limit(PAGE_SIZE).offset((page - 1) * PAGE_SIZE))
+        items = tuple(TrailEntry(**row) for row in rows.mappings())
+    return TrailPage(items, total, page, pages)
+
+
+def all_entries(engine: Engine, wanted: TrailFilter) -> Iterator[TrailEntry]:
+    """Every entry, a thousand at a time (blocking)."""
+    last: int | None = None
+    while True:
+        condition = _condition(wanted)
+        if last is not None:
+            condition = and_(condition, col(AuditEntry.id) < last)
+        statement = _SELECT.where(condition).order_by(col(AuditEntry.id).desc()).limit(_AT_ONCE)
+        with engine.connect() as connection:
+            entries = [TrailEntry(**row) for row in connection.execute(statement).mappings()]
+        yield from entries
+        if len(entries) < _AT_ONCE:
+            return
+        last = entries[-1].id
+
+
+def areas(engine: Engine) -> tuple[str, ...]:
+    """What entries are about: the words before the dot of their actions (blocking)."""
+    with engine.connect() as connection:
+        actions = connection.scalars(select(col(AuditEntry.action)).distinct())
+        return tuple(sorted({action.split(".")[0] for action in actions}))
+
+
+def _condition(wanted: TrailFilter) -> ColumnElement[bool]:
+    parts: list[ColumnElement[bool]] = []
+    if wanted.area:
+        parts.append(col(AuditEntry.action).startswith(f"{wanted.area}.", autoescape=True))
+    if wanted.actor:
+        name = wanted.actor.strip()
+        parts.append(or_(col(AuditEntry.actor_name) == name, col(AuditEntry.actor_id) == name))
+    if wanted.text:
+        columns = ("action", "subject", "before", "after", "address", "actor_name")
+        text = wanted.text.strip()
+        parts.append(
+            or_(*(col(getattr(AuditEntry, c)).contains(text, autoescape=True) for c in columns))
+        )
+    if wanted.since is not None:
+        parts.append(col(AuditEntry.at) >= wanted.since)
+    if wanted.until is not None:
+        parts.append(col(AuditEntry.at) < wanted.until)
+    return and_(true(), *parts)
+
+
+_SELECT: Any = select(*(col(getattr(AuditEntry, name)) for name in TrailEntry.__slots__))
