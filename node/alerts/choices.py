@@ -47,7 +47,6 @@ class EmailSettings(Preference, frozen=True, tag="email"):
     password_sealed: str = ""
     sender: str = ""  # address mail comes from
     recipients: tuple[str, ...] = ()
-    link_base: str = ""  # address of the console in links; empty: where it listens
 
 
 class WebhookSettings(Preference, frozen=True, tag="webhook"):

@@ -40,12 +40,10 @@ class NotConfigured(AlertsError):
 
 
 class SendFailed(AlertsError):
-    """`status` is what the other side answered (HTTP or SMTP), if it did; `final` says that
-    trying again cannot help."""
+    """`status` is what the other side answered (HTTP or SMTP), if it did."""
 
     code = "send_failed"
 
-    def __init__(self, message: str, status: int | None = None, final: bool = False) -> None:
+    def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.final = final
