@@ -151,17 +151,19 @@ async def test_usdc_without_gas_says_so(world: WalletWorld) -> None:
 async def test_without_a_chain_nothing_is_sent_and_it_can_be_asked_again(
     chain: DevchainProcess, tmp_path: Path
 ) -> None:
-    async with FaultyRpc(chain.rpc_url) as relay:
-        async with WalletWorld(chain, tmp_path, rpc_url=relay.url) as world:
-            to, id_ = receiver(), secrets.token_hex(8)
-            relay.faults["*"] = Fault.DROP
-            with pytest.raises(RpcUnavailable):
-                await world.withdraw(Token.USDC, 1_000_000, to, id_)
-            relay.heal()
-            assert not world.rows("SELECT id FROM withdrawal")
-            await mined(world, await world.withdraw(Token.USDC, 1_000_000, to, id_))
-            assert world.usdc_of(to) == 1_000_000
-            await world.assert_books_equal_chain()
+    async with (
+        FaultyRpc(chain.rpc_url) as relay,
+        WalletWorld(chain, tmp_path, rpc_url=relay.url) as world,
+    ):
+        to, id_ = receiver(), secrets.token_hex(8)
+        relay.faults["*"] = Fault.DROP
+        with pytest.raises(RpcUnavailable):
+            await world.withdraw(Token.USDC, 1_000_000, to, id_)
+        relay.heal()
+        assert not world.rows("SELECT id FROM withdrawal")
+        await mined(world, await world.withdraw(Token.USDC, 1_000_000, to, id_))
+        assert world.usdc_of(to) == 1_000_000
+        await world.assert_books_equal_chain()
 
 
 async def test_a_withdrawal_that_was_signed_goes_on_after_a_restart(
@@ -179,7 +181,8 @@ async def test_a_withdrawal_that_was_signed_goes_on_after_a_restart(
     chain.rpc("evm_setAutomine", True)
     async with WalletWorld(chain, tmp_path, wallet) as world:
         again = await mined(world, await world.withdraw(Token.USDC, 2_000_000, to, view.id))
-        assert again.tx_hash == view.tx_hash and world.usdc_of(to) == 2_000_000
+        assert again.stage is not Stage.FAILED and world.usdc_of(to) == 2_000_000
+        assert len(world.rows("SELECT id FROM chain_tx")) == 1
         await world.assert_books_equal_chain()
 
 
