@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from sqlalchemy import Engine, insert, select
 from sqlmodel import col
@@ -12,18 +13,29 @@ from finance.store import Write
 from node.usage.models import Event
 
 Severity = Literal["info", "warning", "error"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+CSV_ROWS = 500
 
 INSERT_EVENT = insert(Event)
 
 
 @dataclass(frozen=True, slots=True)
 class EventView:
-    """One line of the log; `at` in Unix seconds."""
+    """One line of the log; `at` in Unix seconds, `severity` is info, warning or error."""
 
+    id: int
     at: int
     type: str
     severity: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Some lines, newest first; `older` is the line to go on before, None at the end."""
+
+    events: tuple[EventView, ...]
+    older: int | None
 
 
 def event(type_: str, severity: Severity, message: str, at: int) -> Write:
@@ -32,9 +44,28 @@ def event(type_: str, severity: Severity, message: str, at: int) -> Write:
     return Write(INSERT_EVENT, row)
 
 
-def recent_events(engine: Engine, count: int) -> list[EventView]:
-    """The last `count` lines, newest first."""
+def read_events(
+    engine: Engine, severity: Severity | None, before: int | None, count: int
+) -> EventPage:
+    """The last `count` lines before line `before`, of one severity or all (blocking)."""
     columns = [col(getattr(Event, name)) for name in EventView.__slots__]
-    statement = select(*columns).order_by(col(Event.id).desc()).limit(count)
+    statement = select(*columns).order_by(col(Event.id).desc()).limit(count + 1)
+    if severity is not None:
+        statement = statement.where(col(Event.severity) == severity)
+    if before is not None:
+        statement = statement.where(col(Event.id) < before)
     with engine.connect() as connection:
-        return [EventView(**row) for row in connection.execute(statement).mappings()]
+        found = [EventView(**row) for row in connection.execute(statement).mappings()]
+    events = tuple(found[:count])
+    return EventPage(events, events[-1].id if len(found) > count else None)
+
+
+def every_event(engine: Engine, severity: Severity | None) -> Iterator[EventView]:
+    """All lines of one severity or all, newest first, read as they are taken (blocking)."""
+    before: int | None = None
+    while True:
+        page = read_events(engine, severity, before, CSV_ROWS)
+        yield from page.events
+        if page.older is None:
+            return
+        before = page.older

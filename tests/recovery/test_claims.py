@@ -28,7 +28,7 @@ from finance.x402.values import DepositPayment
 from finance.x402.vouchers import sign_voucher
 from node.jobs.claim import claim_job
 from node.jobs.runner import Jobs
-from node.usage.events import recent_events
+from node.usage.events import read_events
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.faulty_rpc import Fault, FaultyRpc
 from tests.recovery.seller_process import run_and_die
@@ -227,7 +227,7 @@ async def test_claim_jobs_started_at_once_claim_once_and_leave_one_line(world: W
     run = claim_job(world.claims, world.store)
     await asyncio.gather(*(jobs.run("claim", run) for _ in range(5)))
     assert len(world.transactions("claim")) == 1
-    assert [line.type for line in recent_events(world.engine, 10)] == ["claimed"]
+    assert [line.type for line in read_events(world.engine, None, None, 10).events] == ["claimed"]
 
 
 async def test_job_that_cannot_reach_the_chain_says_so_once(
@@ -244,4 +244,6 @@ async def test_job_that_cannot_reach_the_chain_says_so_once(
         jobs, run = Jobs(world.store), claim_job(world.claims, world.store)
         for _ in range(3):
             await jobs.run("claim", run)
-        assert [line.type for line in recent_events(world.engine, 10)] == ["job_failed"]
+        assert [line.type for line in read_events(world.engine, None, None, 10).events] == [
+            "job_failed"
+        ]

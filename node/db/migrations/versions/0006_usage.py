@@ -4,6 +4,8 @@ A quarter-hour, because the hours of every time zone are made of them. What was 
 hour is counted anew from the journal, which has every call.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -15,7 +17,7 @@ depends_on = None
 _SLOT_MS, _HOUR_MS = 900_000, 3_600_000
 
 
-def _counters(table: str, *key: sa.Column[object], **options: object) -> None:
+def _counters(table: str, *key: sa.Column[object], **options: Any) -> None:
     names = [column.name for column in key]
     op.create_table(
         table,

@@ -1,0 +1,1 @@
+"""Long forms: millions of calls, minutes of time. Run by `make soak`."""
