@@ -14,18 +14,17 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
 import uvloop
 from sqlalchemy import Engine
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from catalog.editing import read_listings
-from catalog.listings import compile_listings
+from catalog.editing import read_listings, read_samples
+from catalog.listings import PricedListing, compile_listings
 from catalog.models import ListingOrigin
-from finance.chain.watcher import Watcher
+from finance.chain.watcher import SeenEvent, Watcher
 from finance.errors import FinanceError
 from finance.selling.channel_watch import ChannelWatch
 from finance.selling.claim_policy import Reason
@@ -35,6 +34,7 @@ from node.chaincheck import require_chain
 from node.changes import follow_changes
 from node.db.engine import open_engine
 from node.db.migrations import upgrade
+from node.jobs import alerts as alert_jobs
 from node.jobs import claim, mirror, withdrawals
 from node.jobs.runner import Jobs
 from node.lock import DataDirLock, hold_data_dir
@@ -107,9 +107,17 @@ class Node:
             money.journal,
             money.network,
             keys.wallet.address,
-            self._payers.handle,
-            self._payers.reorganised,
+            self._seen,
+            self._reorganised,
         )
+
+    async def _seen(self, event: SeenEvent) -> None:
+        self._parts.proxy.buyer.pools.notice((event,))
+        await self._payers.handle(event)
+
+    async def _reorganised(self, gone: Sequence[SeenEvent]) -> None:
+        self._parts.proxy.buyer.pools.notice(gone)
+        await self._payers.reorganised(gone)
 
     async def run(self, gateway_socket: socket.socket, console_socket: socket.socket) -> None:
         """Serve until asked to stop."""
@@ -123,7 +131,7 @@ class Node:
             stack.push_async_callback(self._claim_what_is_owed)
             servers = (
                 (make_server(self._parts.gateway, DRAIN_SECONDS), gateway_socket),
-                (make_server(self._private_app(), DRAIN_SECONDS), console_socket),
+                (make_server(self._parts.private, DRAIN_SECONDS), console_socket),
             )
             await self._serve(servers)
 
@@ -169,16 +177,19 @@ class Node:
         engine = self._parts.money.journal.engine
         self._background("changes", follow_changes(engine, self._take_over_changes))
         self._background("balances", self._parts.purse.follow())
+        self._background("deliveries", self._parts.controls.courier.follow())
 
     def _start_jobs(self, stack: AsyncExitStack) -> None:
         money = self._parts.money
-        jobs = Jobs(money.journal)
+        alerts = self._parts.controls.alerts
+        jobs = Jobs(money.journal, alerts)
         claims, store = money.claims, money.journal
         jobs.every(mirror.EVERY_SECONDS, "mirror", mirror.mirror_job(money.mirror))
         jobs.every(
             withdrawals.EVERY_SECONDS, "withdrawals", withdrawals.withdrawal_job(claims, store)
         )
         jobs.every(claim.EVERY_SECONDS, "claim", claim.claim_job(claims, store))
+        alert_jobs.add_all(jobs, alerts, money.rpc)
         jobs.start()
         stack.callback(jobs.stop)
 
@@ -201,10 +212,7 @@ class Node:
     async def _take_over_changes(self) -> None:
         """Listings, prices, keys and limits as the database has them now."""
         engine = self._parts.money.journal.engine
-        rows = await asyncio.to_thread(read_listings, engine)
-        own = [entry for entry in rows if entry[0].origin == ListingOrigin.OWN]
-        prices = [price for _, routes in own for price in routes]
-        self._parts.gateway.reload(compile_listings([listing for listing, _ in own], prices))
+        self._parts.gateway.reload(await asyncio.to_thread(_own_listings, engine))
         await self._parts.proxy.reload()
 
     async def _serve(self, servers: tuple[tuple[Server, socket.socket], ...]) -> None:
@@ -267,15 +275,12 @@ class Node:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGUSR1, lambda: self._background("claim", self._claim()))
 
-    def _private_app(self) -> ASGIApp:
-        """The private listener: the proxy under /call/, pages elsewhere."""
-        proxy, console = self._parts.proxy, self._parts.console
 
-        async def route(scope: Scope, receive: Receive, send: Send) -> None:
-            calls = scope["type"] == "http" and scope["path"].startswith("/call/")
-            await (proxy if calls else console)(scope, receive, send)  # type: ignore[arg-type]
-
-        return route
+def _own_listings(engine: Engine) -> tuple[PricedListing, ...]:
+    """What this node sells, compiled; blocking, for large specifications a while."""
+    own = [entry for entry in read_listings(engine) if entry[0].origin == ListingOrigin.OWN]
+    prices = [price for _, routes in own for price in routes]
+    return compile_listings([listing for listing, _ in own], prices, read_samples(engine))
 
 
 def _configure_logging() -> None:

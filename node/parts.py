@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
-from starlette.types import ASGIApp
 
 from finance.chain.fees import GasCaps
 from finance.chain.rpc import Rpc
@@ -20,13 +19,14 @@ from finance.selling.refunds import Refunds
 from finance.selling.settlement import Settlement
 from finance.wallet.signer import Keys
 from finance.x402.text import checksum, parse_address
-from node.console.app import create_console
 from node.console.facts import NodeFacts
+from node.controls import Controls, build_controls, build_private
 from node.db.journal import Journal
 from node.egress import EgressPolicy
 from node.gateway.app import Gateway
 from node.gateway.match import Sale
 from node.gateway.ports import Seller
+from node.private import PrivateListener
 from node.proxy.app import Proxy
 from node.purse import Purse
 from node.settings import Settings
@@ -59,13 +59,14 @@ class Money:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A node. `gateway`, `proxy` and `console` are ASGI apps."""
+    """A node. `gateway` and `private` are the apps of its two listeners."""
 
     settings: Settings
     money: Money
     gateway: Gateway
     proxy: Proxy
-    console: ASGIApp
+    private: PrivateListener
+    controls: Controls
     purse: Purse
     ready: Readiness
 
@@ -109,14 +110,15 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         ready=ready,
     )
     purse = Purse(money.rpc, network, keys.wallet.address)
+    proxy = Proxy(money.journal, keys, network, money.rpc, settings.allowed_hosts)
+    controls = build_controls(settings, _facts(settings, keys), keys, engine, purse)
     return Parts(
         settings=settings,
         money=money,
         gateway=Gateway(seller),
-        proxy=Proxy(money.journal, keys, network, money.rpc, settings.allowed_hosts),
-        console=create_console(
-            engine, _facts(settings, keys), lambda: purse.balances, settings.console.loopback
-        ),
+        proxy=proxy,
+        private=build_private(controls, proxy),  # type: ignore[arg-type]
+        controls=controls,
         purse=purse,
         ready=ready,
     )

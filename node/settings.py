@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -82,6 +83,10 @@ class Settings(BaseSettings):
     public_url: str = Field(default="", description="where buyers reach the gateway")
     gateway_bind: str = Field(default="0.0.0.0:8402", description="host:port, public")
     console_bind: str = Field(default="127.0.0.1:8400", description="host:port, private")
+    console_public_url: str = Field(
+        default="",
+        description="https address under which operators reach the console from elsewhere",
+    )
     chain_id: int | None = Field(default=None, description="devnet only: another chain id")
     allowed_hosts: Annotated[list[str], NoDecode] = Field(
         default=[],
@@ -94,6 +99,14 @@ class Settings(BaseSettings):
         """Lists may be written with commas, as environment variables are."""
         if isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("console_public_url")
+    @classmethod
+    def _check_console_url(cls, value: str) -> str:
+        """Signing in over plain http would show the session to the network between."""
+        if value and (urlsplit(value).scheme != "https" or not urlsplit(value).hostname):
+            raise ValueError(f"{value!r} is no https address, e.g. https://farebox.example.com")
         return value
 
     @field_validator("gateway_bind", "console_bind")
@@ -134,7 +147,13 @@ class Settings(BaseSettings):
 
     @property
     def console_url(self) -> str:
-        return f"http://{_reachable(self.console)}"
+        return self.console_public_url.rstrip("/") or f"http://{_reachable(self.console)}"
+
+    @property
+    def console_names(self) -> tuple[str, ...]:
+        """Host names the console goes by, besides this machine's own."""
+        host = urlsplit(self.console_public_url).hostname
+        return (host,) if host else ()
 
     @classmethod
     def settings_customise_sources(

@@ -1,0 +1,62 @@
+"""What stands in the sidebar, and who sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from node.accounts.access import Identity, Permission
+
+
+@dataclass(frozen=True, slots=True)
+class Tab:
+    """A place in the sidebar; one with `sections` opens the first its viewer may see."""
+
+    name: str
+    label: str
+    path: str
+    permission: Permission
+    sections: tuple[Tab, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TabLink:
+    """A tab as one viewer sees it."""
+
+    label: str
+    path: str
+    current: bool
+
+
+TABS: Final = (
+    Tab("dashboard", "Dashboard", "/", Permission.SEE_DASHBOARD),
+    Tab(
+        "settings",
+        "Settings",
+        "/settings",
+        Permission.OWN_ACCOUNT,
+        (Tab("appearance", "Appearance", "/settings/appearance", Permission.OWN_ACCOUNT),),
+    ),
+)
+
+
+def sidebar(identity: Identity, current: str) -> tuple[TabLink, ...]:
+    """The tabs this role may open; `current` is the name of the one that is open."""
+    links = []
+    for tab in TABS:
+        sections = [each for each in tab.sections if identity.may(each.permission)]
+        if not identity.may(tab.permission) or (tab.sections and not sections):
+            continue
+        path = sections[0].path if sections else tab.path
+        links.append(TabLink(tab.label, path, tab.name == current))
+    return tuple(links)
+
+
+def sections(identity: Identity, current: str, section: str) -> tuple[TabLink, ...]:
+    """The pages beneath a tab that this role may open."""
+    tab = next((tab for tab in TABS if tab.name == current), None)
+    return tuple(
+        TabLink(each.label, each.path, each.name == section)
+        for each in (tab.sections if tab else ())
+        if identity.may(each.permission)
+    )

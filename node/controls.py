@@ -1,0 +1,86 @@
+"""What operators hold in their hands: the services behind pages and JSON API, and both apps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from sqlalchemy import Engine
+from starlette.types import ASGIApp
+
+from finance.networks import Network
+from finance.wallet.signer import Keys
+from node.accounts.service import Accounts
+from node.alerts.alerts import Alerts
+from node.alerts.courier import Courier, build_courier
+from node.alerts.wording import NodeName
+from node.api.app import create_api
+from node.api.routing import Endpoints
+from node.console import appearance, dashboard
+from node.console.app import create_console
+from node.console.facts import NodeFacts
+from node.console.pages import Pages
+from node.console.shell import Frame, Notes
+from node.console.templates import open_environment
+from node.egress import EgressPolicy
+from node.private import PrivateListener
+from node.purse import Purse
+from node.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """The control plane of one node."""
+
+    engine: Engine
+    settings: Settings
+    network: Network
+    facts: NodeFacts
+    accounts: Accounts
+    alerts: Alerts
+    courier: Courier
+    purse: Purse
+
+
+def build_controls(
+    settings: Settings, facts: NodeFacts, keys: Keys, engine: Engine, purse: Purse
+) -> Controls:
+    """Services from settings, keys and books; nothing runs yet."""
+    accounts = Accounts(engine, keys.seal, keys.unseal)
+    alerts = Alerts(engine)
+    name = NodeName(settings.network, facts.address, settings.console_url)
+    egress = EgressPolicy(settings.allowed_hosts)
+    courier = build_courier(alerts, keys.unseal, lambda: egress, name)
+    return Controls(engine, settings, settings.chain, facts, accounts, alerts, courier, purse)
+
+
+def page_modules(controls: Controls) -> list[Pages]:
+    """Every page of the console, in the order of the sidebar."""
+    return [
+        dashboard.pages(controls.engine, lambda: controls.purse.balances, controls.facts),
+        appearance.pages(controls.accounts),
+    ]
+
+
+def endpoint_modules(controls: Controls) -> list[Endpoints]:
+    """Every endpoint of the JSON API."""
+    return []
+
+
+def build_console(controls: Controls) -> FastAPI:
+    frame = Frame(
+        environment=open_environment(),
+        facts=controls.facts,
+        network=controls.network,
+        accounts=controls.accounts,
+        notes=Notes(),
+        unread=controls.alerts.unread,
+    )
+    return create_console(frame, page_modules(controls))
+
+
+def build_private(controls: Controls, proxy: ASGIApp) -> PrivateListener:
+    """The private listener: proxy, API and pages."""
+    api = create_api(controls.accounts, endpoint_modules(controls))
+    names = controls.settings.console_names
+    return PrivateListener(proxy, api, build_console(controls), names)

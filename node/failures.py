@@ -1,0 +1,53 @@
+"""Domain errors as the private listener answers them: one table for pages and the JSON API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from catalog.errors import CatalogError, ListingExists, ListingInvalid, ListingUnknown
+from finance.errors import AmountInvalid, ChainError, FinanceError, LimitExceeded
+from node.accounts.errors import (
+    AccountInvalid,
+    AccountsError,
+    AccountUnknown,
+    Forbidden,
+    SignInRefused,
+    SignInRequired,
+)
+from node.errors import NodeError
+
+DOMAIN_ERRORS: Final = (AccountsError, CatalogError, FinanceError, NodeError)
+
+# The most particular class first. What is not here is a 500: a case nobody thought of.
+_STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
+    (SignInRequired, 401),
+    (SignInRefused, 403),
+    (Forbidden, 403),
+    (AccountUnknown, 404),
+    (AccountInvalid, 422),
+    (ListingUnknown, 404),
+    (ListingExists, 409),
+    (ListingInvalid, 422),
+    (AmountInvalid, 422),
+    (LimitExceeded, 409),
+    (ChainError, 503),
+    (NodeError, 409),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error as it is told: HTTP status, stable code, sentence, and the field at fault."""
+
+    status: int
+    code: str
+    detail: str
+    field: str | None = None
+
+
+def explain(error: Exception) -> Failure:
+    """What to answer for one of DOMAIN_ERRORS."""
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    code = getattr(error, "code", "internal_error")
+    return Failure(status, code, str(error), getattr(error, "field", None))
