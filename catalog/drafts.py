@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
 from catalog.errors import ListingInvalid
@@ -16,7 +14,10 @@ from finance.money import Usdc
 NAME_CHARACTERS = range(3, 81)
 DESCRIPTION_CHARACTERS = 500
 TAGS = 20
-SPEC_BYTES = 2_000_000
+TAG_CHARACTERS = 40
+URL_CHARACTERS = 2000
+ROUTES = 500
+SECRET_CHARACTERS = 4000
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "*"}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 field name
 _TEMPLATE = re.compile(r"(/([A-Za-z0-9._~!$&'()+,;=:@%-]+|\{[A-Za-z0-9_.-]+\}|\*(?=$)))+|/")
@@ -56,19 +57,24 @@ class Draft:
     tags: tuple[str, ...] = ()
     credential: DraftCredential = field(default_factory=DraftCredential)
     spec: str = ""
+    health_path: str = ""
 
     def __post_init__(self) -> None:
         """Raises ListingInvalid for the first field that cannot be accepted."""
-        if len(self.name) not in NAME_CHARACTERS:
-            raise ListingInvalid("name", "A name has 3 to 80 characters.")
+        if len(self.name) not in NAME_CHARACTERS or not self.name.isprintable():
+            raise ListingInvalid("name", "A name has 3 to 80 characters, all on one line.")
         if not self.slug:
-            raise ListingInvalid("name", "A name needs letters or digits for its address.")
+            raise ListingInvalid("name", "A name needs letters or digits (a-z, 0-9) in it.")
         if len(self.description) > DESCRIPTION_CHARACTERS:
             raise ListingInvalid("description", "A description has at most 500 characters.")
-        if len(self.tags) > TAGS:
-            raise ListingInvalid("tags", "At most 20 tags.")
+        if not _is_text(self.description):
+            raise ListingInvalid("description", "A description is text, without control signs.")
+        _check_tags(self.tags)
         _check_url(self.base_url)
+        _check_health_path(self.health_path)
         _check_credential(self.credential)
+        if len(self.routes) > ROUTES:
+            raise ListingInvalid("routes", f"At most {ROUTES} routes with a price of their own.")
         if len({(route.method, route.path) for route in self.routes}) != len(self.routes):
             raise ListingInvalid("routes", "A route has two prices; give it one.")
 
@@ -98,20 +104,26 @@ def parse_route(text: str) -> DraftRoute:
     return DraftRoute(method.upper(), path, parse_price(price))
 
 
-def parse_spec(text: str) -> str:
-    """Check an OpenAPI 3.x document in JSON and return it compact."""
-    if len(text.encode()) > SPEC_BYTES:
-        raise ListingInvalid("spec", "The specification is larger than 2 MB.")
-    try:
-        document: Any = json.loads(text)
-    except ValueError as error:
-        raise ListingInvalid("spec", f"The specification is not JSON: {error}.") from error
-    version = document.get("openapi") if isinstance(document, dict) else None
-    if not isinstance(version, str) or not version.startswith("3."):
-        raise ListingInvalid("spec", 'The specification is not OpenAPI 3.x ("openapi": "3...").')
-    if not isinstance(document.get("paths"), dict):
-        raise ListingInvalid("spec", 'The specification has no "paths".')
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+def parse_tags(text: str) -> tuple[str, ...]:
+    """Tags as people type them: separated by commas, each once, in their order."""
+    return tuple(dict.fromkeys(tag for part in text.split(",") if (tag := " ".join(part.split()))))
+
+
+def _is_text(text: str) -> bool:
+    return all(character.isprintable() or character in "\r\n\t" for character in text)
+
+
+def _check_tags(tags: tuple[str, ...]) -> None:
+    if len(tags) > TAGS:
+        raise ListingInvalid("tags", "At most 20 tags.")
+    for tag in tags:
+        if not 0 < len(tag) <= TAG_CHARACTERS or not tag.isprintable() or "," in tag:
+            raise ListingInvalid("tags", f"A tag has 1 to {TAG_CHARACTERS} characters, no comma.")
+
+
+def _check_health_path(path: str) -> None:
+    if path and (not re.fullmatch(r"/[!-~]{0,500}", path) or "#" in path or "//" in path):
+        raise ListingInvalid("health_path", f"{path!r} is no path, e.g. /health.")
 
 
 def _check_url(url: str) -> None:
@@ -120,7 +132,8 @@ def _check_url(url: str) -> None:
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
-    if not usable or any(character.isspace() for character in url):
+    printable = url.isprintable() and len(url) <= URL_CHARACTERS
+    if not usable or not printable or any(character.isspace() for character in url):
         raise ListingInvalid("base_url", f"{url!r} is no http or https address.")
     if parts.username or parts.password:
         raise ListingInvalid("base_url", "Give credentials as header or query, not in the address.")
@@ -134,5 +147,7 @@ def _check_credential(credential: DraftCredential) -> None:
     if credential.kind not in ("header", "query") or not _TOKEN.fullmatch(credential.name):
         raise ListingInvalid("credential", f"{credential.name!r} is no name for a credential.")
     printable = credential.secret.isascii() and credential.secret.isprintable()
+    if len(credential.secret) > SECRET_CHARACTERS:
+        raise ListingInvalid("credential", "The credential is too long to be sent.")
     if not credential.secret or not printable:
         raise ListingInvalid("credential", "The credential is empty or has unusual characters.")

@@ -3,7 +3,12 @@
 CatalogError
 ├── ListingInvalid    a field that cannot be accepted; `field` names it
 ├── ListingExists     the name in URLs is taken
-└── ListingUnknown    there is no such listing
+├── ListingUnknown    there is no such listing, draft or sample
+├── SampleInvalid     a sample cannot be requested or kept like this
+├── AddressInvalid    an address that cannot be added; its `field` is url
+├── PeerInvalid       a field of a peer that cannot be accepted; `field` names it
+├── PeerExists        the peer is in the list already
+└── PeerUnknown       there is no such peer
 """
 
 from __future__ import annotations
@@ -31,3 +36,34 @@ class ListingExists(CatalogError):
 
 class ListingUnknown(CatalogError):
     code = "listing_unknown"
+
+
+class SampleInvalid(CatalogError):
+    code = "sample_invalid"
+    field = "samples"
+
+
+class AddressInvalid(CatalogError):
+    """Nothing that could be bought was found at an address; the text says why."""
+
+    code = "address_invalid"
+    field = "url"
+
+
+class PeerInvalid(CatalogError):
+    """One field is not acceptable; the text says what to mend."""
+
+    code = "peer_invalid"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class PeerExists(CatalogError):
+    code = "peer_exists"
+    field = "url"
+
+
+class PeerUnknown(CatalogError):
+    code = "peer_unknown"

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
-from catalog.models import Listing, ListingMode, RoutePrice
+from catalog.models import Listing, ListingMode, RoutePrice, Sample
 from catalog.operations import Operation, spec_operations
+from catalog.samples import NO_ANSWERS, DemoBook, make_book
 
 ANY = "*"
 REST = "/*"
@@ -114,6 +115,7 @@ class PricedListing:
     credential: Credential = field(default_factory=Credential)
     updated_at: int = 0
     routes: tuple[PricedRoute, ...] = ()
+    answers: DemoBook = NO_ANSWERS
     _tree: _Node = field(default_factory=_Node, repr=False, compare=False)
 
     def match(self, method: str, segments: tuple[str, ...]) -> PricedRoute | None:
@@ -125,13 +127,15 @@ class PricedListing:
         return self._tree.find(segments, "GET" if method == "HEAD" else method)
 
 
-def compile_listing(listing: Listing, prices: Iterable[RoutePrice] = ()) -> PricedListing:
+def compile_listing(
+    listing: Listing, prices: Iterable[RoutePrice] = (), samples: Iterable[Sample] = ()
+) -> PricedListing:
     """Make one listing matchable. Routes of the spec without a price cost the listing's."""
     explicit = {(row.method.upper(), _shape(row.path)): row for row in prices}
     operations = spec_operations(listing.spec)
     templates = dict.fromkeys((row.method.upper(), _rooted(row.path)) for row in explicit.values())
     tree, routes = _Node(), []
-    for method, template in {**templates, **operations, (ANY, REST): None}:
+    for method, template in {**templates, **dict.fromkeys(operations), (ANY, REST): None}:
         row = explicit.get((method, _shape(template)))
         if method == "OPTIONS" and row is None:
             continue  # a preflight costs nothing unless a price names it
@@ -155,18 +159,27 @@ def compile_listing(listing: Listing, prices: Iterable[RoutePrice] = ()) -> Pric
         ),
         updated_at=listing.updated_at,
         routes=tuple(routes),
+        answers=make_book(samples),
         _tree=tree,
     )
 
 
 def compile_listings(
-    listings: Iterable[Listing], prices: Iterable[RoutePrice]
+    listings: Iterable[Listing],
+    prices: Iterable[RoutePrice],
+    samples: Iterable[Sample] = (),
 ) -> tuple[PricedListing, ...]:
-    """Make all listings matchable; `prices` are the rows of all of them."""
-    by_listing: dict[str, list[RoutePrice]] = {}
-    for row in prices:
-        by_listing.setdefault(row.listing_id, []).append(row)
-    return tuple(compile_listing(row, by_listing.get(row.id, ())) for row in listings)
+    """Make all listings matchable; `prices` and `samples` are the rows of all of them."""
+    prices_of: dict[str, list[RoutePrice]] = {}
+    samples_of: dict[str, list[Sample]] = {}
+    for price in prices:
+        prices_of.setdefault(price.listing_id, []).append(price)
+    for sample in samples:
+        samples_of.setdefault(sample.listing_id, []).append(sample)
+    return tuple(
+        compile_listing(row, prices_of.get(row.id, ()), samples_of.get(row.id, ()))
+        for row in listings
+    )
 
 
 def split_path(path: bytes) -> tuple[str, ...]:

@@ -104,6 +104,7 @@ class Sample(SQLModel, table=True):
     method: str = Field(description="upper case")
     template: str = Field(description="the operation's path, e.g. /forecast/{city}")
     target: str = Field(description="path below the listing with its query, as requested")
+    request_headers: str = Field(sa_type=Text, description="JSON list of [name, value]")
     request_type: str = Field(default="", description="content type of the request's body")
     request_body: str = Field(default="", sa_type=Text, description="at most 64 KiB")
     status: int = Field(description="HTTP status, 200 to 299")

@@ -4,58 +4,95 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 Operation = Mapping[str, Any]
+Operations = Mapping[tuple[str, str], Operation]
 
-_METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
+METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 # References of references; beyond this depth nobody reads on.
 _MAX_DEPTH = 6
+# References that fan out multiply; what is beyond these many values becomes {}.
+_MAX_VALUES = 20_000
+_MAX_VALUES_OF_ALL = 500_000
 
 
-def spec_operations(spec: str) -> dict[tuple[str, str], Operation]:
+class _Budget:
+    """How many values may still be written out, for one operation and for the document."""
+
+    def __init__(self) -> None:
+        self._all = _MAX_VALUES_OF_ALL
+        self._left = 0
+
+    def renew(self) -> None:
+        self._left = min(_MAX_VALUES, self._all)
+
+    def spend(self) -> bool:
+        self._left -= 1
+        self._all -= 1
+        return self._left >= 0
+
+
+@lru_cache(maxsize=256)
+def spec_operations(spec: str) -> Operations:
     """Operations with `$ref`s resolved and shared parameters merged in, keyed by
     (METHOD, template). A missing or unreadable document has none: prices do not
-    depend on it."""
+    depend on it. Kept, because every change of any listing asks again; not to be changed."""
     try:
         document = json.loads(spec) if spec else {}
-    except ValueError:
+    except (RecursionError, ValueError):
         return {}
     paths = document.get("paths") if isinstance(document, dict) else None
     found: dict[tuple[str, str], Operation] = {}
+    budget = _Budget()
     for path, item in paths.items() if isinstance(paths, dict) else ():
         if isinstance(path, str) and isinstance(item, dict):
             template = "/" + path.strip("/")
-            for method in _METHODS:
+            for method in METHODS:
                 if isinstance(item.get(method), dict):
-                    found[method.upper(), template] = _operation(document, item, item[method])
+                    budget.renew()
+                    found[method.upper(), template] = _operation(
+                        document, item, item[method], budget
+                    )
     return found
 
 
-def _operation(document: dict[str, Any], item: dict[str, Any], own: dict[str, Any]) -> Operation:
+def _operation(
+    document: dict[str, Any], item: dict[str, Any], own: dict[str, Any], budget: _Budget
+) -> Operation:
     """The operation's own parameters replace the path's of the same name and place."""
-    resolved: dict[str, Any] = _resolve(document, own)
-    shared = _resolve(document, item.get("parameters", []))
+    try:
+        shared = _resolve(document, item.get("parameters", []), budget)
+        resolved = _resolve(document, own, budget)
+    except RecursionError:  # references that each lead deep down
+        return {}
+    if not isinstance(resolved, dict):
+        return {}
     merged = {}
     for parameters in (shared, resolved.get("parameters", [])):
         for parameter in parameters if isinstance(parameters, list) else ():
             if isinstance(parameter, dict):
-                merged[parameter.get("in"), parameter.get("name")] = parameter
+                merged[str(parameter.get("in")), str(parameter.get("name"))] = parameter
     return {**resolved, "parameters": list(merged.values())} if merged else resolved
 
 
-def _resolve(document: dict[str, Any], value: Any, seen: frozenset[str] = frozenset()) -> Any:
+def _resolve(
+    document: dict[str, Any], value: Any, budget: _Budget, seen: frozenset[str] = frozenset()
+) -> Any:
     """`value` with its references replaced; one that leads back to itself ends as {}."""
+    if not budget.spend():
+        return {}
     if isinstance(value, list):
-        return [_resolve(document, entry, seen) for entry in value]
+        return [_resolve(document, entry, budget, seen) for entry in value]
     if not isinstance(value, dict):
         return value
     reference = value.get("$ref")
     if isinstance(reference, str):
         if reference in seen or len(seen) >= _MAX_DEPTH:
             return {}
-        return _resolve(document, _look_up(document, reference), seen | {reference})
-    return {key: _resolve(document, entry, seen) for key, entry in value.items()}
+        return _resolve(document, _look_up(document, reference), budget, seen | {reference})
+    return {key: _resolve(document, entry, budget, seen) for key, entry in value.items()}
 
 
 def _look_up(document: Any, reference: str) -> Any:

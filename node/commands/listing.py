@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from catalog.drafts import Draft, DraftCredential, parse_price, parse_route, parse_spec, slug_of
+from catalog.drafts import Draft, DraftCredential, parse_price, parse_route, slug_of
 from catalog.editing import add_listing, pause_listing, read_listings, remove_listing
 from catalog.errors import ListingInvalid
 from catalog.models import Listing, ListingOrigin, RoutePrice
+from catalog.specs import parse_spec
 from finance.money import Usdc
 from node.commands.frame import open_database, read_settings, require_wallet, unlock
 from node.commands.output import Json, show_facts, show_rows
@@ -35,7 +36,9 @@ def add(
     route: Annotated[
         list[str] | None, typer.Option(help='A route\'s own price: "GET /forecast/{city}=0.01".')
     ] = None,
-    spec: Annotated[Path | None, typer.Option(help="OpenAPI 3.x document, JSON.")] = None,
+    spec: Annotated[
+        Path | None, typer.Option(help="OpenAPI 3.0 or 3.1 document, JSON or YAML.")
+    ] = None,
     description: Annotated[str, typer.Option(help="At most 500 characters.")] = "",
     tag: Annotated[list[str] | None, typer.Option(help="Repeat for more, at most 20.")] = None,
     auth_header: Annotated[
@@ -67,8 +70,8 @@ def add(
         spec=parse_spec(_read(spec)) if spec else "",
     )
     seal = unlock(settings).seal if draft.credential.secret else _nothing_to_seal
-    engine = writer(open_database(settings))
-    listing_id = add_listing(engine, draft, seal, int(time.time()))
+    with writer(open_database(settings)).begin() as connection:
+        listing_id = add_listing(connection, draft, seal, int(time.time()))
     show_facts(_added(settings, draft, listing_id), as_json, hint=_hint(draft))
 
 
@@ -99,14 +102,16 @@ def remove(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """Take it out of the catalog. What was earned or spent with it stays in the books."""
     settings = read_settings(context)
     require_wallet(settings)
-    show_facts({"removed": remove_listing(writer(open_database(settings)), name)}, as_json)
+    with writer(open_database(settings)).begin() as connection:
+        removed = remove_listing(connection, name)
+    show_facts({"removed": removed}, as_json)
 
 
 def _set_paused(context: typer.Context, name: str, paused: bool, as_json: bool) -> None:
     settings = read_settings(context)
     require_wallet(settings)
-    engine = writer(open_database(settings))
-    changed = pause_listing(engine, name, paused, int(time.time()))
+    with writer(open_database(settings)).begin() as connection:
+        changed = pause_listing(connection, name, paused, int(time.time()))
     show_facts({"paused" if paused else "resumed": changed}, as_json)
 
 

@@ -1,6 +1,14 @@
 """What is sold here, for those who look: x402 Bazaar list and `/.well-known/x402`.
 
 Shapes are those of the `x402` package's `extensions/bazaar/facilitator_client.py`.
+
+Each item has an extension of ours, `farebox`, which other nodes read (others ignore it)::
+
+    {"listing": "weather",                     name in URLs
+     "base": "https://…/v1/weather",           every route of the listing is below it
+     "demo": ["GET /forecast/{city}"]}         operations with a recorded answer; a request
+                                               with `Farebox-Demo: 1` gets it for free, marked
+                                               by `Farebox-Demo: true`, also while paused
 """
 
 from __future__ import annotations
@@ -59,7 +67,16 @@ def _item(route: Route, offer: Offer) -> dict[str, Any]:
         "mimeType": terms.mime_type or "",
         "serviceName": listing.name,
         "tags": list(listing.tags),
-        "extensions": dict(terms.extensions),
+        "extensions": {**terms.extensions, "farebox": _own_extension(route)},
+    }
+
+
+def _own_extension(route: Route) -> dict[str, Any]:
+    listing = route.listing
+    return {
+        "listing": listing.slug,
+        "base": route.upstream.public_base,
+        "demo": listing.answers.operations,
     }
 
 

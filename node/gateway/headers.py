@@ -42,6 +42,7 @@ _NEVER_UPSTREAM = _HOP_BY_HOP | {
     b"farebox-call-id",
     b"farebox-cost",
     b"farebox-scheme",
+    b"farebox-demo",
     # Who called is said by us.
     b"forwarded",
     b"x-forwarded-for",
@@ -68,6 +69,8 @@ _NEVER_DOWNSTREAM = _HOP_BY_HOP | {
     b"farebox-call-id",
     b"farebox-cost",
     b"farebox-scheme",
+    b"farebox-demo",  # a paid answer never passes for a recorded one
+    b"farebox-demo-recorded-at",
 }
 _ADDRESSES = frozenset((b"location", b"content-location", b"refresh", b"link"))
 

@@ -20,6 +20,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 CALL_ID = b"farebox-call-id"
+DEMO = b"farebox-demo"  # asks for a recorded answer, see node.gateway.demo
 # Bodies up to this size are read before the upstream is called.
 INLINE_BYTES = 256 * 1024
 # Callers of faster answers are not watched while they wait.
@@ -53,6 +54,7 @@ class Call:
         "at_ms",
         "begun",
         "body_digest",
+        "demo",
         "failure",
         "headers",
         "id",
@@ -83,6 +85,7 @@ class Call:
         self.payment: bytes | None = None
         self.payments = 0
         self.origin = False
+        self.demo = False
         self._given = 0
         for name, value in self.headers:
             if name == b"payment-signature":
@@ -93,6 +96,8 @@ class Call:
                 self._given = -1
             elif name == b"origin":
                 self.origin = True
+            elif name == DEMO:
+                self.demo = value not in (b"", b"0", b"false")
         self._gone = False
         self._inline: bytes | None = None
         self._streaming = False
@@ -262,7 +267,7 @@ class Call:
         await self._send({"type": "http.response.body", "body": body})
 
 
-_EXPOSE = b"PAYMENT-REQUIRED, PAYMENT-RESPONSE, Farebox-Call-Id, Retry-After"
+_EXPOSE = b"PAYMENT-REQUIRED, PAYMENT-RESPONSE, Farebox-Call-Id, Farebox-Demo, Retry-After"
 
 
 def _cors(headers: Headers) -> Headers:

@@ -24,6 +24,7 @@ from finance.x402.values import (
     VoucherPayment,
 )
 from finance.x402.wire import decode_payment
+from node.gateway.demo import give_demo
 from node.gateway.desk import (
     PAYMENT_RESPONSE,
     RETRY_LATER,
@@ -55,10 +56,12 @@ async def serve(desk: Desk, call: Call, match: Match) -> None:
     route = match.route
     if route is None:
         return await _preflight(call)
+    if call.demo:
+        return await give_demo(call, match)
     if match.listing.paused:
         raise Refused("listing_paused", RETRY_LATER)
     if match.listing.demo:
-        raise Refused("demo_not_recorded")
+        return await give_demo(call, match)
     if route.offer is None:
         return await _serve_free(desk, call, match)
     if desk.seller.paused():

@@ -211,7 +211,7 @@ async def test_paused_listings_and_nodes_say_so(market: Market) -> None:
     listing.paused, listing.mode = False, "demo"
     market.reload()
     answer = await market.client.get(market.url + "/v1/api/echo")
-    assert (answer.status_code, answer.json()["code"]) == (503, "demo_not_recorded")
+    assert (answer.status_code, answer.json()["code"]) == (404, "demo_not_recorded")
 
 
 async def test_nothing_else_is_served(market: Market) -> None:

@@ -364,6 +364,7 @@ def _list(home: NodeHome, url: str, origin: ListingOrigin) -> None:
     engine = open_engine(f"sqlite:///{home.data_dir / 'farebox.db'}")
     try:
         draft = Draft(LISTING, SLUG, url, origin=origin, price=Usdc(PRICE))
-        add_listing(writer(engine), draft, lambda _: "", int(time.time()))
+        with writer(engine).begin() as connection:
+            add_listing(connection, draft, lambda _: "", int(time.time()))
     finally:
         engine.dispose()
