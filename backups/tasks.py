@@ -9,8 +9,6 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
 import msgspec
 
 from backups import postgres, sqlite
@@ -288,5 +286,5 @@ def _sha256(path: Path) -> str:
 
 def decode_request(line: bytes) -> Request:
     """A request as it came through the pipe."""
-    request: Any = msgspec.json.decode(line, type=Request)  # type: ignore[call-overload]
+    request: Request = msgspec.json.decode(line, type=Request)
     return request

@@ -9,6 +9,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, Engine, MetaData, text
 from sqlmodel import SQLModel
 
+import backups.models
 import catalog.discovered
 import catalog.models
 import finance.models
@@ -20,6 +21,7 @@ import node.usage.models
 from node.db.engine import writer
 
 MODELS = (
+    backups.models,
     catalog.discovered,
     catalog.models,
     finance.models,
