@@ -45,6 +45,9 @@ class RemoteListing(SQLModel, table=True):
     network: str = Field(default="", description="CAIP-2, e.g. eip155:8453")
     schemes: str = Field(default="[]", description="JSON list of x402 schemes it takes")
     pay_to: str = Field(default="", description="0x address that is paid")
+    seller_demo: bool = Field(
+        default=False, description="whether the seller itself answers demo requests"
+    )
     digest: str = Field(default="", description="of what was taken over; equal: nothing to do")
 
 
@@ -58,6 +61,7 @@ class CatalogEntry(SQLModel, table=True):
     version: int = Field(sa_type=BigInteger, description="`listing.updated_at` it was made from")
     origin: str = Field(description="own or remote, as in `listing`")
     name_key: str = Field(index=True, description="the name, folded for sorting")
+    paused: bool = Field(description="as in `listing`")
     price_from_atoms: int = Field(sa_type=BigInteger, description="cheapest call, USDC atoms")
     price_to_atoms: int = Field(sa_type=BigInteger, description="dearest call, USDC atoms")
     routes: int = Field(default=0, sa_type=BigInteger, description="operations that are described")

@@ -60,6 +60,8 @@ class Resource:
     description: str
     tags: tuple[str, ...]
     declaration: Declaration | None
+    base: str = ""  # path of the service it belongs to, when it is a Farebox node's
+    seller_demo: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class FoundListing:
     schemes: tuple[str, ...]
     pay_to: str
     routes: tuple[FoundRoute, ...]
+    seller_demo: bool = False  # the seller answers demo requests itself
 
     @property
     def price_atoms(self) -> int:
@@ -136,8 +139,9 @@ def read_resource(item: object, payable: Payable) -> Resource:
     prices = {_price(entry) for entry in offers}
     service = clean(item.get("serviceName"), _NAME_CHARACTERS)
     extensions = item.get("extensions")
-    bazaar = extensions.get("bazaar") if isinstance(extensions, dict) else None
-    declaration = read_declaration(bazaar)
+    extensions = extensions if isinstance(extensions, dict) else {}
+    declaration = read_declaration(extensions.get("bazaar"))
+    base, seller_demo = _farebox(extensions.get("farebox"), parts)
     return Resource(
         origin=f"{parts.scheme}://{parts.netloc.lower()}",
         path=_template(parts.path),
@@ -149,6 +153,8 @@ def read_resource(item: object, payable: Payable) -> Resource:
         description=clean(item.get("description"), _DESCRIPTION_CHARACTERS),
         tags=clean_tags(item.get("tags")),
         declaration=declaration,
+        base=base,
+        seller_demo=seller_demo,
     )
 
 
@@ -239,16 +245,39 @@ def _template(path: str) -> str:
     return "/" + "/".join(segments).strip("/")
 
 
-def _group_key(resource: Resource) -> str:
+def _farebox(extension: object, parts: SplitResult) -> tuple[str, bool]:
+    """(base path, whether demo answers are recorded) of another node's resource; a base that
+    is not above the resource itself is not believed."""
+    if not isinstance(extension, dict):
+        return "", False
+    demo, base = extension.get("demo"), extension.get("base")
+    above = _path_of(base)
+    if not above or not (parts.path.rstrip("/") + "/").startswith(above + "/"):
+        return "", bool(demo)
+    return above, bool(demo)
+
+
+def _path_of(address: object) -> str:
+    try:
+        usable = isinstance(address, str) and len(address) <= _URL_CHARACTERS
+        return urlsplit(str(address)).path.rstrip("/") if usable else ""
+    except ValueError:
+        return ""
+
+
+def _base(resource: Resource) -> str:
     ours = _OUR_SHAPE.fullmatch(resource.path)
-    if ours is not None:
-        return ours.group(1)
+    return resource.base or (ours.group(1) if ours else "")
+
+
+def _group_key(resource: Resource) -> str:
+    if base := _base(resource):
+        return base
     return f"named {resource.service.casefold()}" if resource.service else resource.path
 
 
 def _listing(origin: str, members: Sequence[Resource]) -> FoundListing:
-    ours = _OUR_SHAPE.fullmatch(members[0].path)
-    base = ours.group(1) if ours else _common_path([each.path for each in members])
+    base = _base(members[0]) or _common_path([each.path for each in members])
     first = members[0]
     routes = tuple(
         FoundRoute(
@@ -269,6 +298,7 @@ def _listing(origin: str, members: Sequence[Resource]) -> FoundListing:
         schemes=tuple(s for s in _SCHEMES if any(s in each.schemes for each in members)),
         pay_to=first.pay_to,
         routes=_unique(routes),
+        seller_demo=any(each.seller_demo for each in members),
     )
 
 
