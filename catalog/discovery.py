@@ -106,6 +106,7 @@ class Reading:
     resources: list[Resource] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     seen: set[tuple[str, str]] = field(default_factory=set)
+    whole: bool = True  # False: the list went on beyond what is read
 
     def take(self, items: Sequence[object], payable: Payable) -> int:
         """Add a page; how many of its items were not on a page before."""
