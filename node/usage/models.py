@@ -103,11 +103,13 @@ class CallHistory(_Counters, table=True):
 
     __tablename__ = "call_history"
     __table_args__ = (
-        Index("ix_call_history_listing", "side", "listing_id", "slot"),
+        # With what is counted, so that SQLite reads nothing else and does not prefer the key.
+        Index("ix_call_history_listing", "side", "listing_id", "slot", "calls", "errors"),
         Index(
             "ix_call_history_errors",
             "side",
             "slot",
+            "errors",
             sqlite_where=text("errors > 0"),
             postgresql_where=text("errors > 0"),
         ),

@@ -59,11 +59,12 @@ def upgrade() -> None:
         key = (_name("side"), _time("slot"), _name("listing_id"), _name("key_id"))
         _counters(table, *key, sqlite_with_rowid=False)
     _counters("call_total", _name("side"), _name("listing_id"), _name("key_id"))
-    op.create_index("ix_call_history_listing", "call_history", ["side", "listing_id", "slot"])
+    columns = ["side", "listing_id", "slot", "calls", "errors"]
+    op.create_index("ix_call_history_listing", "call_history", columns)
     op.create_index(
         "ix_call_history_errors",
         "call_history",
-        ["side", "slot"],
+        ["side", "slot", "errors"],
         sqlite_where=sa.text("errors > 0"),
         postgresql_where=sa.text("errors > 0"),
     )
