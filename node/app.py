@@ -35,7 +35,7 @@ from node.changes import follow_changes
 from node.db.engine import open_engine
 from node.db.migrations import upgrade
 from node.jobs import alerts as alert_jobs
-from node.jobs import claim, mirror, withdrawals
+from node.jobs import claim, mirror, thresholds, withdrawals
 from node.jobs.runner import Jobs
 from node.lock import DataDirLock, hold_data_dir
 from node.parts import Parts, build_parts
@@ -114,6 +114,7 @@ class Node:
     async def _seen(self, event: SeenEvent) -> None:
         self._parts.proxy.buyer.pools.notice((event,))
         await self._payers.handle(event)
+        await self._parts.treasury.purse.notice(event)
 
     async def _reorganised(self, gone: Sequence[SeenEvent]) -> None:
         self._parts.proxy.buyer.pools.notice(gone)
@@ -140,6 +141,7 @@ class Node:
         stack.callback(money.journal.close)
         stack.push_async_callback(money.rpc.close)
         await self._start(stack, money.sender.start, money.sender.stop)
+        await self._parts.treasury.start()
         await self._start(stack, money.settlement.start, money.settlement.stop)
         await self._start(stack, money.refunds.start, money.refunds.stop)
         stack.push_async_callback(self._payers.stop)
@@ -176,7 +178,8 @@ class Node:
     def _start_background(self) -> None:
         engine = self._parts.money.journal.engine
         self._background("changes", follow_changes(engine, self._take_over_changes))
-        self._background("balances", self._parts.purse.follow())
+        purse = self._parts.treasury.purse
+        self._background("balances", purse.follow(lambda: self._watcher.last_block))
         self._background("deliveries", self._parts.controls.courier.follow())
 
     def _start_jobs(self, stack: AsyncExitStack) -> None:
@@ -190,6 +193,8 @@ class Node:
         )
         jobs.every(claim.EVERY_SECONDS, "claim", claim.claim_job(claims, store))
         alert_jobs.add_all(jobs, alerts, money.rpc)
+        guard = self._parts.treasury.guard
+        jobs.every(thresholds.EVERY_SECONDS, "thresholds", thresholds.threshold_job(guard))
         jobs.start()
         stack.callback(jobs.stop)
 
@@ -214,6 +219,7 @@ class Node:
         engine = self._parts.money.journal.engine
         self._parts.gateway.reload(await asyncio.to_thread(_own_listings, engine))
         await self._parts.proxy.reload()
+        await self._parts.treasury.guard.reload()
 
     async def _serve(self, servers: tuple[tuple[Server, socket.socket], ...]) -> None:
         tasks = [

@@ -24,8 +24,8 @@ from node.console.shell import Frame, Notes
 from node.console.templates import open_environment
 from node.egress import EgressPolicy
 from node.private import PrivateListener
-from node.purse import Purse
 from node.settings import Settings
+from node.treasury.treasury import Treasury
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +39,25 @@ class Controls:
     accounts: Accounts
     alerts: Alerts
     courier: Courier
-    purse: Purse
+    treasury: Treasury
 
 
 def build_controls(
-    settings: Settings, facts: NodeFacts, keys: Keys, engine: Engine, purse: Purse
+    settings: Settings, facts: NodeFacts, keys: Keys, alerts: Alerts, treasury: Treasury
 ) -> Controls:
     """Services from settings, keys and books; nothing runs yet."""
+    engine = treasury.engine
     accounts = Accounts(engine, keys.seal, keys.unseal)
-    alerts = Alerts(engine)
     name = NodeName(settings.network, facts.address, settings.console_url)
     egress = EgressPolicy(settings.allowed_hosts)
     courier = build_courier(alerts, keys.unseal, lambda: egress, name)
-    return Controls(engine, settings, settings.chain, facts, accounts, alerts, courier, purse)
+    return Controls(engine, settings, settings.chain, facts, accounts, alerts, courier, treasury)
 
 
 def page_modules(controls: Controls) -> list[Pages]:
     """Every page of the console, in the order of the sidebar."""
     return [
-        dashboard.pages(controls.engine, lambda: controls.purse.balances, controls.facts),
+        dashboard.pages(controls.engine, lambda: controls.treasury.purse.balances, controls.facts),
         appearance.pages(controls.accounts),
     ]
 

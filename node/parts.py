@@ -19,6 +19,7 @@ from finance.selling.refunds import Refunds
 from finance.selling.settlement import Settlement
 from finance.wallet.signer import Keys
 from finance.x402.text import checksum, parse_address
+from node.alerts.alerts import Alerts
 from node.console.facts import NodeFacts
 from node.controls import Controls, build_controls, build_private
 from node.db.journal import Journal
@@ -28,8 +29,8 @@ from node.gateway.match import Sale
 from node.gateway.ports import Seller
 from node.private import PrivateListener
 from node.proxy.app import Proxy
-from node.purse import Purse
 from node.settings import Settings
+from node.treasury.treasury import Treasury, build_treasury
 
 
 class Readiness:
@@ -67,7 +68,7 @@ class Parts:
     proxy: Proxy
     private: PrivateListener
     controls: Controls
-    purse: Purse
+    treasury: Treasury
     ready: Readiness
 
 
@@ -96,7 +97,8 @@ def build_money(network: Network, keys: Keys, engine: Engine) -> Money:
 def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
     """All of a node; `settings` name the ports really bound."""
     network, ready = settings.chain, Readiness()
-    money = build_money(network, keys, engine)
+    money, alerts = build_money(network, keys, engine), Alerts(engine)
+    treasury = build_treasury(money.journal, money.rpc, money.sender, network, alerts)
     seller = Seller(
         sale=_sale(settings, network, keys),
         store=money.journal,
@@ -107,11 +109,11 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         egress=EgressPolicy(settings.allowed_hosts),
         unseal=keys.unseal,
         claim_soon=money.claims.claim_soon,
+        paused=treasury.guard.paused,
         ready=ready,
     )
-    purse = Purse(money.rpc, network, keys.wallet.address)
     proxy = Proxy(money.journal, keys, network, money.rpc, settings.allowed_hosts)
-    controls = build_controls(settings, _facts(settings, keys), keys, engine, purse)
+    controls = build_controls(settings, _facts(settings, keys), keys, alerts, treasury)
     return Parts(
         settings=settings,
         money=money,
@@ -119,7 +121,7 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         proxy=proxy,
         private=build_private(controls, proxy),  # type: ignore[arg-type]
         controls=controls,
-        purse=purse,
+        treasury=treasury,
         ready=ready,
     )
 
