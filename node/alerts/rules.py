@@ -23,6 +23,7 @@ class Rule(StrEnum):
     BACKUP_OVERDUE = "backup_overdue"
     BACKUP_FAILED = "backup_failed"
     RPC_UNREACHABLE = "rpc_unreachable"  # for longer than a minute
+    WALLET_ELSEWHERE = "wallet_elsewhere"  # after a restore: the old node still runs
 
 
 class Level(StrEnum):
@@ -92,6 +93,12 @@ ABOUT: Final[Mapping[Rule, About]] = MappingProxyType(
             "Chain unreachable",
             "No RPC address answered for longer than a minute.",
             Severity.ERROR,
+        ),
+        Rule.WALLET_ELSEWHERE: About(
+            "Wallet used elsewhere",
+            "After a restore, the chain shows transactions of the wallet that are not this node's.",
+            Severity.ERROR,
+            Level.EMAIL_WEBHOOK,
         ),
     }
 )
