@@ -28,6 +28,7 @@ from finance.x402.text import to_hex
 
 _TRIES = 3
 _PAUSE_SECONDS = 0.5
+_CHANNEL_MOVES = (ChannelState.OPENING, ChannelState.REFUNDING, ChannelState.WITHDRAWING)
 _ON_ITS_WAY = (TxState.SIGNED, TxState.BROADCAST)
 _NOBODY = "0x" + "00" * 20
 _CHANNEL_CONTRACTS = (BATCH_SETTLEMENT_HEX, ERC3009_COLLECTOR_ADDRESS.lower())
@@ -281,12 +282,8 @@ def _at_most(kind: str, subject: str, value: int, limit: int) -> Difference:
 
 
 def _moving_channels(books: Books) -> set[str]:
-    """Channels with a deposit or refund on its way: their balance is about to change."""
-    moving = {
-        row.channel_id
-        for row in (*books.sold, *books.bought)
-        if row.state in (ChannelState.OPENING, ChannelState.REFUNDING)
-    }
+    """Channels with a deposit, refund or withdrawal on its way: their balance will change."""
+    moving = {row.channel_id for row in (*books.sold, *books.bought) if row.state in _CHANNEL_MOVES}
     moving |= {row.channel_id for row in books.payments if row.state != PaymentState.CONFIRMED}
     return moving | {
         row.channel_id
@@ -310,5 +307,5 @@ def _open(books: Books) -> Iterator[OpenItem]:
         if row.streaming_atoms:
             yield OpenItem("stream", row.channel_id, "streaming", row.streaming_atoms)
     for row in (*books.sold, *books.bought):
-        if row.state in (ChannelState.OPENING, ChannelState.REFUNDING):
+        if row.state in _CHANNEL_MOVES:
             yield OpenItem("channel", row.channel_id, row.state, row.balance_atoms)

@@ -27,6 +27,7 @@ from finance.buying.purchase import (
 )
 from finance.errors import PaymentMalformed, RpcUnavailable, SellerUntrustworthy
 from finance.models import ChannelState, PurchaseState
+from finance.money import MAX_ATOMS
 from finance.networks import Network
 from finance.store import Batch, Increment, Store, Write
 from finance.x402 import codes
@@ -80,6 +81,9 @@ class Bookkeeper:
             return Sent(network, payer, payment.amount_atoms)
         before = payment.cumulative - payment.amount_atoms
         balance = channel.balance + (payment.deposit.amount_atoms if payment.deposit else 0)
+        if not channel.verified:
+            # What else is in it, the chain could not say: our books may have been lost.
+            balance = MAX_ATOMS
         return Sent(network, payer, payment.amount_atoms, channel.id, before, balance)
 
     async def book(
@@ -228,7 +232,7 @@ class Bookkeeper:
             return False
         before = channel.balance
         await self._deposits.sync(channel)
-        return channel.balance != before
+        return channel.balance != before or not channel.usable
 
     async def _correct(
         self, payment: Payment, channel: Channel, required: PaymentRequired, verdict: Verdict

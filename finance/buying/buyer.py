@@ -81,20 +81,16 @@ class Buyer:
 
     # Paying
 
-    async def pay(self, order: Order, terms: Terms, channel: Channel | None = None) -> Payment:
+    async def pay(self, order: Order, terms: Terms) -> Payment:
         """Sign for one call; intent, channel and counters are on disk when this returns.
 
-        `channel` is one the caller has reserved (`take`), else a free one is found.
         Raises SpendingRefused, ChannelBusy, RpcUnavailable, StoreConflict, StoreUnavailable;
         nothing was signed then.
         """
         if terms.scheme == EXACT:
             return await self._pay_exact(order, terms)
-        if channel is None:
-            channel = await self.pools.acquire(seller_of(terms, order.origin))
+        channel = await self.pools.acquire(seller_of(terms, order.origin))
         try:
-            if channel.stale:
-                await self.deposits.sync(channel)
             return await self._pay_voucher(order, terms, channel)
         except BaseException:
             self.pools.release(channel)

@@ -46,8 +46,8 @@ class Channel:
     """One channel in memory; amounts are atoms, as in the table.
 
     `balance` is what the channel holds as far as we know, `verified` whether the chain said
-    so. `stale`: ask the chain before signing again. `unresolved` vouchers all start from
-    `charged`; the seller's next proof settles them.
+    so and the ledger says the same. `stale`: ask the chain before signing again. `unresolved`
+    vouchers all start from `charged`; the seller's next proof settles them.
     """
 
     id: bytes
@@ -74,6 +74,7 @@ class Channel:
 
     @property
     def usable(self) -> bool:
+        """Whether calls may be paid through it; others are set aside, or ended."""
         return self.state in (ChannelState.OPENING, ChannelState.OPEN)
 
 
@@ -124,6 +125,8 @@ def channel_of_row(row: BuyerChannel) -> Channel:
         row.origin, config.receiver, config.receiver_authorizer, config.withdraw_delay
     )
     opening = row.state == ChannelState.OPENING
+    # How a withdrawal goes on while we are down, only the chain knows.
+    unsure = opening or row.state == ChannelState.WITHDRAWING
     return Channel(
         text.parse_bytes32(row.channel_id),
         row.channel_id,
@@ -137,7 +140,7 @@ def channel_of_row(row: BuyerChannel) -> Channel:
         row.total_claimed_atoms,
         verified=not opening,
         stored=True,
-        stale=opening,
+        stale=unsure,
     )
 
 

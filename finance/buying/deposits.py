@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+
+from sqlalchemy import Engine, text
 
 from finance.buying.channels import Channel
 from finance.buying.limits import EVERY, Ask, Limits, Spending
-from finance.buying.onchain import ChainView
+from finance.buying.onchain import ChainView, OnchainChannel
 from finance.buying.proofs import adopt, adoption
 from finance.buying.purchase import channel_synced, deposited
 from finance.buying.signing import SignedDeposit
 from finance.buying.terms import Terms
 from finance.errors import RpcUnavailable
+from finance.ledger import Account, entry
 from finance.models import ChannelState
 from finance.store import Batch, Store, Write
 
@@ -19,6 +23,12 @@ from finance.store import Batch, Store, Write
 TRAVEL_SECONDS = 20
 # An authorization this long past its end cannot be mined any more, whatever the clocks say.
 EXPIRED_SECONDS = 120
+
+
+_BOOKED = text(
+    "SELECT COALESCE(SUM(amount), 0) FROM ledger_entry"
+    " WHERE account = 'deposited' AND channel_id = :channel_id"
+)
 
 
 def deposit_size(terms: Terms, channel: Channel, missing: int, calls: int, most: int) -> int:
@@ -41,6 +51,32 @@ def still_good(deposit: SignedDeposit, needed: int, now: int) -> bool:
     return deposit.valid_before > now + TRAVEL_SECONDS and deposit.amount_atoms >= needed
 
 
+def state_seen(
+    before: ChannelState, charged: int, onchain: OnchainChannel, deposit_pending: bool
+) -> ChannelState:
+    """What becomes of a channel by what the chain says of it, `charged` atoms in all.
+
+    Who stopped a channel or has it refunded decides itself when that is over. While a
+    withdrawal is pending the seller backs no voucher with that money: the channel is set
+    aside, and taken up again afterwards if something is left in it.
+    """
+    match before:
+        case ChannelState.STOPPED | ChannelState.REFUNDING:
+            return before
+        case _ if onchain.withdraw_requested_at:
+            return ChannelState.WITHDRAWING
+        case ChannelState.OPENING | ChannelState.OPEN:
+            return ChannelState.OPEN if onchain.balance and not deposit_pending else before
+        case ChannelState.WITHDRAWING | ChannelState.CLOSED:
+            return ChannelState.OPEN if onchain.balance > charged else ChannelState.CLOSED
+
+
+def booked_deposits(engine: Engine, channel_id_hex: str) -> int:
+    """Atoms that went into a channel and did not come back, by the ledger; blocks."""
+    with engine.connect() as connection:
+        return int(connection.execute(_BOOKED, {"channel_id": channel_id_hex}).scalar_one())
+
+
 class Deposits:
     """Keeps a channel's memory and row equal to the chain where it matters."""
 
@@ -61,10 +97,13 @@ class Deposits:
         expired = channel.deposit and now > channel.deposit.valid_before + EXPIRED_SECONDS
         pending = channel.deposit is not None and not used and not expired
         charged = max(channel.charged, onchain.total_claimed)
-        state = ChannelState.OPEN if onchain.balance and not pending else channel.state
+        state = state_seen(ChannelState(channel.state), charged, onchain, pending)
         writes: list[Write] = []
         if channel.deposit and used:
             writes.append(deposited(channel, channel.deposit, now))
+        if channel.stored and not (channel.verified or pending):
+            paid_in = channel.deposit.amount_atoms if channel.deposit and used else 0
+            writes += await self._found(channel, onchain.balance - paid_in, now)
         if channel.stored and charged > channel.charged:
             # Only our own voucher can be claimed: we signed more than we remember.
             writes += adoption(channel, charged, f"claimed:{charged}", now)
@@ -75,10 +114,21 @@ class Deposits:
             await self._store.commit(Batch(writes))
         if charged > channel.charged:
             adopt(channel, charged)
-        channel.balance, channel.total_claimed = onchain
-        channel.state, channel.stale, channel.verified = state, pending, True
+        channel.balance, channel.total_claimed, _ = onchain
+        channel.state, channel.stale = state, pending
         if not pending:
+            # As long as a deposit may be mined between two looks, it is not known what is whose.
+            channel.verified = True
             channel.deposit = channel.deposit_reservation = None
+
+    async def _found(self, channel: Channel, balance: int, now: int) -> list[Write]:
+        """The ledger row for what a channel held before our books knew of it, if any."""
+        booked = await asyncio.to_thread(booked_deposits, self._store.engine, channel.id_hex)
+        if balance <= booked:
+            return []
+        key = f"deposit:{channel.id_hex}:found:{balance}"
+        atoms = balance - booked
+        return [entry(key, Account.DEPOSITED, atoms, now, channel_id=channel.id_hex)]
 
     async def _deposit_used(self, channel: Channel) -> bool:
         if channel.deposit is None:

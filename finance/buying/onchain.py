@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
@@ -15,12 +16,18 @@ class ChainReader(Protocol):
 
     async def eth_call(self, to: str, data: bytes, block: str = "latest") -> bytes: ...
 
+    async def multicall(
+        self, calls: Sequence[tuple[str, bytes]], block: str = "latest"
+    ) -> list[tuple[bool, bytes]]: ...
+
 
 class OnchainChannel(NamedTuple):
-    """Atoms: deposited minus withdrawn and refunded; claimed so far."""
+    """Atoms: deposited minus withdrawn and refunded; claimed so far. `withdraw_requested_at`
+    in Unix seconds, 0 when no withdrawal is pending."""
 
     balance: int
     total_claimed: int
+    withdraw_requested_at: int
 
 
 class ChainView:
@@ -31,10 +38,15 @@ class ChainView:
         self._usdc = network.usdc
 
     async def channel(self, channel_id: bytes) -> OnchainChannel:
-        """Balance and claims of a channel; zeros if it does not exist."""
-        data = calldata("channels", ("bytes32",), channel_id)
-        answer = await self._rpc.eth_call(BATCH_SETTLEMENT_ADDRESS, data)
-        return OnchainChannel(_word(answer, 0, 128), _word(answer, 1, 128))
+        """A channel as of one block; zeros if it does not exist."""
+        views = ("channels", "pendingWithdrawals")
+        state, pending = await self._rpc.multicall(
+            [(BATCH_SETTLEMENT_ADDRESS, calldata(view, ("bytes32",), channel_id)) for view in views]
+        )
+        if not (state[0] and pending[0]):
+            raise RpcUnavailable("the endpoint's answer makes no sense")
+        balance, claimed = _word(state[1], 0, 128), _word(state[1], 1, 128)
+        return OnchainChannel(balance, claimed, _word(pending[1], 1, 40))
 
     async def authorization_used(self, authorizer: bytes, nonce: bytes) -> bool:
         """EIP-3009 authorizationState: used or cancelled."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from finance.buying.channels import Channel, SellerChannels, SellerId, channel_config
 from finance.buying.deposits import Deposits
 from finance.buying.policy import BuyingPolicy
+from finance.chain.events import SeenEvent
 from finance.errors import ChannelBusy, RpcUnavailable
 from finance.networks import Network
 from finance.wallet.signer import Keys
 from finance.x402 import digest, text
+
+_MONEY_BACK = frozenset(("WithdrawInitiated", "WithdrawFinalized", "Refunded"))
 
 
 class ChannelPools:
@@ -29,8 +34,21 @@ class ChannelPools:
         return found
 
     async def acquire(self, seller: SellerId) -> Channel:
-        """A channel for one call: free, soon free, or new; raise ChannelBusy."""
-        pool = self.pool(seller)
+        """A channel for one call: free, soon free, or new; raise ChannelBusy, RpcUnavailable."""
+        while True:
+            channel = await self._next(self.pool(seller))
+            try:
+                if channel.stale:
+                    await self._deposits.sync(channel)
+            except BaseException:
+                self.release(channel)
+                raise
+            if channel.usable:
+                return channel
+            # Its money is being taken back: set aside.
+            self.release(channel)
+
+    async def _next(self, pool: SellerChannels) -> Channel:
         if (free := pool.take_free()) is not None:
             return free
         if pool.any_in_use:
@@ -81,6 +99,16 @@ class ChannelPools:
                     channel.busy = True
                     return channel
         return None
+
+    def notice(self, events: Iterable[SeenEvent]) -> bool:
+        """Whether money came, or will come, back out of some of these channels, perhaps by the
+        payer's own hand: they are looked at before they are used again."""
+        changed = {each.channel_id for each in events if each.name in _MONEY_BACK}
+        channels = [each for pool in self.sellers.values() for each in pool.channels]
+        stale = [each for each in channels if each.id_hex in changed]
+        for channel in stale:
+            channel.stale = True
+        return bool(stale)
 
     def decided(self, channel_id_hex: str, cumulative: int) -> bool:
         """Whether a voucher over `cumulative` can be charged no more: the channel is past it."""

@@ -13,6 +13,7 @@ seller shows that it was charged after all.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import insert, text
 
@@ -38,6 +39,12 @@ CHARGE_CHANNEL = text(
     "UPDATE buyer_channel SET charged_atoms = :charged, signed_atoms = :signed,"
     " signature = :signature, balance_atoms = :balance, total_claimed_atoms = :claimed,"
     " state = :state, updated_at = :now"
+    " WHERE channel_id = :channel_id AND charged_atoms = :seen_charged"
+)
+SYNC_CHANNEL = text(
+    "UPDATE buyer_channel SET charged_atoms = :charged, signed_atoms = :signed,"
+    " signature = :signature, balance_atoms = :balance, total_claimed_atoms = :claimed,"
+    " withdraw_requested_at = :withdraw_at, state = :state, updated_at = :now"
     " WHERE channel_id = :channel_id AND charged_atoms = :seen_charged"
 )
 STOP_CHANNEL = text(
@@ -224,20 +231,22 @@ def channel_signed(
 
 def channel_charged(channel: Channel, charged: int, now: int) -> Write:
     """The channel's books as they stand in memory, with a new cumulative charge."""
-    return _books(channel, charged, channel.balance, channel.total_claimed, channel.state, now)
+    balance, claimed = channel.balance, channel.total_claimed
+    return Write(CHARGE_CHANNEL, _books(channel, charged, balance, claimed, channel.state, now))
 
 
 def channel_synced(
     channel: Channel, charged: int, onchain: OnchainChannel, state: str, now: int
 ) -> Write:
     """The channel's books with what the chain says."""
-    return _books(channel, charged, onchain.balance, onchain.total_claimed, state, now)
+    books = _books(channel, charged, onchain.balance, onchain.total_claimed, state, now)
+    return Write(SYNC_CHANNEL, {**books, "withdraw_at": onchain.withdraw_requested_at})
 
 
 def _books(
     channel: Channel, charged: int, balance: int, claimed: int, state: str, now: int
-) -> Write:
-    params = {
+) -> dict[str, Any]:
+    return {
         "channel_id": channel.id_hex,
         "charged": charged,
         "signed": max(channel.signed, charged),
@@ -248,7 +257,6 @@ def _books(
         "seen_charged": channel.charged,
         "now": now,
     }
-    return Write(CHARGE_CHANNEL, params)
 
 
 def channel_stopped(channel: Channel, reason: str, now: int) -> Write:

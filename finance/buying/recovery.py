@@ -146,12 +146,13 @@ async def _settle_one(buyer: Buyer, row: Purchase) -> bool:
     return True
 
 
-async def settle_deposits(buyer: Buyer) -> int:
-    """Ask the chain about idle channels with an open deposit; return how many stay open."""
+async def settle_channels(buyer: Buyer) -> int:
+    """Ask the chain about idle channels with an open deposit, or that something happened to;
+    return how many stay open."""
     left = 0
     for pool in list(buyer.pools.sellers.values()):
         for channel in pool.channels:
-            if channel.busy or not (channel.usable and channel.stored and channel.stale):
+            if channel.busy or not channel.stale:
                 continue
             channel.busy = True
             try:

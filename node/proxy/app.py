@@ -20,7 +20,8 @@ from sqlalchemy import insert
 from finance.buying.buyer import Buyer
 from finance.buying.onchain import ChainReader
 from finance.buying.policy import BuyingPolicy
-from finance.buying.recovery import restore, settle_deposits, settle_exact
+from finance.buying.recovery import restore, settle_channels, settle_exact
+from finance.chain.events import SeenEvent
 from finance.errors import ChainError, FinanceError, StoreConflict, StoreUnavailable
 from finance.networks import Network
 from finance.store import Batch, Store, Write
@@ -70,6 +71,7 @@ class Proxy:
         self._sources: dict[str, Source] = {}
         self._idempotency = IdempotencyKeys(store.engine)
         self._upkeep: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
 
     async def start(self) -> None:
         """Load channels, counters, keys and listings; take up what a crash left open."""
@@ -91,6 +93,11 @@ class Proxy:
         self._keys = await asyncio.to_thread(Keyring.load, engine)
         self._sources = dict(await asyncio.to_thread(load_sources, engine))
         await asyncio.to_thread(self.buyer.spending.load_limits)
+
+    def notice(self, events: Iterable[SeenEvent]) -> None:
+        """What the watcher saw on the chain: channels that it changed are looked at."""
+        if self.buyer.pools.notice(events):
+            self._changed.set()
 
     async def probe(self, url: str) -> Offered:
         """What an address asks for, before it becomes a listing (see `sources.probe`)."""
@@ -189,17 +196,19 @@ class Proxy:
 
     async def _keep_up(self) -> None:
         """Settle what is open, for as long as the node runs."""
-        wait = 0
         while True:
-            await asyncio.sleep(wait)
-            wait = _UPKEEP_SECONDS
+            self._changed.clear()
             try:
                 await settle_exact(self.buyer, _OPEN_SECONDS)
-                await settle_deposits(self.buyer)
+                await settle_channels(self.buyer)
             except (ChainError, StoreConflict, StoreUnavailable) as error:
                 _log.warning("open purchases cannot be settled now: %s", error)
             except Exception:
                 _log.exception("settling open purchases failed")
+            # Not wait_for: on Python 3.11 it swallows a cancellation that meets a wake-up.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_UPKEEP_SECONDS):
+                    await self._changed.wait()
 
 
 _BODY_HEADERS = (b"content-length", b"transfer-encoding")

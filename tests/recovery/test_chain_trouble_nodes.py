@@ -219,16 +219,37 @@ async def test_buyer_that_lost_its_database_finds_its_channels_on_the_chain(
     market: Market,
 ) -> None:
     before, held = await charged(market), market.usdc(market.buyer)
+    await _lose_buyers_database(market)
+    calls = errands("cold", 12)
+    await market.buy_many(calls, at_once=2)
+    assert await charged(market) - before == len(calls) * PRICE
+    assert market.usdc(market.buyer) == held, "money went into new channels"
+
+
+async def test_buyer_that_lost_its_database_while_no_endpoint_answers(market: Market) -> None:
+    """It pays from channels whose money it cannot see; what it finds later is booked once."""
+    before = await charged(market)
+    await market.claim_all()
+    await _lose_buyers_database(market)
+    market.buyer.relay.faults["*"] = Fault.DROP
+    calls = errands("blind", 4)
+    for each in calls:
+        await market.ask(each)
+    market.buyer.relay.heal()
+    calls += errands("seeing", 8)
+    await market.buy_many(calls, at_once=2)
+    assert await charged(market) - before == len(calls) * PRICE
+    stopped = "SELECT COUNT(*) FROM buyer_channel WHERE state = 'stopped'"
+    assert await market.buyer.number(stopped) == 0
+
+
+async def _lose_buyers_database(market: Market) -> None:
     await market.buyer.stop()
     for path in market.buyer.data_dir.glob("farebox.db*"):
         path.unlink()
     fresh_database(market.buyer)
     market.secret = list_for_buyer(market.buyer, market.seller)
     await market.buyer.start()
-    calls = errands("cold", 12)
-    await market.buy_many(calls, at_once=2)
-    assert await charged(market) - before == len(calls) * PRICE
-    assert market.usdc(market.buyer) == held, "money went into new channels"
 
 
 async def test_seller_with_an_older_database_charges_nothing_twice(
@@ -246,11 +267,15 @@ async def test_seller_with_an_older_database_charges_nothing_twice(
     await market.seller.kill_9()
     put_database_back(market.seller, tmp_path / "copy")
     await market.seller.start()
-    calls = errands("restored", 8)
-    await market.buy_many(calls, at_once=2)
+    # The buyer learns of the seller's loss channel by channel: each is used once.
+    channels = await market.buyer.number("SELECT COUNT(*) FROM buyer_channel")
+    calls = errands("restored", channels)
+    market.api.delay_seconds = 1.0
+    await market.buy_many(calls, at_once=channels)
+    market.api.delay_seconds = 0.0
     assert all(each.cost_atoms == PRICE for each in calls)
     total = await charged(market)
-    assert before + (6 + 8) * PRICE <= total <= before + (6 + 4 + 8) * PRICE
+    assert before + (6 + channels) * PRICE <= total <= before + (6 + 4 + channels) * PRICE
     assert -await market.buyer.booked(Account.SPENT) <= total
 
 
@@ -264,6 +289,25 @@ async def test_payer_who_withdraws_is_claimed_against_at_once(market: Market) ->
         return await _claimed(market, config) == PRICE
 
     await until("claimed because the payer leaves", claimed)
+
+
+async def test_channel_the_buyer_takes_its_money_out_of_by_hand_is_set_aside(
+    market: Market,
+) -> None:
+    """With the wallet alone, past the node; no call meets a refusal for it."""
+    config = await _fullest_channel(market)
+    await _withdraw(market, config, market.buyer.keys.wallet)
+    await until("the channel is set aside", lambda: _in_state(market, config, "withdrawing"))
+    charged_then = (await _seller_row(market, config)).charged_atoms
+    calls = errands("meanwhile", 8)
+    await market.buy_many(calls, at_once=2)
+    assert not any(each.tries for each in calls)
+    await market.buyer.kill_9()
+    await market.buyer.start()
+    calls = errands("meanwhile-too", 8)
+    await market.buy_many(calls, at_once=2)
+    assert not any(each.tries for each in calls)
+    assert (await _seller_row(market, config)).charged_atoms == charged_then
 
 
 async def test_seller_that_was_away_claims_before_the_withdrawal_ends(running: Market) -> None:
@@ -289,6 +333,46 @@ async def test_seller_that_was_away_claims_before_the_withdrawal_ends(running: M
         return (await market.seller.reconcile()).balanced
 
     await until("the seller's books equal the chain", balanced)
+
+
+async def test_channel_whose_money_came_back_is_taken_up_again_or_closed(market: Market) -> None:
+    await market.buy(Errand("before"))
+    config = await _fullest_channel(market)
+    await _withdraw(market, config, market.buyer.keys.wallet)
+    await until("the channel is set aside", lambda: _in_state(market, config, "withdrawing"))
+
+    async def all_claimed() -> bool:
+        row = await _seller_row(market, config)
+        return bool(row.total_claimed_atoms == row.charged_atoms)
+
+    await until("what was charged is claimed", all_claimed)
+    held = market.usdc(market.buyer)
+    market.chain.rpc("evm_increaseTime", config.withdraw_delay + 10)
+    _finalize(market, config)
+    assert market.usdc(market.buyer) > held
+    await until("the empty channel is closed", lambda: _in_state(market, config, "closed"))
+    calls = errands("afterwards", 8)
+    await market.buy_many(calls, at_once=2)
+    assert not any(each.tries for each in calls)
+
+
+async def _fullest_channel(market: Market) -> ChannelConfig:
+    """The buyer's channel that its next call would be paid through."""
+    row, *_ = await market.buyer.rows(
+        "SELECT * FROM buyer_channel WHERE state = 'open'"
+        " ORDER BY balance_atoms - charged_atoms DESC"
+    )
+    return config_of(row)
+
+
+async def _in_state(market: Market, config: ChannelConfig, state: str) -> bool:
+    query = "SELECT state FROM buyer_channel WHERE channel_id = :id"
+    return bool((await market.buyer.rows(query, id=_id(config)))[0][0] == state)
+
+
+async def _seller_row(market: Market, config: ChannelConfig) -> Any:
+    query = "SELECT * FROM seller_channel WHERE channel_id = :id"
+    return (await market.seller.rows(query, id=_id(config)))[0]
 
 
 async def _channel_that_owes(market: Market) -> tuple[ChannelConfig, int]:
