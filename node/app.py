@@ -112,12 +112,12 @@ class Node:
         )
 
     async def _seen(self, event: SeenEvent) -> None:
-        self._parts.proxy.buyer.pools.notice((event,))
+        self._parts.proxy.notice((event,))
         await self._payers.handle(event)
         await self._parts.treasury.purse.notice(event)
 
     async def _reorganised(self, gone: Sequence[SeenEvent]) -> None:
-        self._parts.proxy.buyer.pools.notice(gone)
+        self._parts.proxy.notice(gone)
         await self._payers.reorganised(gone)
 
     async def run(self, gateway_socket: socket.socket, console_socket: socket.socket) -> None:
