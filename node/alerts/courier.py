@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from finance.errors import WalletError
+from node.alerts.alerts import Alerts
 from node.alerts.deliveries import (
     Claimed,
     Outcome,
@@ -25,6 +27,7 @@ from node.alerts.models import Channel, DeliveryKind, DeliveryState
 from node.alerts.reading import DeliveryView, NotificationView, read_notification
 from node.alerts.webhook import Webhook
 from node.alerts.wording import Letters, NodeName, event_name, payload
+from node.egress import EgressPolicy
 
 LOOK_SECONDS = 5.0
 
@@ -112,3 +115,16 @@ class Courier:
 
     def _now(self) -> int:
         return int(self._clock())
+
+
+def build_courier(
+    alerts: Alerts,
+    unseal: Callable[[str], bytes],
+    egress: Callable[[], EgressPolicy],
+    node: NodeName,
+    clock: Callable[[], float] = time.time,
+) -> Courier:
+    """With its mailer and webhook; `egress` says which private hosts may be reached."""
+    mailer = Mailer(alerts.engine, unseal, clock)
+    webhook = Webhook(alerts.engine, unseal, egress, clock)
+    return Courier(alerts.engine, alerts.wake, mailer, webhook, node, clock)

@@ -13,7 +13,7 @@ from finance.errors import RpcUnavailable
 from node.alerts.alerts import Alerts, Report
 from node.alerts.detect import error_spikes, settlement_troubles
 from node.alerts.rules import Rule
-from node.jobs.runner import Job
+from node.jobs.runner import Job, Jobs
 
 SPIKE_EVERY_SECONDS = 15.0
 SETTLEMENT_EVERY_SECONDS = 30.0
@@ -23,19 +23,26 @@ RPC_PATIENCE_SECONDS = 60.0
 Find = Callable[[Engine, int], Mapping[str, Report]]
 
 
-def spike_job(alerts: Alerts) -> Job:
+def add_all(jobs: Jobs, alerts: Alerts, rpc: Rpc) -> None:
+    """All of them, each at its own pace."""
+    jobs.every(SPIKE_EVERY_SECONDS, "error spike", spike_job(alerts))
+    jobs.every(SETTLEMENT_EVERY_SECONDS, "settlement", settlement_job(alerts))
+    jobs.every(RPC_EVERY_SECONDS, "chain", rpc_job(alerts, rpc))
+
+
+def spike_job(alerts: Alerts, clock: Callable[[], float] = time.time) -> Job:
     """A run opens and ends the incidents of calls that fail."""
-    return _watch(alerts, Rule.ERROR_SPIKE, error_spikes)
+    return _watch(alerts, Rule.ERROR_SPIKE, error_spikes, clock)
 
 
-def settlement_job(alerts: Alerts) -> Job:
+def settlement_job(alerts: Alerts, clock: Callable[[], float] = time.time) -> Job:
     """A run opens and ends the incidents of money that does not get on."""
-    return _watch(alerts, Rule.SETTLEMENT_FAILING, settlement_troubles)
+    return _watch(alerts, Rule.SETTLEMENT_FAILING, settlement_troubles, clock)
 
 
-def _watch(alerts: Alerts, rule: Rule, find: Find) -> Job:
+def _watch(alerts: Alerts, rule: Rule, find: Find, clock: Callable[[], float]) -> Job:
     async def run() -> None:
-        found = await asyncio.to_thread(find, alerts.engine, int(time.time()))
+        found = await asyncio.to_thread(find, alerts.engine, int(clock()))
         await alerts.follow(rule, found)
 
     return run

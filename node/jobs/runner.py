@@ -13,6 +13,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from finance.errors import ChainError
 from finance.store import Batch, Store
+from node.alerts.rules import Alarm, Rule
 from node.jobs.lease import lease
 from node.usage.events import event
 
@@ -24,10 +25,12 @@ _LOG = logging.getLogger(__name__)
 class Jobs:
     """The node's jobs. Add them, then start; twice at once is one run."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, alarm: Alarm) -> None:
         self._store = store
+        self._alarm = alarm
         self._scheduler = AsyncIOScheduler()
-        self._failing: set[str] = set()
+        self._failing: set[str] = set()  # those that wait for the chain, as the log says
+        self._well: set[str] = set()  # those whose last run, in this process, succeeded
 
     def every(self, seconds: float, name: str, job: Job) -> None:
         """Run `job` now and then every `seconds`; a run that is late is not made up for."""
@@ -64,11 +67,26 @@ class Jobs:
                 await self._record(name, str(error))
             except Exception as error:
                 _LOG.exception("job %s", name)
-                await self._record(name, f"{type(error).__name__}: {error}")
+                await self._report(name, error)
             else:
-                self._failing.discard(name)
+                await self._succeeded(name)
+
+    async def _report(self, name: str, error: Exception) -> None:
+        """What nobody expected is worth a notification. Its text, which could hold rows of
+        the database, stays in the node's log."""
+        self._well.discard(name)
+        message = f"Job {name} failed ({type(error).__name__}); the node's log says more."
+        await self._alarm.raise_(Rule.JOB_FAILING, name, message, "/notifications")
+
+    async def _succeeded(self, name: str) -> None:
+        self._failing.discard(name)
+        if name not in self._well:
+            await self._alarm.resolve(Rule.JOB_FAILING, name)
+            self._well.add(name)
 
     async def _record(self, name: str, why: str) -> None:
+        """Waiting for the chain is a line of the log; how long the chain may be silent and
+        money may be stuck, other rules say."""
         _LOG.warning("job %s failed: %s", name, why)
         if name in self._failing:
             return

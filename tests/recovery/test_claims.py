@@ -26,6 +26,7 @@ from finance.x402.abi import calldata
 from finance.x402.settlement_calls import _CONFIG, _tuple
 from finance.x402.values import DepositPayment
 from finance.x402.vouchers import sign_voucher
+from node.alerts.alerts import Alerts
 from node.jobs.claim import claim_job
 from node.jobs.runner import Jobs
 from node.usage.events import read_events
@@ -223,7 +224,7 @@ async def test_claim_jobs_started_at_once_claim_once_and_leave_one_line(world: W
     channel = await world.open_channel(payer, 20_000)
     await world.charge(payer, channel.channel_id, 12_000)
     world.claims.policy = ClaimPolicy(at_risk_atoms=12_000)
-    jobs = Jobs(world.store)
+    jobs = Jobs(world.store, Alerts(world.engine))
     run = claim_job(world.claims, world.store)
     await asyncio.gather(*(jobs.run("claim", run) for _ in range(5)))
     assert len(world.transactions("claim")) == 1
@@ -241,7 +242,7 @@ async def test_job_that_cannot_reach_the_chain_says_so_once(
         channel = await world.open_channel(payer, 20_000)
         await world.charge(payer, channel.channel_id, 12_000)
         faulty.faults["*"] = Fault.DROP
-        jobs, run = Jobs(world.store), claim_job(world.claims, world.store)
+        jobs, run = Jobs(world.store, Alerts(world.engine)), claim_job(world.claims, world.store)
         for _ in range(3):
             await jobs.run("claim", run)
         assert [line.type for line in read_events(world.engine, None, None, 10).events] == [
