@@ -83,7 +83,13 @@ def test_market_can_be_used_until_ctrl_c(tmp_path: Path) -> None:
         timeout=60,
     )
     assert bought.json()["city"] == "quito" and bought.headers["farebox-cost"] == "0.001"
-    assert "Calls Served (24h)" in httpx.get(ready["seller"]["console_url"]).text
+    with httpx.Client(base_url=ready["seller"]["console_url"], follow_redirects=True) as browser:
+        fields = {
+            "name": ready["seller"]["console_user"],
+            "password": ready["seller"]["console_password"],
+        }
+        browser.post("/sign-in", data=fields)
+        assert "Calls Served (24h)" in browser.get("/?side=seller").text
     demo.send_signal(signal.SIGINT)
     assert demo.wait(timeout=60) == 0
     wait_until_gone(tmp_path)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import FormData
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
@@ -47,8 +47,9 @@ class Doorkeeper:
                 raise
             except (*DOMAIN_ERRORS, FieldError) as error:
                 return self.failed(request, explain(error))
-            except (BodyTooLarge, MultiPartException) as error:
-                failure = Failure(413, "body_too_large", f"The form cannot be read: {error}")
+            except (BodyTooLarge, HTTPException) as error:
+                reason = getattr(error, "detail", None) or str(error)
+                failure = Failure(413, "body_too_large", f"The form cannot be read: {reason}")
                 return self.failed(request, failure)
             except Exception:
                 _log.exception("%s %s", request.method, request.url.path)

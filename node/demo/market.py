@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -16,6 +17,11 @@ import aiohttp
 from finance.chain.rpc import Rpc
 from finance.money import Usdc, Wei
 from finance.networks import NETWORKS, Network
+from node.accounts.access import Role
+from node.accounts.audit import COMMAND
+from node.accounts.passwords import hash_password
+from node.accounts.users import NewUser, create_first_admin
+from node.db.engine import open_engine
 from node.demo import weather
 from node.demo.faucet import Faucet
 from node.demo.processes import START_SECONDS, Part, PartFailed, run_command, start_part
@@ -27,6 +33,7 @@ GAS = Wei.parse("10")
 BUYER_USDC = Usdc.parse("500")
 LISTING = "weather"
 BLOCK_SECONDS = 1
+CONSOLE_USER = "demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,7 @@ class Market:
     seller: NodeHome
     buyer: NodeHome
     secret: str
+    console_password: str
     parts: tuple[Part, ...]
 
     @property
@@ -62,6 +70,10 @@ class Market:
     @property
     def example_url(self) -> str:
         return f"{self.seller.gateway_url}/v1/{LISTING}/forecast/{weather.CITIES[4]}"
+
+    @property
+    def _sign_in(self) -> dict[str, str]:
+        return {"console_user": CONSOLE_USER, "console_password": self.console_password}
 
     def event(self) -> dict[str, Any]:
         """The `ready` event."""
@@ -74,12 +86,14 @@ class Market:
                 "gateway_url": self.seller.gateway_url,
                 "console_url": self.seller.console_url,
                 "address": self.seller.address,
+                **self._sign_in,
             },
             "buyer": {
                 "console_url": self.buyer.console_url,
                 "proxy_url": self.proxy_url,
                 "secret": self.secret,
                 "address": self.buyer.address,
+                **self._sign_in,
             },
             "example_url": self.example_url,
             "funded_keys": list(self.funded_keys),
@@ -115,6 +129,10 @@ async def open_market(
     await faucet.send_eth(buyer.address, GAS)
     await faucet.send_usdc(buyer.address, BUYER_USDC)
     say("Starting the seller's and the buyer's node")
+    password = secrets.token_urlsafe(12)
+    await asyncio.gather(
+        *(asyncio.to_thread(_add_admin, home, password) for home in (seller, buyer))
+    )
     seller, buyer = await asyncio.gather(*(_start_node(home, stack) for home in (seller, buyer)))
     say("Registering the API and making a key")
     await _sell(seller, directory, api_url)
@@ -122,7 +140,15 @@ async def open_market(
     key = await run_command(("key", "create", "demo", "--json"), buyer.environment)
     parts = (chain, api, *(home.part for home in (seller, buyer) if home.part))
     market = Market(
-        network, rpc, ready["rpc_url"], tuple(ready["keys"]), seller, buyer, key["secret"], parts
+        network,
+        rpc,
+        ready["rpc_url"],
+        tuple(ready["keys"]),
+        seller,
+        buyer,
+        key["secret"],
+        password,
+        parts,
     )
     await _wait_for_sale(market)
     return market
@@ -156,6 +182,16 @@ async def _make_home(name: str, directory: Path, rpc_url: str) -> NodeHome:
     }
     made = await run_command(("init", "--network", "devnet", "--json"), environment)
     return NodeHome(name, data_dir, environment, made["address"])
+
+
+def _add_admin(home: NodeHome, password: str) -> None:
+    """Somebody who can sign in to the node's console, as the setup wizard would make them."""
+    engine = open_engine(f"sqlite:///{home.data_dir / 'farebox.db'}")
+    try:
+        admin = NewUser(CONSOLE_USER, "", Role.ADMIN, hash_password(password), False)
+        create_first_admin(engine, admin, COMMAND, int(time.time()))
+    finally:
+        engine.dispose()
 
 
 async def _start_node(home: NodeHome, stack: AsyncExitStack) -> NodeHome:

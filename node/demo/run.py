@@ -19,7 +19,7 @@ from finance.models import ChainTx, TxState
 from node.commands.output import print_json
 from node.db.engine import open_engine
 from node.demo.faucet import usdc_balance
-from node.demo.market import LISTING, Market, NodeHome, open_market
+from node.demo.market import CONSOLE_USER, LISTING, Market, NodeHome, open_market
 from node.demo.processes import PartFailed, run_command
 from node.demo.report import ChainUse, Report, failed_checks, make_report, print_report
 from node.demo.traffic import buy_exact, buy_through_proxy
@@ -115,11 +115,12 @@ class Demo:
         buyer, seller = market.buyer.console_url, market.seller.console_url
         self._console.print(
             f"\nThe market stays open until Ctrl-C:\n"
-            f"  seller's page   {seller}/\n"
-            f"  buyer's page    {buyer}/\n"
-            f"  a paid call     curl -H 'Authorization: Bearer {market.secret}'"
+            f"  seller's console   {seller}/\n"
+            f"  buyer's console    {buyer}/\n"
+            f"  to sign in         {CONSOLE_USER} / {market.console_password}\n"
+            f"  a paid call        curl -H 'Authorization: Bearer {market.secret}'"
             f" {market.proxy_url}/{LISTING}/forecast/quito\n"
-            f"  its price       curl -i {market.example_url}",
+            f"  its price          curl -i {market.example_url}",
             highlight=False,
             soft_wrap=True,
         )

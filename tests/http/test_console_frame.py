@@ -1,0 +1,139 @@
+"""What holds for every page and endpoint of the private listener, whichever it is."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from sqlalchemy import Engine, delete
+
+from node.accounts.access import Role
+from node.accounts.models import User
+from node.accounts.sessions import COOKIE
+from node.console.visit import Guest
+from node.db.engine import writer
+from tests.console_world import Console, serve_console
+
+PAGE = "/settings/appearance"
+
+
+@pytest.fixture
+def console(migrated_engine: Engine, tmp_path: Path) -> Iterator[Console]:
+    with serve_console(
+        migrated_engine, tmp_path, console_public_url="https://farebox.example"
+    ) as console:
+        yield console
+
+
+def test_a_form_without_the_sessions_token_changes_nothing(console: Console) -> None:
+    admin = console.client(Role.ADMIN)
+    for fields in ({}, {"csrf": ""}, {"csrf": console.session(Role.ADMIN).csrf}):
+        answer = admin.post(PAGE, data={"zone": "Asia/Tokyo", "theme": "dark", **fields})
+        assert answer.status_code == 403
+    assert "Asia/Tokyo)" not in admin.get(PAGE).text
+    console.send(admin, PAGE, zone="Asia/Tokyo", theme="dark")
+    assert "Asia/Tokyo)" in admin.get(PAGE).text
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+    ],
+)
+def test_a_form_sent_by_another_site_changes_nothing(
+    console: Console, headers: dict[str, str]
+) -> None:
+    admin = console.client(Role.ADMIN)
+    token = console.sessions[admin.cookies[COOKIE]].csrf
+    fields = {"csrf": token, "zone": "Asia/Tokyo", "theme": "dark"}
+    assert admin.post(PAGE, data=fields, headers=headers).status_code == 403
+    assert admin.post("/sign-in", data={}, headers=headers).status_code in (403, 404, 405)
+
+
+def test_no_page_can_be_framed_or_run_foreign_script(console: Console) -> None:
+    admin = console.client(Role.ADMIN)
+    for path in ("/", PAGE, "/nothing-here", "/sign-in", "/static/farebox.css", "/api/nothing"):
+        headers = admin.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in policy and "unsafe" not in policy, path
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] in ("no-store", "no-cache")
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "farebox.example.evil", "10.0.0.1", ""]
+)
+def test_a_name_that_is_not_the_consoles_is_refused(console: Console, host: str) -> None:
+    answer = httpx.get(f"{console.url}/", headers={"host": host}, trust_env=False)
+    assert answer.status_code in (400, 421)
+    assert "farebox_session" not in answer.headers.get("set-cookie", "")
+
+
+def test_the_public_name_is_the_consoles(console: Console) -> None:
+    answer = httpx.get(f"{console.url}/", headers={"host": "Farebox.example"}, trust_env=False)
+    assert answer.status_code == 303
+
+
+def test_two_host_names_at_once_are_refused(console: Console) -> None:
+    place = urlsplit(console.url)
+    with socket.create_connection((str(place.hostname), int(place.port or 0)), 5) as line:
+        line.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.example\r\n\r\n")
+        assert line.recv(4096).split()[1] in (b"400", b"421")
+
+
+def test_who_has_not_signed_in_is_asked_to_and_comes_back(console: Console) -> None:
+    answer = httpx.get(f"{console.url}{PAGE}?a=1", trust_env=False)
+    assert answer.headers["location"] == "/sign-in?next=/settings/appearance%3Fa%3D1"
+    refresh = httpx.get(f"{console.url}{PAGE}", headers={"farebox-refresh": "1"}, trust_env=False)
+    assert refresh.status_code == 401
+
+
+def test_without_any_user_every_page_leads_to_the_setup(
+    console: Console, migrated_engine: Engine
+) -> None:
+    with writer(migrated_engine).begin() as connection:
+        connection.execute(delete(User))
+    assert httpx.get(f"{console.url}/", trust_env=False).headers["location"] == "/setup"
+
+
+def test_a_huge_form_is_refused_with_a_sentence(console: Console) -> None:
+    admin = console.client(Role.ADMIN)
+    answer = console.send(admin, PAGE, zone="x" * 9_000_000)
+    assert answer.status_code == 413
+    assert "The form cannot be read" in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["//evil.example", "/\\evil.example", "https://evil.example", "evil", "/a\nb", "", "/ü"],
+)
+def test_no_redirect_leaves_the_console(path: str) -> None:
+    assert Guest.local(path) == "/"
+
+
+def test_errors_of_the_api_have_one_shape(console: Console) -> None:
+    with console.api(Role.ADMIN) as api:
+        missing = api.get("/api/nothing")
+    anonymous = httpx.get(f"{console.url}/api/openapi.json", trust_env=False)
+    assert anonymous.status_code == 200
+    assert missing.headers["content-type"] == "application/problem+json"
+    assert missing.json()["code"] == "no_such_resource" and missing.json()["status"] == 404
+
+
+def test_a_wrong_token_and_a_session_that_writes_are_refused(console: Console) -> None:
+    wrong = httpx.get(
+        f"{console.url}/api/me", headers={"authorization": "Bearer fbt_wrong"}, trust_env=False
+    )
+    assert wrong.status_code == 401 and wrong.headers["www-authenticate"] == "Bearer"
+    session = console.client(Role.ADMIN)
+    assert session.get("/api/me").status_code == 200
+    assert session.post("/api/tokens", json={}).status_code == 403
