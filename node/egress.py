@@ -30,7 +30,12 @@ class EgressPolicy:
     """What may be reached. `allowed_hosts` are `host` or `host:port`, in private ranges too."""
 
     def __init__(self, allowed_hosts: Iterable[str] = ()) -> None:
-        self._allowed = frozenset(host.lower().strip("[]") for host in allowed_hosts)
+        self._always = self._allowed = _names(allowed_hosts)
+
+    def allow_also(self, hosts: Iterable[str]) -> None:
+        """Replace what is allowed besides the hosts given at the start. Whoever is connected
+        stays so; names that were resolved are forgotten after DNS_SECONDS."""
+        self._allowed = self._always | _names(hosts)
 
     def allows(self, host: str, port: int) -> bool:
         """Whether the operator named this host."""
@@ -54,6 +59,10 @@ class EgressPolicy:
         """Refuse a resolved address that is not public, unless its host is allowed."""
         if not self.allows(host, port) and not is_public(ipaddress.ip_address(address)):
             raise EgressRefused(f"{host} resolves to an address in a private range.")
+
+
+def _names(hosts: Iterable[str]) -> frozenset[str]:
+    return frozenset(host.lower().strip("[]") for host in hosts)
 
 
 @lru_cache(maxsize=4096)

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -30,12 +31,14 @@ from node.egress import EgressPolicy
 from node.problems import Headers
 from node.proxy.body import ClientGone, Receive, read_body
 from node.proxy.call import Answer, Calls, Request, TermsCache
+from node.proxy.demo import DemoDesk
 from node.proxy.errors import ProxyError, RequestRefused, rendered, translated
 from node.proxy.headers import find
 from node.proxy.idempotency import IdempotencyKeys, kept_headers, read_key
 from node.proxy.keyring import Keyring
 from node.proxy.seller import SellerClient, rest_of
 from node.proxy.sources import Offered, Source, checked_path, load_sources, probe
+from node.proxy.tryout import Trial, Tried, try_out
 from node.usage.calls import CallRecord, new_call_id
 from node.usage.models import Event, Side
 
@@ -62,11 +65,15 @@ class Proxy:
         allowed_hosts: Iterable[str] = (),
         policy: BuyingPolicy | None = None,
         answer_seconds: float = 120.0,
+        egress: EgressPolicy | None = None,
     ) -> None:
+        """`egress` stands for `allowed_hosts` where several parts share one policy."""
         self.buyer = Buyer(store, keys, network, rpc, _event, policy)
         self._store = store
-        self._client = SellerClient(EgressPolicy(allowed_hosts), answer_seconds=answer_seconds)
+        policed = egress or EgressPolicy(allowed_hosts)
+        self._client = SellerClient(policed, answer_seconds=answer_seconds)
         self._calls = Calls(self.buyer, self._client, TermsCache())
+        self._demo = DemoDesk(store, self._client)
         self._keys = Keyring({})
         self._sources: dict[str, Source] = {}
         self._idempotency = IdempotencyKeys(store.engine)
@@ -103,6 +110,10 @@ class Proxy:
         """What an address asks for, before it becomes a listing (see `sources.probe`)."""
         return await probe(url, self.buyer.network, self._client, self.buyer.policy)
 
+    async def try_out(self, trial: Trial) -> Tried:
+        """One call as an app makes it, by somebody who has signed in (see `tryout`)."""
+        return await try_out(self._serve, trial)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"the proxy does not speak {scope['type']}")
@@ -121,18 +132,27 @@ class Proxy:
         await _send_answer(send, answer)
 
     async def _answer(self, scope: Scope, receive: Receive, call_id: str) -> Answer:
-        headers: list[tuple[bytes, bytes]] = scope["headers"]
-        key_id = self._keys.find(find(headers, b"authorization"))
+        key_id = self._keys.find(find(scope["headers"], b"authorization"))
         if key_id is None:
             sentence = "Send the header `Authorization: Bearer <secret>` with a key of this node."
             raise RequestRefused("secret_invalid", sentence)
+        return await self._serve(key_id, scope, receive, call_id)
+
+    async def _serve(
+        self, key_id: str, scope: Scope, receive: Receive, call_id: str, demo: bool = False
+    ) -> Answer:
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
         source, path = self._find(scope)
+        if demo and not source.demo:
+            source = replace(source, demo=True)
         url = source.url(path, scope["query_string"].decode("latin-1"))
         self._client.check(url)
         has_body = any(name in _BODY_HEADERS for name, _ in headers)
         body = await read_body(headers, receive) if has_body else None
         request = Request(call_id, key_id, source, scope["method"], path, url, headers, body)
         try:
+            if source.demo:
+                return await self._demo.answer(request)
             return await self._guarded(request)
         except ProxyError as error:
             await self._record_failure(request, error)
@@ -148,7 +168,7 @@ class Proxy:
         source = self._sources.get(slug) if start >= 0 else None
         if source is None:
             raise RequestRefused("no_such_listing", "See the catalog for what can be called.")
-        if source.paused:
+        if source.paused and not source.demo:
             raise RequestRefused("listing_paused", "Its operator has paused it on this node.")
         return source, checked_path(path)
 

@@ -327,6 +327,7 @@ def _ours(request: Request, cost: int, scheme: str | None) -> Headers:
     headers = [
         (b"farebox-call-id", request.call_id.encode()),
         (b"farebox-cost", str(Usdc(cost)).encode()),
+        (b"farebox-demo", b"false"),
     ]
     if scheme is not None:
         headers.append((b"farebox-scheme", scheme.encode()))

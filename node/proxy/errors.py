@@ -36,6 +36,7 @@ TABLE: Final[dict[str, tuple[int, str]]] = {
     "payment_refused": (402, "The seller refused the payment"),
     "no_such_listing": (404, "No such listing"),
     "listing_paused": (404, "The listing is paused"),
+    "demo_not_recorded": (404, "The listing is in demo mode and has no sample of this"),
     "channel_busy": (409, "All channels to this seller are in use"),
     "idempotency_key_reused": (409, "This Idempotency-Key names another request"),
     "idempotency_in_flight": (409, "The first request with this Idempotency-Key is running"),

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from sqlalchemy import Engine
-from sqlmodel import Session, select
+from sqlalchemy import Engine, select
+from sqlmodel import col
 from yarl import URL
 
-from catalog.models import Listing, ListingOrigin
+from catalog.discovered import RemoteListing
+from catalog.models import Listing, ListingMode, ListingOrigin
 from finance.buying.policy import BuyingPolicy
 from finance.buying.terms import Terms, choose
 from finance.errors import PaymentMalformed
@@ -23,13 +24,16 @@ from node.proxy.seller import SellerClient
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A bought listing: where its calls go. `origin` is scheme://host:port."""
+    """A bought listing: where its calls go. `origin` is scheme://host:port; `demo`: its calls
+    are answered with samples, `seller_demo`: the seller may have some."""
 
     listing_id: str
     slug: str
     base: str
     origin: str
     paused: bool
+    demo: bool = False
+    seller_demo: bool = True
 
     def url(self, path: str, query: str) -> URL:
         """The seller's address for a path below the listing, both percent-encoded already."""
@@ -48,15 +52,32 @@ class Offered:
 
 
 def load_sources(engine: Engine) -> Mapping[str, Source]:
-    """Bought listings by slug (blocking: call it off the loop)."""
-    with Session(engine) as session:
-        rows = session.exec(select(Listing).where(Listing.origin == ListingOrigin.REMOTE)).all()
-        return {row.slug: source_of(row) for row in rows}
+    """Bought listings by slug (blocking: call it off the loop). Specifications are not read:
+    a catalog has many, and each is long."""
+    statement = (
+        select(
+            col(Listing.id),
+            col(Listing.slug),
+            col(Listing.base_url),
+            col(Listing.paused),
+            col(Listing.mode),
+            col(RemoteListing.seller_demo),
+        )
+        .outerjoin(RemoteListing, col(RemoteListing.listing_id) == col(Listing.id))
+        .where(col(Listing.origin) == ListingOrigin.REMOTE)
+    )
+    with engine.connect() as connection:
+        return {row[1]: _source(*row) for row in connection.execute(statement)}
 
 
-def source_of(row: Listing) -> Source:
-    base = row.base_url.rstrip("/")
-    return Source(row.id, row.slug, base, str(URL(base).origin()), row.paused)
+def _source(
+    listing_id: str, slug: str, base_url: str, paused: bool, mode: str, seller_demo: bool | None
+) -> Source:
+    base = base_url.rstrip("/")
+    demo = mode == ListingMode.DEMO
+    return Source(
+        listing_id, slug, base, str(URL(base).origin()), paused, demo, seller_demo is not False
+    )
 
 
 def checked_path(path: str) -> str:
