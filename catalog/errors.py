@@ -67,3 +67,11 @@ class PeerExists(CatalogError):
 
 class PeerUnknown(CatalogError):
     code = "peer_unknown"
+
+
+class UpstreamFailed(CatalogError):
+    code = "upstream_failed"
+
+
+class DraftIncomplete(CatalogError):
+    code = "draft_incomplete"

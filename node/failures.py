@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from catalog.errors import CatalogError, ListingExists, ListingInvalid, ListingUnknown
+from catalog.errors import (
+    CatalogError,
+    DraftIncomplete,
+    ListingExists,
+    ListingInvalid,
+    ListingUnknown,
+    SampleInvalid,
+    UpstreamFailed,
+)
 from finance.errors import AmountInvalid, ChainError, FinanceError, LimitExceeded
 from node.accounts.errors import (
     AccountInvalid,
@@ -29,6 +37,9 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (ListingUnknown, 404),
     (ListingExists, 409),
     (ListingInvalid, 422),
+    (SampleInvalid, 422),
+    (UpstreamFailed, 409),
+    (DraftIncomplete, 409),
     (AmountInvalid, 422),
     (LimitExceeded, 409),
     (ChainError, 503),
