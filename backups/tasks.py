@@ -9,6 +9,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
 import msgspec
 
 from backups import postgres, sqlite

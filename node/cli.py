@@ -14,9 +14,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from backups.errors import BackupError, FolderUnusable, WorkerDied
 from catalog.errors import CatalogError
 from finance.errors import ChainError, FinanceError
-from node.commands import key, listing, wallet
+from node.commands import backup, key, listing, wallet
 from node.commands.call import call
 from node.commands.demo import demo
 from node.commands.node import database, devchain, init, status, up
@@ -35,6 +36,7 @@ app.add_typer(wallet.app, name="wallet")
 app.add_typer(listing.app, name="listing")
 app.add_typer(key.app, name="key")
 app.add_typer(database, name="db")
+app.add_typer(backup.app, name="backup")
 
 
 @app.callback()
@@ -53,7 +55,7 @@ def main() -> None:
     """Run the command line; the only place that turns errors into exit codes."""
     try:
         app()
-    except (NodeError, CatalogError, FinanceError) as error:
+    except (NodeError, BackupError, CatalogError, FinanceError) as error:
         Console(stderr=True).print(
             f"farebox: {error}", highlight=False, markup=False, soft_wrap=True
         )
@@ -62,11 +64,13 @@ def main() -> None:
         sys.exit(130)
 
 
-def exit_code(error: NodeError | CatalogError | FinanceError) -> int:
+def exit_code(error: NodeError | BackupError | CatalogError | FinanceError) -> int:
     """What the process ends with for an error it could name."""
     match error:
         case NodeError():
             return error.exit_code
+        case FolderUnusable() | WorkerDied():
+            return 4
         case ChainError():
             return 5
         case _:

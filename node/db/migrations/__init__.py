@@ -6,6 +6,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, MetaData, text
 from sqlmodel import SQLModel
 
@@ -51,6 +53,17 @@ def downgrade(engine: Engine, revision: str) -> None:
     with writer(engine).begin() as connection:
         _lock(connection)
         command.downgrade(_config(connection), revision)
+
+
+def script_directory() -> ScriptDirectory:
+    """Every revision this version knows."""
+    return ScriptDirectory(str(Path(__file__).parent))
+
+
+def revision_of(engine: Engine) -> str | None:
+    """The schema the database is at; None for an empty one."""
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
 
 
 def _lock(connection: Connection) -> None:

@@ -1,0 +1,254 @@
+"""Restoring: look inside, make a whole data directory beside the old one, swap it in.
+
+Until the swap nothing that was there is touched, and after it the old directory is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.engine import make_url
+
+from backups import postgres
+from backups.archive import Progress
+from backups.client import run_task
+from backups.errors import BackupTooNew, DatabaseUnfit, WrongNetwork
+from backups.folder import sync_folder, unusable
+from backups.manifest import SQLITE_NAME, Manifest
+from backups.swap import swap_in
+from backups.tasks import Extract, Look, Outcome, Postgres
+from finance.networks import NETWORKS
+from node.accounts.audit import SYSTEM
+from node.db.engine import open_engine, writer
+from node.db.migrations import script_directory, upgrade
+from node.lock import FILE_NAME as LOCK_NAME
+from node.preferences import store_preference
+from node.settings import Settings
+from node.vault.records import manifest_text
+from node.vault.restored import Restored
+from node.vault.source import TOML, database_of
+
+OLD_NODE = (
+    "The old node must not run again: two nodes with one wallet sign against each other's books."
+    " If its machine still works, stop it there and remove its data directory."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A whole data directory, ready to be swapped in."""
+
+    folder: Path
+    manifest: Manifest
+
+
+async def look_inside(path: Path, password: str) -> Outcome:
+    """What a backup says of itself. Raises BackupError; nothing is changed."""
+    return await run_task(Look(path=str(path), password=password), Outcome)
+
+
+def require_fit(manifest: Manifest, settings: Settings) -> None:
+    """Raises WrongNetwork, BackupTooNew or DatabaseUnfit, each saying what to do (blocking)."""
+    if manifest.network not in NETWORKS:
+        raise WrongNetwork(f"This version of Farebox knows no network {manifest.network}.")
+    chain = settings.chain
+    chosen = "network" in settings.model_fields_set
+    other_id = "chain_id" in settings.model_fields_set and manifest.chain_id != chain.chain_id
+    if chosen and (manifest.network != chain.name or other_id):
+        raise WrongNetwork(
+            f"This backup is of a node on {manifest.network} (chain {manifest.chain_id}); this one"
+            f" is set to {chain.name} (chain {chain.chain_id}). Restore it where FAREBOX_NETWORK is"
+            f" {manifest.network}."
+        )
+    _require_known(manifest.schema_revision)
+    _require_database(manifest, settings)
+
+
+def _require_known(revision: str) -> None:
+    scripts: ScriptDirectory = script_directory()
+    if revision not in {each.revision for each in scripts.walk_revisions()}:
+        raise BackupTooNew(
+            f"This backup has a newer database (schema {revision}) than this version of Farebox"
+            " knows. Install the version that wrote it, or a later one."
+        )
+
+
+def _require_database(manifest: Manifest, settings: Settings) -> None:
+    database = database_of(settings)
+    if manifest.database == "postgres":
+        if not isinstance(database, Postgres):
+            raise DatabaseUnfit(
+                "This backup holds a PostgreSQL database. Name an empty one in"
+                " FAREBOX_DATABASE_URL and restore again."
+            )
+        postgres.require_empty(database.conninfo)
+    elif isinstance(database, Postgres) or Path(database.path) != database_file(settings):
+        raise DatabaseUnfit(
+            "This backup holds an SQLite database, which is restored into the data directory."
+            " Take FAREBOX_DATABASE_URL out of the settings and restore again."
+        )
+
+
+def database_file(settings: Settings) -> Path:
+    """Where SQLite's file is when nobody says otherwise."""
+    return settings.data_dir.absolute() / "farebox.db"
+
+
+async def stage(
+    path: Path,
+    password: str,
+    manifest: Manifest,
+    settings: Settings,
+    progress: Progress | None = None,
+) -> Staged:
+    """Check all of a backup and make a data directory of it, beside the one in use.
+
+    Raises BackupError; what was half made is removed then.
+    """
+    await asyncio.to_thread(require_fit, manifest, settings)
+    folder = await asyncio.to_thread(_new_folder, settings.data_dir)
+    try:
+        request = Extract(path=str(path), into=str(folder), password=password, only=manifest.id)
+        found = (await run_task(request, Outcome, progress)).manifest
+        await asyncio.to_thread(_furnish, folder, found, settings)
+    except BaseException:
+        await asyncio.to_thread(shutil.rmtree, folder, True)
+        raise
+    return Staged(folder, found)
+
+
+def swap(staged: Staged, data_dir: Path) -> Path | None:
+    """Put the staged directory in place; where the old one is kept, None if it was empty
+    (blocking). Only for whoever holds the data directory."""
+    kept = _kept_name(data_dir)
+    swap_in(staged.folder, data_dir, kept)
+    if not kept.exists():
+        return None
+    if {each.name for each in kept.iterdir()} <= {LOCK_NAME}:
+        shutil.rmtree(kept, ignore_errors=True)
+        return None
+    return kept
+
+
+def _kept_name(data_dir: Path) -> Path:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return data_dir.parent / f"{data_dir.name}.before-restore-{stamp}-{secrets.token_hex(2)}"
+
+
+def discard(staged: Staged) -> None:
+    """Forget a staged directory (blocking)."""
+    shutil.rmtree(staged.folder, ignore_errors=True)
+
+
+def sweep_staged(data_dir: Path) -> None:
+    """Clear up after restores that were killed (blocking). Only for whoever holds the data
+    directory: what has a lock file was in use, and is the old one; the rest never was."""
+    for folder in data_dir.parent.glob(f".{data_dir.name}.restoring-*"):
+        if (folder / LOCK_NAME).exists():
+            folder.rename(_kept_name(data_dir))
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_folder(data_dir: Path) -> Path:
+    folder = data_dir.parent / f".{data_dir.name}.restoring-{secrets.token_hex(4)}"
+    try:
+        data_dir.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise unusable(data_dir.parent, error) from None
+    return folder
+
+
+def _furnish(folder: Path, manifest: Manifest, settings: Settings) -> None:
+    """Settings that name the network, books that know they were restored, all on disk."""
+    _name_network(folder / TOML, manifest)
+    with _books(folder, manifest, settings) as engine:
+        upgrade(engine)
+        with writer(engine).begin() as connection:
+            mark_restored(connection, manifest, int(time.time()))
+    for place, _, names in os.walk(folder):
+        for name in names:
+            _sync_file(Path(place) / name)
+        sync_folder(Path(place))
+
+
+@contextmanager
+def _books(folder: Path, manifest: Manifest, settings: Settings) -> Iterator[Engine]:
+    dump = folder / manifest.database_member.name
+    if manifest.database == "postgres":
+        database = database_of(settings)
+        assert isinstance(database, Postgres)
+        postgres.restore(dump, database.conninfo)
+        dump.unlink()
+        url = settings.database
+    else:
+        assert dump.name == SQLITE_NAME
+        dump.rename(folder / "farebox.db")
+        url = make_url("sqlite://").set(database=str(folder / "farebox.db")).render_as_string()
+    engine = open_engine(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _name_network(toml: Path, manifest: Manifest) -> None:
+    """A node whose network came from the environment finds it in its settings."""
+    there = toml.read_text() if toml.exists() else ""
+    named = {line.split("=")[0].strip() for line in there.splitlines()}
+    lines = [] if "network" in named else [f'network = "{manifest.network}"\n']
+    if "chain_id" not in named and NETWORKS[manifest.network].chain_id != manifest.chain_id:
+        lines.append(f"chain_id = {manifest.chain_id}\n")
+    if not lines:
+        return
+    handle = os.open(toml, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write("".join(lines) + there)
+
+
+def mark_restored(connection: Connection, manifest: Manifest, now: int) -> None:
+    """What the restored books must know: nothing they say of the chain is certain until the
+    chain was asked."""
+    connection.execute(text("UPDATE seller_channel SET synced_at = 0"))
+    connection.execute(text("UPDATE purchase SET state = 'unknown' WHERE state = 'intent'"))
+    connection.execute(
+        text(
+            "UPDATE backup SET state = 'missing', finished_at = :at, manifest = :manifest,"
+            " error = '' WHERE id = :id"
+        ),
+        {"at": manifest.created_at, "manifest": manifest_text(manifest), "id": manifest.id},
+    )
+    fact = Restored(
+        backup_id=manifest.id,
+        backup_at=manifest.created_at,
+        restored_at=now,
+        wallet_nonce=manifest.wallet_nonce,
+        lost_atoms=manifest.owed_atoms,
+    )
+    store_preference(connection, fact, SYSTEM, now)
+    made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(manifest.created_at))
+    connection.execute(
+        text("INSERT INTO event (at, type, severity, message) VALUES (:at, :type, :how, :text)"),
+        {
+            "at": now,
+            "type": "restored",
+            "how": "warning",
+            "text": f"This node was restored from a backup made {made}. {OLD_NODE}",
+        },
+    )
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,158 @@
+"""A node after a restore: what it must ask the chain before it believes its books, and
+whether somebody else uses its wallet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from msgspec.structs import replace
+from sqlalchemy import Engine, text
+
+from finance.store import Batch, Store
+from node.accounts.audit import SYSTEM
+from node.alerts.rules import Alarm, Rule
+from node.preferences import Preference, change_preference, read_preference
+from node.usage.events import Severity, event
+
+LINK = "/settings/backup"
+_KNOWN_NONCE = text(
+    "SELECT COALESCE(MAX(nonce) + 1, 0) FROM chain_tx WHERE sender = :sender AND nonce IS NOT NULL"
+)
+
+
+class Restored(Preference, frozen=True, tag="restored"):
+    """The last restore; times in Unix seconds. `restored_at` 0: never restored.
+
+    `wallet_nonce`: transactions of the wallet when the backup was made (None: not known);
+    `nonce_then`: on the chain at the first look after the restore (-1: not looked yet);
+    `checked_at`: when every open channel had been held against the chain, 0: not yet;
+    `elsewhere`: transactions seen later that this node did not send.
+    """
+
+    backup_id: str = ""
+    backup_at: int = 0
+    restored_at: int = 0
+    wallet_nonce: int | None = None
+    lost_atoms: int = 0
+    nonce_then: int = -1
+    checked_at: int = 0
+    elsewhere: int = 0
+
+    @property
+    def unchecked(self) -> bool:
+        return bool(self.restored_at and not self.checked_at)
+
+
+class Stale(Protocol):
+    """A channel we pay through, as far as a restore concerns it."""
+
+    stale: bool
+    verified: bool
+    stored: bool
+
+    @property
+    def usable(self) -> bool: ...
+
+
+def mark_stale(channels: Iterable[Stale]) -> int:
+    """Have each channel asked about on the chain before anything is signed on it again."""
+    marked = 0
+    for channel in channels:
+        if channel.usable and channel.stored:
+            channel.stale, channel.verified = True, False
+            marked += 1
+    return marked
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Transactions of our wallet that this node's books do not know: `before` made before the
+    restore, `since` made after it."""
+
+    before: int
+    since: int
+
+
+def judge_nonce(fact: Restored, on_chain: int, known: int) -> tuple[Restored, Elsewhere]:
+    """What the wallet's nonce on the chain means, and what to remember of it. Pure."""
+    if fact.nonce_then < 0:
+        missed = max(0, on_chain - max(known, fact.wallet_nonce or 0))
+        return replace(fact, nonce_then=on_chain), Elsewhere(missed, 0)
+    since = max(0, on_chain - max(known, fact.nonce_then))
+    return replace(fact, elsewhere=max(fact.elsewhere, since)), Elsewhere(0, since)
+
+
+class AfterRestore:
+    """Looks at the chain for a node that was restored; does nothing for any other."""
+
+    def __init__(
+        self,
+        store: Store,
+        sender: str,
+        nonce: Callable[[str], Awaitable[int]],
+        alarm: Alarm | None,
+    ) -> None:
+        self._store = store
+        self._sender = sender
+        self._nonce = nonce
+        self._alarm = alarm
+
+    def read(self) -> Restored:
+        """(blocking)"""
+        return read_preference(self._store.engine, Restored)
+
+    def checked(self, now: int) -> None:
+        """Every channel has been held against the chain (blocking)."""
+        fact = self.read()
+        if fact.unchecked:
+            changed = replace(fact, checked_at=now)
+            change_preference(self._store.engine, changed, SYSTEM, now)
+
+    def look(self, on_chain: int, now: int) -> Elsewhere:
+        """Compare and remember (blocking)."""
+        fact = self.read()
+        changed, found = judge_nonce(fact, on_chain, _known(self._store.engine, self._sender))
+        if changed != fact:
+            change_preference(self._store.engine, changed, SYSTEM, now)
+        return found
+
+    async def watch_wallet(self, now: int) -> None:
+        """Say so when the wallet is used elsewhere after a restore. Raises ChainError."""
+        fact = await asyncio.to_thread(self.read)
+        if not fact.restored_at:
+            return
+        on_chain = await self._nonce(self._sender)
+        found = await asyncio.to_thread(self.look, on_chain, now)
+        if found.before:
+            await self._note("wallet_ahead", "warning", before_sentence(found.before), now)
+        if found.since > fact.elsewhere:
+            sentence = since_sentence(found.since)
+            await self._note("wallet_elsewhere", "error", sentence, now)
+            if self._alarm is not None:
+                await self._alarm.raise_(Rule.WALLET_ELSEWHERE, "", sentence, LINK)
+
+    async def _note(self, type_: str, severity: Severity, message: str, now: int) -> None:
+        await self._store.commit(Batch([event(type_, severity, message, now)]))
+
+
+def before_sentence(count: int) -> str:
+    return (
+        f"The chain has {count} transactions of this wallet that the restored backup does not"
+        " know. They were sent after it was made; balances and channels were read from the chain."
+    )
+
+
+def since_sentence(count: int) -> str:
+    return (
+        f"Somebody else uses this node's wallet: {count} transactions since the restore are not"
+        " its own. If the old node still runs, stop it now; if it does not, move the money to a"
+        " new wallet."
+    )
+
+
+def _known(engine: Engine, sender: str) -> int:
+    with engine.connect() as connection:
+        return int(connection.scalar(_KNOWN_NONCE, {"sender": sender}) or 0)
