@@ -16,7 +16,17 @@ from node.alerts.courier import Courier, build_courier
 from node.alerts.wording import NodeName
 from node.api.app import create_api
 from node.api.routing import Endpoints
-from node.console import appearance, dashboard
+from node.console import (
+    account,
+    appearance,
+    audit,
+    dashboard,
+    second_factor,
+    security,
+    setup,
+    sign_in,
+    users,
+)
 from node.console.app import create_console
 from node.console.facts import NodeFacts
 from node.console.pages import Pages
@@ -58,6 +68,13 @@ def page_modules(controls: Controls) -> list[Pages]:
     """Every page of the console, in the order of the sidebar."""
     return [
         dashboard.pages(controls.engine, lambda: controls.treasury.purse.balances, controls.facts),
+        sign_in.pages(controls.accounts),
+        setup.pages(controls.accounts, controls.network, controls.facts),
+        account.pages(controls.accounts),
+        second_factor.pages(controls.accounts),
+        users.pages(controls.accounts),
+        security.pages(controls.accounts, controls.settings.console_url),
+        audit.pages(controls.accounts),
         appearance.pages(controls.accounts),
     ]
 

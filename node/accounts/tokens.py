@@ -14,10 +14,12 @@ from node.accounts.audit import Actor, record
 from node.accounts.errors import AccountInvalid, AccountUnknown, Forbidden
 from node.accounts.models import ApiToken, User
 from node.accounts.sessions import hash_token
+from node.accounts.users import parse_role
 from node.db.engine import writer
 
 PREFIX = "fbt_"
 MAX_NAME = 60
+MAX_DAYS = 3650
 USED_SECONDS = 60  # how exact `last_used_at` is
 
 
@@ -70,33 +72,63 @@ def roles_within(maker: Role) -> tuple[Role, ...]:
 
 
 def create_token(
-    engine: Engine, maker: Identity, name: str, role: Role, now: int, days: int | None = None
+    engine: Engine,
+    maker: Identity,
+    name: str,
+    role: str,
+    now: int,
+    days: int | str | None = None,
 ) -> NewToken:
-    """Make a token (blocking). Raises AccountInvalid or Forbidden."""
-    name = name.strip()
+    """Make a token that ends after `days`, never without them (blocking).
+
+    Takes role and days as they were typed. Raises AccountInvalid or Forbidden.
+    """
     if maker.restricted:
         raise Forbidden("Choose your own password first.")
-    if not 1 <= len(name) <= MAX_NAME:
-        raise AccountInvalid("name", f"Name what uses the token, in at most {MAX_NAME} characters.")
-    if not within(role, maker.role):
-        raise AccountInvalid("role", f"A token of yours cannot have the role {role.label}.")
-    if days is not None and not 1 <= days <= 3650:
-        raise AccountInvalid("days", "Give between 1 and 3650 days, or leave it empty.")
-    token = NewToken(f"tok_{secrets.token_hex(6)}", name, role, PREFIX + secrets.token_urlsafe(32))
+    token = NewToken(
+        id=f"tok_{secrets.token_hex(6)}",
+        name=_clean_name(name),
+        role=_role_within(role, maker.role),
+        secret=PREFIX + secrets.token_urlsafe(32),
+    )
+    lifetime = _parse_days(days)
     row = {
         "id": token.id,
         "token_hash": hash_token(token.secret),
         "user_id": maker.user_id,
-        "name": name,
-        "role": role,
+        "name": token.name,
+        "role": token.role,
         "created_at": now,
-        "expires_at": None if days is None else now + days * 86400,
+        "expires_at": None if lifetime is None else now + lifetime * 86400,
     }
-    shown = {"name": name, "role": role, "expires_at": row["expires_at"]}
+    shown = {"name": token.name, "role": token.role, "expires_at": row["expires_at"]}
     with writer(engine).begin() as connection:
         connection.execute(insert(ApiToken), row)
         record(connection, Actor.of(maker), "token.create", token.id, now, after=shown)
     return token
+
+
+def _clean_name(name: str) -> str:
+    name = name.strip()
+    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+        raise AccountInvalid("name", f"Name what uses the token, in at most {MAX_NAME} characters.")
+    return name
+
+
+def _role_within(text: str, maker: Role) -> Role:
+    role = parse_role(text)
+    if not within(role, maker):
+        raise AccountInvalid("role", f"A token of yours cannot have the role {role.label}.")
+    return role
+
+
+def _parse_days(days: int | str | None) -> int | None:
+    text = "" if days is None else str(days).strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= MAX_DAYS):
+        raise AccountInvalid("days", f"Give between 1 and {MAX_DAYS} days, or leave it empty.")
+    return int(text)
 
 
 def find_token(engine: Engine, token_hash: str, now: int) -> TokenRow | None:

@@ -222,7 +222,7 @@ def change_email(engine: Engine, user_id: str, email: str, actor: Actor, now: in
 def set_appearance(
     engine: Engine, user_id: str, zone: str, theme: str, actor: Actor, now: int
 ) -> None:
-    """Store a user's time zone (empty: the browser's) and theme (blocking). Raises AccountInvalid."""
+    """Store a user's time zone (empty: the browser's) and theme. Raises AccountInvalid."""
     if zone and zone not in available_timezones():
         raise AccountInvalid("zone", "Choose a time zone of the list, such as Europe/Lisbon.")
     if theme not in THEMES:

@@ -35,7 +35,12 @@ TABS: Final = (
         "Settings",
         "/settings",
         Permission.OWN_ACCOUNT,
-        (Tab("appearance", "Appearance", "/settings/appearance", Permission.OWN_ACCOUNT),),
+        (
+            Tab("users", "Users", "/settings/users", Permission.MANAGE_USERS),
+            Tab("security", "Security", "/settings/security", Permission.MANAGE_KEYS),
+            Tab("appearance", "Appearance", "/settings/appearance", Permission.OWN_ACCOUNT),
+            Tab("audit", "Audit log", "/settings/audit", Permission.SEE_AUDIT),
+        ),
     ),
 )
 

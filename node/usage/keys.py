@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import ColumnElement, Engine, insert, select, update
 from sqlmodel import col
 
 from node.accounts.audit import COMMAND, Actor, record
@@ -93,13 +94,23 @@ def rotate_key(
 def revoke_key(engine: Engine, key: str, now: int, actor: Actor = COMMAND) -> int:
     """Revoke the key with this id, or all with this name; the number revoked (blocking)."""
     found = (col(ConsumerKey.id) == key) | (col(ConsumerKey.name) == key)
+    return len(_revoke(engine, found, now, actor))
+
+
+def revoke_key_id(engine: Engine, key_id: str, now: int, actor: Actor) -> None:
+    """Revoke one key (blocking). Raises AccountUnknown."""
+    if not _revoke(engine, col(ConsumerKey.id) == key_id, now, actor):
+        raise AccountUnknown("There is no such secret that is still valid.")
+
+
+def _revoke(engine: Engine, found: ColumnElement[bool], now: int, actor: Actor) -> Sequence[str]:
     open_ = col(ConsumerKey.revoked_at).is_(None)
     revoked = update(ConsumerKey).where(found, open_).values(revoked_at=now)
     with writer(engine).begin() as connection:
         ids = connection.scalars(revoked.returning(col(ConsumerKey.id))).all()
         for each in ids:
             record(connection, actor, "key.revoke", each, now)
-    return len(ids)
+    return ids
 
 
 def list_keys(engine: Engine) -> list[KeyView]:
