@@ -35,7 +35,7 @@ from node.changes import follow_changes
 from node.db.engine import open_engine
 from node.db.migrations import upgrade
 from node.jobs import alerts as alert_jobs
-from node.jobs import claim, mirror, thresholds, withdrawals
+from node.jobs import claim, mirror, sync, thresholds, totals, withdrawals
 from node.jobs.runner import Jobs
 from node.lock import DataDirLock, hold_data_dir
 from node.parts import Parts, build_parts
@@ -192,9 +192,11 @@ class Node:
             withdrawals.EVERY_SECONDS, "withdrawals", withdrawals.withdrawal_job(claims, store)
         )
         jobs.every(claim.EVERY_SECONDS, "claim", claim.claim_job(claims, store))
+        jobs.every(totals.EVERY_SECONDS, "totals", totals.totals_job(store.engine))
         alert_jobs.add_all(jobs, alerts, money.rpc)
         guard = self._parts.treasury.guard
         jobs.every(thresholds.EVERY_SECONDS, "thresholds", thresholds.threshold_job(guard))
+        jobs.every(sync.EVERY_SECONDS, "sync", sync.sync_job(self._parts.shop.sync))
         jobs.start()
         stack.callback(jobs.stop)
 
@@ -220,6 +222,7 @@ class Node:
         self._parts.gateway.reload(await asyncio.to_thread(_own_listings, engine))
         await self._parts.proxy.reload()
         await self._parts.treasury.guard.reload()
+        await self._parts.shop.take_over()
 
     async def _serve(self, servers: tuple[tuple[Server, socket.socket], ...]) -> None:
         tasks = [
@@ -284,7 +287,7 @@ class Node:
 
 def _own_listings(engine: Engine) -> tuple[PricedListing, ...]:
     """What this node sells, compiled; blocking, for large specifications a while."""
-    own = [entry for entry in read_listings(engine) if entry[0].origin == ListingOrigin.OWN]
+    own = read_listings(engine, ListingOrigin.OWN)
     prices = [price for _, routes in own for price in routes]
     return compile_listings([listing for listing, _ in own], prices, read_samples(engine))
 

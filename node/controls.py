@@ -20,6 +20,7 @@ from node.console import (
     account,
     appearance,
     audit,
+    calls,
     dashboard,
     second_factor,
     security,
@@ -32,9 +33,10 @@ from node.console.facts import NodeFacts
 from node.console.pages import Pages
 from node.console.shell import Frame, Notes
 from node.console.templates import open_environment
-from node.egress import EgressPolicy
 from node.private import PrivateListener
 from node.settings import Settings
+from node.shop import Shop
+from node.signals import read_signals
 from node.treasury.treasury import Treasury
 
 
@@ -50,24 +52,32 @@ class Controls:
     alerts: Alerts
     courier: Courier
     treasury: Treasury
+    shop: Shop
 
 
 def build_controls(
-    settings: Settings, facts: NodeFacts, keys: Keys, alerts: Alerts, treasury: Treasury
+    settings: Settings,
+    facts: NodeFacts,
+    keys: Keys,
+    alerts: Alerts,
+    treasury: Treasury,
+    shop: Shop,
 ) -> Controls:
     """Services from settings, keys and books; nothing runs yet."""
     engine = treasury.engine
     accounts = Accounts(engine, keys.seal, keys.unseal)
     name = NodeName(settings.network, facts.address, settings.console_url)
-    egress = EgressPolicy(settings.allowed_hosts)
-    courier = build_courier(alerts, keys.unseal, lambda: egress, name)
-    return Controls(engine, settings, settings.chain, facts, accounts, alerts, courier, treasury)
+    courier = build_courier(alerts, keys.unseal, lambda: shop.egress, name)
+    return Controls(
+        engine, settings, settings.chain, facts, accounts, alerts, courier, treasury, shop
+    )
 
 
 def page_modules(controls: Controls) -> list[Pages]:
     """Every page of the console, in the order of the sidebar."""
     return [
-        dashboard.pages(controls.engine, lambda: controls.treasury.purse.balances, controls.facts),
+        dashboard.pages(_dashboard_sources(controls)),
+        calls.pages(controls.engine),
         sign_in.pages(controls.accounts),
         setup.pages(controls.accounts, controls.network, controls.facts),
         account.pages(controls.accounts),
@@ -77,6 +87,18 @@ def page_modules(controls: Controls) -> list[Pages]:
         audit.pages(controls.accounts),
         appearance.pages(controls.accounts),
     ]
+
+
+def _dashboard_sources(controls: Controls) -> dashboard.Sources:
+    engine, treasury = controls.engine, controls.treasury
+    return dashboard.Sources(
+        engine,
+        controls.network,
+        controls.facts.address,
+        controls.facts.gateway_url,
+        lambda: treasury.purse.balances,
+        lambda now: read_signals(engine, treasury.guard, now),
+    )
 
 
 def endpoint_modules(controls: Controls) -> list[Endpoints]:

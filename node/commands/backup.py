@@ -26,11 +26,10 @@ from finance.money import Usdc
 from finance.selling.claim_policy import ClaimPolicy
 from node.accounts.audit import COMMAND
 from node.commands.frame import open_database, read_settings, require_wallet, unlock
-from node.commands.output import Json, show_facts, show_rows, wants_json
+from node.commands.output import Json, format_time, show_facts, show_rows, wants_json
 from node.errors import AlreadyRunning, PassphraseMissing
 from node.lock import hold_data_dir, running_node
 from node.settings import Settings
-from node.usage.kpis import format_time
 from node.vault import records
 from node.vault.restore import (
     OLD_NODE,

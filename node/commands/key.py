@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from node.commands.frame import open_database, read_settings, require_wallet
-from node.commands.output import Json, show_facts, show_rows
+from node.commands.output import Json, format_time, show_facts, show_rows
 from node.lock import running_node
 from node.usage.keys import create_key, list_keys, revoke_key
-from node.usage.kpis import format_time
 
 app = typer.Typer(help="Secrets for the apps that buy through this node.", no_args_is_help=True)
 

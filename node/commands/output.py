@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -65,3 +66,8 @@ def _text(value: Any) -> str:
             return ", ".join(str(part) for part in value)
         case _:
             return str(value)
+
+
+def format_time(at_seconds: int) -> str:
+    """A moment in UTC, e.g. `2026-11-21 10:45:00 UTC`."""
+    return datetime.fromtimestamp(at_seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

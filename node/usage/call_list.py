@@ -35,7 +35,7 @@ from node.usage.windows import snapshot
 SLOTS_AT_ONCE = 200
 CSV_ROWS = 500
 
-_AT_MS = re.compile("[0-9]{1,15}")
+_CURSOR = re.compile("([0-9]{1,15})-([!-~]{1,80})")
 
 
 class Outcome(StrEnum):
@@ -66,8 +66,8 @@ class Cursor:
     @classmethod
     def parse(cls, text: str) -> Self | None:
         """None for what is no cursor of ours: the list begins anew."""
-        at_ms, _, id_ = text.partition("-")
-        return cls(int(at_ms), id_) if _AT_MS.fullmatch(at_ms) and id_ else None
+        found = _CURSOR.fullmatch(text)
+        return cls(int(found[1]), found[2]) if found else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """`serving_paused`: paid serving was stopped because the balance is low.
-    `days_since_backup`: None when there never was one; only looked at when it is overdue."""
+    """`serving_paused`: paid serving stands still because a balance is low, `paused_by_hand`:
+    because somebody wanted it. `days_without_backup` counts from the last good backup, or
+    from the first start while there is none (`ever_backed_up`)."""
 
     serving_paused: bool = False
+    paused_by_hand: bool = False
     backup_overdue: bool = False
-    days_since_backup: int | None = None
+    days_without_backup: int = 0
+    ever_backed_up: bool = False
 
 
-ReadSignals = Callable[[], Signals]
+# Takes the present in Unix seconds; may block for a look into the database.
+ReadSignals = Callable[[int], Signals]

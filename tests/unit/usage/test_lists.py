@@ -89,7 +89,7 @@ def test_calls_of_one_millisecond_are_neither_lost_nor_repeated(migrated_engine:
         assert len(seen) == len(set(seen)) == count
 
 
-@pytest.mark.parametrize("text", ["", "-", "x-y", "12", "-3-a", "9" * 40 + "-a", "１２-a"])
+@pytest.mark.parametrize("text", ["", "-", "x-y", "12", "-3-a", "9" * 40 + "-a", "１２-a", "1-\0"])
 def test_a_cursor_that_is_none_begins_anew(text: str) -> None:
     assert Cursor.parse(text) is None
 
