@@ -14,6 +14,10 @@ from node.accounts.service import Accounts
 from node.alerts.alerts import Alerts
 from node.alerts.courier import Courier, build_courier
 from node.alerts.wording import NodeName
+from node.api import accounts as api_accounts
+from node.api import audit as api_audit
+from node.api import second_factor as api_second_factor
+from node.api import tokens as api_tokens
 from node.api.app import create_api
 from node.api.routing import Endpoints
 from node.console import (
@@ -103,7 +107,13 @@ def _dashboard_sources(controls: Controls) -> dashboard.Sources:
 
 def endpoint_modules(controls: Controls) -> list[Endpoints]:
     """Every endpoint of the JSON API."""
-    return []
+    accounts = controls.accounts
+    return [
+        api_accounts.endpoints(accounts),
+        api_second_factor.endpoints(accounts),
+        api_tokens.endpoints(accounts),
+        api_audit.endpoints(accounts),
+    ]
 
 
 def build_console(controls: Controls) -> FastAPI:

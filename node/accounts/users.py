@@ -15,9 +15,9 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, text, u
 from sqlmodel import col
 
 from node.accounts import attempts
-from node.accounts.access import Role
+from node.accounts.access import Identity, Role
 from node.accounts.audit import Actor, record
-from node.accounts.errors import AccountInvalid, AccountUnknown
+from node.accounts.errors import AccountInvalid, AccountUnknown, Forbidden
 from node.accounts.models import SetupCode, User
 from node.accounts.sessions import end_sessions_of
 from node.accounts.totp import remove_factor
@@ -25,7 +25,9 @@ from node.db.engine import writer
 
 THEMES: Final = ("system", "light", "dark")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{1,39}")
-_EMAIL: Final = re.compile(r"[^\s@<>\"',;:\\()\[\]]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
+_EMAIL: Final = re.compile(
+    r"[^\s\x00-\x1f\x7f@<>\"',;:\\()\[\]]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+"
+)
 _USERS_LOCK: Final = 0x75736572  # "user": PostgreSQL counts admins one change at a time
 
 
@@ -148,6 +150,14 @@ def find_user(engine: Engine, name: str) -> UserView:
     if row is None:
         raise AccountUnknown(f"There is no user {name!r}. See: farebox user list")
     return _view(row)
+
+
+def require_full_rights(engine: Engine, identity: Identity) -> None:
+    """A token of a lesser role may look at its maker's account, not change it (blocking).
+
+    Raises Forbidden."""
+    if read_user(engine, identity.user_id).role is not identity.role:
+        raise Forbidden("This token has not its maker's role: it cannot change the account.")
 
 
 def change_role(engine: Engine, user_id: str, role: Role, actor: Actor, now: int) -> None:
