@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, case, delete, insert, select, update
+from sqlalchemy import Connection, Engine, case, delete, func, insert, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
@@ -19,6 +19,8 @@ from catalog.errors import ListingExists, ListingUnknown
 from catalog.models import Listing, ListingHealth, ListingMode, ListingOrigin, RoutePrice, Sample
 
 Seal = Callable[[bytes], str]
+
+_NEWEST = 64
 
 
 def new_listing_id() -> str:
@@ -117,16 +119,19 @@ def read_listing(connection: Connection, listing_id: str) -> tuple[Listing, tupl
     return Listing(**row), routes
 
 
-def read_listings(engine: Engine) -> list[tuple[Listing, tuple[RoutePrice, ...]]]:
-    """Every listing with its prices, by name."""
+def read_listings(
+    engine: Engine, origin: ListingOrigin | None = None
+) -> list[tuple[Listing, tuple[RoutePrice, ...]]]:
+    """Every listing (of one origin) with its prices, by name."""
+    ours = true() if origin is None else col(Listing.origin) == origin
+    ids = select(col(Listing.id)).where(ours)
     with engine.connect() as connection:
-        listings = connection.execute(select(Listing).order_by(col(Listing.name))).mappings()
-        prices = connection.execute(select(RoutePrice)).mappings().all()
-        routes = [RoutePrice(**row) for row in prices]
-        return [
-            (Listing(**row), tuple(route for route in routes if route.listing_id == row["id"]))
-            for row in listings
-        ]
+        listings = connection.execute(select(Listing).where(ours).order_by(col(Listing.name)))
+        prices = connection.execute(select(RoutePrice).where(col(RoutePrice.listing_id).in_(ids)))
+        routes: dict[str, list[RoutePrice]] = {}
+        for row in prices.mappings():
+            routes.setdefault(row["listing_id"], []).append(RoutePrice(**row))
+        return [(Listing(**row), tuple(routes.get(row["id"], ()))) for row in listings.mappings()]
 
 
 def read_samples(engine: Engine) -> list[Sample]:
@@ -137,11 +142,19 @@ def read_samples(engine: Engine) -> list[Sample]:
         return [Sample(**row) for row in connection.execute(statement).mappings()]
 
 
-def catalog_version(engine: Engine) -> tuple[tuple[str, int], ...]:
-    """Differs whenever a listing was added, changed or removed."""
-    statement = select(col(Listing.id), col(Listing.updated_at)).order_by(col(Listing.id))
+def catalog_version(engine: Engine) -> tuple[object, ...]:
+    """Differs whenever a listing was added, changed or removed.
+
+    A change makes `updated_at` grow. It is asked for every second and there may be ten
+    thousand listings, so sums over an index stand for them, and ids for the newest: one
+    that was removed and one that was added within the same second have equal sums.
+    """
+    known = col(Listing.updated_at)
+    sums = select(func.count(), func.coalesce(func.sum(known), 0)).select_from(Listing)
+    newest = select(col(Listing.id)).order_by(known.desc(), col(Listing.id)).limit(_NEWEST)
     with engine.connect() as connection:
-        return tuple((row[0], row[1]) for row in connection.execute(statement))
+        count, total = connection.execute(sums).one()
+        return int(count), int(total), *connection.scalars(newest)
 
 
 def credential_values(credential: DraftCredential, seal: Seal) -> dict[str, str]:

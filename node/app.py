@@ -42,6 +42,10 @@ from node.parts import Parts, build_parts
 from node.server import Server, bind, make_server
 from node.settings import Bind, Settings
 from node.usage.events import Severity, event
+from node.vault.before import upgrade_with_backup
+from node.vault.build import PendingRestore
+from node.vault.restore import swap
+from node.vault.restored import mark_stale
 
 DRAIN_SECONDS = 20
 CLAIM_SECONDS = 60

@@ -42,6 +42,7 @@ from node.settings import Settings
 from node.shop import Shop
 from node.signals import read_signals
 from node.treasury.treasury import Treasury
+from node.vault.build import VaultParts
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Controls:
     courier: Courier
     treasury: Treasury
     shop: Shop
+    backups: VaultParts
 
 
 def build_controls(
@@ -66,6 +68,7 @@ def build_controls(
     alerts: Alerts,
     treasury: Treasury,
     shop: Shop,
+    backups: VaultParts,
 ) -> Controls:
     """Services from settings, keys and books; nothing runs yet."""
     engine = treasury.engine
@@ -73,7 +76,16 @@ def build_controls(
     name = NodeName(settings.network, facts.address, settings.console_url)
     courier = build_courier(alerts, keys.unseal, lambda: shop.egress, name)
     return Controls(
-        engine, settings, settings.chain, facts, accounts, alerts, courier, treasury, shop
+        engine,
+        settings,
+        settings.chain,
+        facts,
+        accounts,
+        alerts,
+        courier,
+        treasury,
+        shop,
+        backups,
     )
 
 
@@ -83,7 +95,9 @@ def page_modules(controls: Controls) -> list[Pages]:
         dashboard.pages(_dashboard_sources(controls)),
         calls.pages(controls.engine),
         sign_in.pages(controls.accounts),
-        setup.pages(controls.accounts, controls.network, controls.facts),
+        setup.pages(
+            controls.accounts, controls.network, controls.facts, controls.backups.vault
+        ),
         account.pages(controls.accounts),
         second_factor.pages(controls.accounts),
         users.pages(controls.accounts),

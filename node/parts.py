@@ -30,6 +30,8 @@ from node.gateway.ports import Seller
 from node.private import PrivateListener
 from node.proxy.app import Proxy
 from node.settings import Settings
+from node.shop import Shop, build_shop
+from node.vault.build import VaultParts, build_vault
 from node.treasury.treasury import Treasury, build_treasury
 
 
@@ -69,6 +71,8 @@ class Parts:
     private: PrivateListener
     controls: Controls
     treasury: Treasury
+    shop: Shop
+    backups: VaultParts
     ready: Readiness
 
 
@@ -99,6 +103,7 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
     network, ready = settings.chain, Readiness()
     money, alerts = build_money(network, keys, engine), Alerts(engine)
     treasury = build_treasury(money.journal, money.rpc, money.sender, network, alerts)
+    egress = EgressPolicy(settings.allowed_hosts)
     seller = Seller(
         sale=_sale(settings, network, keys),
         store=money.journal,
@@ -106,22 +111,29 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         checks=ChainChecks(money.rpc),
         settlement=money.settlement,
         refunds=money.refunds,
-        egress=EgressPolicy(settings.allowed_hosts),
+        egress=egress,
         unseal=keys.unseal,
         claim_soon=money.claims.claim_soon,
         paused=treasury.guard.paused,
         ready=ready,
     )
-    proxy = Proxy(money.journal, keys, network, money.rpc, settings.allowed_hosts)
-    controls = build_controls(settings, _facts(settings, keys), keys, alerts, treasury)
+    proxy = Proxy(money.journal, keys, network, money.rpc, egress=egress)
+    gateway = Gateway(seller)
+    shop = build_shop(settings, network, engine, alerts, egress, proxy, gateway)
+    backups = build_vault(settings, keys, money.journal, money.rpc, money.claims, alerts)
+    controls = build_controls(
+        settings, _facts(settings, keys), keys, alerts, treasury, shop, backups
+    )
     return Parts(
         settings=settings,
         money=money,
-        gateway=Gateway(seller),
+        gateway=gateway,
         proxy=proxy,
         private=build_private(controls, proxy),  # type: ignore[arg-type]
         controls=controls,
         treasury=treasury,
+        shop=shop,
+        backups=backups,
         ready=ready,
     )
 
