@@ -35,7 +35,7 @@ async def read_balances(
 ) -> Balances:
     """Read chain and books. Raises ChainError when the chain cannot be asked."""
     usdc, eth = await read_wallet(rpc, network, wallet, block)
-    in_channels, unclaimed = await asyncio.to_thread(_in_books, engine, network.chain_id)
+    in_channels, unclaimed = await asyncio.to_thread(money_in_books, engine, network.chain_id)
     return Balances(usdc, eth, Usdc(in_channels), Usdc(unclaimed))
 
 
@@ -58,7 +58,8 @@ async def read_wallet(
     return Usdc(int.from_bytes(answers[0], "big")), Wei(answers[1])
 
 
-def _in_books(engine: Engine, chain_id: int) -> tuple[int, int]:
+def money_in_books(engine: Engine, chain_id: int) -> tuple[int, int]:
+    """(in channels, unclaimed) in atoms, as in Balances; asks no chain (blocking)."""
     left = func.sum(col(BuyerChannel.balance_atoms) - col(BuyerChannel.charged_atoms))
     bought = select(left).where(
         col(BuyerChannel.chain_id) == chain_id,

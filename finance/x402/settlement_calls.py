@@ -55,6 +55,16 @@ def refund_calldata(config: ChannelConfig, amount: int, nonce: int, signature: b
     return calldata("refundWithSignature", types, _tuple(config), amount, nonce, signature)
 
 
+def initiate_withdraw_calldata(config: ChannelConfig, amount: int) -> bytes:
+    """`initiateWithdraw`: the payer announces that it takes money back."""
+    return calldata("initiateWithdraw", (_CONFIG, "uint128"), _tuple(config), amount)
+
+
+def finalize_withdraw_calldata(config: ChannelConfig) -> bytes:
+    """`finalizeWithdraw`: once the delay is over, the money goes to the payer."""
+    return calldata("finalizeWithdraw", (_CONFIG,), _tuple(config))
+
+
 def settle_calldata(receiver: bytes, token: bytes) -> bytes:
     """`settle`: claimed money to the receiver's wallet."""
     return calldata("settle", ("address", "address"), receiver, token)
