@@ -16,6 +16,10 @@ from node.alerts.courier import Courier, build_courier
 from node.alerts.wording import NodeName
 from node.api import accounts as api_accounts
 from node.api import audit as api_audit
+from node.api import calls as api_calls
+from node.api import dashboard as api_dashboard
+from node.api import events as api_events
+from node.api import notifications as api_notifications
 from node.api import second_factor as api_second_factor
 from node.api import tokens as api_tokens
 from node.api.app import create_api
@@ -26,11 +30,14 @@ from node.console import (
     audit,
     calls,
     dashboard,
+    email,
+    notifications,
     second_factor,
     security,
     setup,
     sign_in,
     users,
+    webhook,
 )
 from node.console.app import create_console
 from node.console.facts import NodeFacts
@@ -42,6 +49,7 @@ from node.settings import Settings
 from node.shop import Shop
 from node.signals import read_signals
 from node.treasury.treasury import Treasury
+from node.usage.dashboard import Sources
 from node.vault.build import VaultParts
 
 
@@ -92,28 +100,32 @@ def build_controls(
 def page_modules(controls: Controls) -> list[Pages]:
     """Every page of the console, in the order of the sidebar."""
     return [
-        dashboard.pages(_dashboard_sources(controls)),
+        dashboard.pages(_sources(controls)),
         calls.pages(controls.engine),
         sign_in.pages(controls.accounts),
-        setup.pages(
-            controls.accounts, controls.network, controls.facts, controls.backups.vault
-        ),
+        setup.pages(controls.accounts, controls.network, controls.facts, controls.backups.vault),
         account.pages(controls.accounts),
         second_factor.pages(controls.accounts),
         users.pages(controls.accounts),
         security.pages(controls.accounts, controls.settings.console_url),
         audit.pages(controls.accounts),
         appearance.pages(controls.accounts),
+        notifications.pages(controls.alerts),
+        notifications.rule_pages(controls.alerts),
+        email.pages(controls.courier, controls.accounts.seal),
+        webhook.pages(controls.courier, controls.accounts.seal),
     ]
 
 
-def _dashboard_sources(controls: Controls) -> dashboard.Sources:
+def _sources(controls: Controls) -> Sources:
     engine, treasury = controls.engine, controls.treasury
-    return dashboard.Sources(
+    facts = controls.facts
+    return Sources(
         engine,
         controls.network,
-        controls.facts.address,
-        controls.facts.gateway_url,
+        facts.address,
+        facts.gateway_url,
+        facts.started_at,
         lambda: treasury.purse.balances,
         lambda now: read_signals(engine, treasury.guard, now),
     )
@@ -123,10 +135,14 @@ def endpoint_modules(controls: Controls) -> list[Endpoints]:
     """Every endpoint of the JSON API."""
     accounts = controls.accounts
     return [
+        api_dashboard.endpoints(_sources(controls)),
+        api_calls.endpoints(controls.engine),
+        api_events.endpoints(controls.engine),
         api_accounts.endpoints(accounts),
         api_second_factor.endpoints(accounts),
         api_tokens.endpoints(accounts),
         api_audit.endpoints(accounts),
+        *api_notifications.endpoints(controls.alerts, controls.courier, accounts.seal),
     ]
 
 

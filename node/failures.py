@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from backups.errors import (
+    BackupBusy,
+    BackupError,
+    BackupUnknown,
+    ChoiceInvalid,
+    PasswordWrong,
+)
 from catalog.errors import (
     CatalogError,
     DraftIncomplete,
@@ -23,9 +30,23 @@ from node.accounts.errors import (
     SignInRefused,
     SignInRequired,
 )
+from node.alerts.errors import (
+    AlertsError,
+    AlertsInvalid,
+    DeliveryUnknown,
+    NotConfigured,
+    NotificationUnknown,
+)
 from node.errors import NodeError
 
-DOMAIN_ERRORS: Final = (AccountsError, CatalogError, FinanceError, NodeError)
+DOMAIN_ERRORS: Final = (
+    AccountsError,
+    AlertsError,
+    BackupError,
+    CatalogError,
+    FinanceError,
+    NodeError,
+)
 
 # The most particular class first. What is not here is a 500: a case nobody thought of.
 _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
@@ -33,6 +54,15 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (SignInRefused, 403),
     (Forbidden, 403),
     (AccountUnknown, 404),
+    (NotificationUnknown, 404),
+    (DeliveryUnknown, 404),
+    (AlertsInvalid, 422),
+    (NotConfigured, 409),
+    (BackupUnknown, 404),
+    (ChoiceInvalid, 422),
+    (PasswordWrong, 422),
+    (BackupBusy, 409),
+    (BackupError, 409),
     (AccountInvalid, 422),
     (ListingUnknown, 404),
     (ListingExists, 409),

@@ -1,13 +1,15 @@
-"""What operators choose about notifications: rules, mail server, webhook."""
+"""What operators choose about notifications: rules, mail server, webhook; and how it stands."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
+from sqlalchemy import Engine
 
 from node.alerts.rules import ABOUT, Level, Rule, Severity
-from node.preferences import Preference
+from node.preferences import Preference, read_preference
 
 
 class RuleChoice(msgspec.Struct, frozen=True):
@@ -54,3 +56,74 @@ class WebhookSettings(Preference, frozen=True, tag="webhook"):
 
     url: str = ""
     secret_sealed: str = ""  # signs each post
+
+
+@dataclass(frozen=True, slots=True)
+class RuleView:
+    """One rule, and how it speaks now."""
+
+    rule: Rule
+    label: str
+    meaning: str
+    level: Level
+    severity: Severity
+
+
+@dataclass(frozen=True, slots=True)
+class RulesView:
+    """All rules. `notify_resolved`: that an incident ended is told as well."""
+
+    items: tuple[RuleView, ...]
+    notify_resolved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EmailView:
+    """The mail server without its password; an empty `host`: mail stays in the mailbox."""
+
+    host: str
+    port: int
+    security: MailSecurity
+    user: str
+    password_set: bool
+    sender: str
+    recipients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookView:
+    """The webhook without its secret; an empty `url`: nothing is posted."""
+
+    url: str
+    secret_set: bool
+
+
+def read_rules(engine: Engine) -> RulesView:
+    """As they stand (blocking)."""
+    chosen = read_preference(engine, AlertRules)
+    items = tuple(
+        RuleView(rule, ABOUT[rule].label, ABOUT[rule].meaning, choice.level, choice.severity)
+        for rule in Rule
+        for choice in (chosen.of(rule),)
+    )
+    return RulesView(items, chosen.notify_resolved)
+
+
+def read_email(engine: Engine) -> EmailView:
+    """As it stands (blocking)."""
+    chosen = read_preference(engine, EmailSettings)
+    return EmailView(
+        chosen.host,
+        chosen.port,
+        chosen.security,
+        chosen.user,
+        bool(chosen.password_sealed),
+        chosen.sender,
+        chosen.recipients,
+    )
+
+
+def read_webhook(engine: Engine) -> WebhookView:
+    """As it stands (blocking)."""
+    chosen = read_preference(engine, WebhookSettings)
+    return WebhookView(chosen.url, bool(chosen.secret_sealed))

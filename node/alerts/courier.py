@@ -46,7 +46,7 @@ class Courier:
         node: NodeName,
         clock: Callable[[], float],
     ) -> None:
-        self._engine = engine
+        self.engine = engine
         self._wake = wake
         self._mailer = mailer
         self._webhook = webhook
@@ -70,16 +70,16 @@ class Courier:
 
     async def deliver_due(self) -> int:
         """One round: all that is due, side by side; how many were tried."""
-        claimed = await asyncio.to_thread(claim_due, self._engine, self._now())
+        claimed = await asyncio.to_thread(claim_due, self.engine, self._now())
         await asyncio.gather(*(self._deliver(each) for each in claimed))
         return len(claimed)
 
     async def deliver_now(self, delivery_id: str) -> DeliveryView:
         """Try this one at once (a test), and say what came of it."""
-        claimed = await asyncio.to_thread(claim_one, self._engine, delivery_id, self._now())
+        claimed = await asyncio.to_thread(claim_one, self.engine, delivery_id, self._now())
         if claimed is not None:
             await self._deliver(claimed)
-        return await asyncio.to_thread(read_delivery, self._engine, delivery_id)
+        return await asyncio.to_thread(read_delivery, self.engine, delivery_id)
 
     async def _deliver(self, claimed: Claimed) -> None:
         try:
@@ -92,7 +92,7 @@ class Courier:
         except WalletError:
             why = "The stored password or secret cannot be decrypted. Enter it again."
             outcome = Outcome(DeliveryState.FAILED, error=why)
-        await asyncio.to_thread(record_outcome, self._engine, claimed, outcome, self._now())
+        await asyncio.to_thread(record_outcome, self.engine, claimed, outcome, self._now())
 
     async def _attempt(self, claimed: Claimed) -> Outcome:
         incident = await asyncio.to_thread(self._incident, claimed)
@@ -111,7 +111,7 @@ class Courier:
     def _incident(self, claimed: Claimed) -> NotificationView | None:
         if claimed.kind is DeliveryKind.TEST or claimed.notification_id is None:
             return None
-        return read_notification(self._engine, claimed.notification_id)
+        return read_notification(self.engine, claimed.notification_id)
 
     def _now(self) -> int:
         return int(self._clock())

@@ -119,7 +119,9 @@ def record_outcome(engine: Engine, claimed: Claimed, outcome: Outcome, now: int)
     """Store what came of it; nothing if the lease was lost to a later attempt (blocking)."""
     state, again = outcome.state, None
     if state is DeliveryState.FAILED:
-        again = retry_at(claimed.attempt, now)
+        # Whoever asked for a test sees what came of it, and asks again.
+        test = claimed.kind is DeliveryKind.TEST
+        again = None if test else retry_at(claimed.attempt, now)
         state = DeliveryState.FAILED if again is not None else DeliveryState.GIVEN_UP
     done = state in (DeliveryState.SENT, DeliveryState.KEPT)
     statement = (

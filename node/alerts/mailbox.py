@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -83,6 +84,14 @@ def list_mail(engine: Engine, page: int) -> MailPage:
         statement = select(Mail.__table__).order_by(col(Mail.id).desc())  # type: ignore[attr-defined]
         rows = connection.execute(statement.limit(PER_PAGE).offset((page - 1) * PER_PAGE))
         return MailPage(tuple(_record(row) for row in rows.mappings()), total, page, pages)
+
+
+def export_mail(engine: Engine) -> Iterator[MailRecord]:
+    """The whole mailbox, newest first, a page in memory at a time."""
+    page = list_mail(engine, 1)
+    yield from page.items
+    for number in range(2, page.pages + 1):
+        yield from list_mail(engine, number).items
 
 
 def read_mail(engine: Engine, mail_id: int) -> MailRecord:

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Engine, Select, func, select
 from sqlmodel import col
 
 from node.alerts.errors import NotificationUnknown
-from node.alerts.models import Delivery, Notification, NotificationState
+from node.alerts.models import Channel, Delivery, Notification, NotificationState
 from node.alerts.rules import Rule
 
 PER_PAGE = 30
@@ -73,6 +73,14 @@ class DeliveryView:
 
 
 @dataclass(frozen=True, slots=True)
+class DeliveryFilter:
+    """Which deliveries; None: all."""
+
+    channel: Channel | None = None
+    notification_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryPage:
     """One page, newest first; `pages` is at least 1."""
 
@@ -113,7 +121,8 @@ def list_notifications(engine: Engine, which: NotificationFilter, page: int) -> 
     conditions = _conditions(which)
     total = _total(engine, conditions)
     page, pages = clamp_page(total, page)
-    rows = _rows(engine, select(*_NOTIFICATION).where(*conditions), col(Notification.id), page)
+    statement = select(*_NOTIFICATION).where(*conditions)
+    rows = _rows(engine, statement, (col(Notification.id),), page)
     return NotificationPage(tuple(NotificationView(**row) for row in rows), total, page, pages)
 
 
@@ -133,14 +142,32 @@ def export_notifications(engine: Engine, which: NotificationFilter) -> Iterator[
         before = found[-1].id
 
 
-def list_deliveries(engine: Engine, page: int, notification_id: int | None = None) -> DeliveryPage:
-    """A page of deliveries, of one notification or of all (blocking)."""
-    chosen = () if notification_id is None else (col(Delivery.notification_id) == notification_id,)
+def list_deliveries(engine: Engine, which: DeliveryFilter, page: int) -> DeliveryPage:
+    """A page of what the filter shows; pages past the end are the last one (blocking)."""
+    chosen = _chosen(which)
     with engine.connect() as connection:
         total = connection.scalar(select(func.count()).select_from(Delivery).where(*chosen)) or 0
     page, pages = clamp_page(total, page)
-    rows = _rows(engine, select(*_DELIVERY).where(*chosen), col(Delivery.created_at), page)
+    statement = select(*_DELIVERY).where(*chosen)
+    rows = _rows(engine, statement, (col(Delivery.created_at), col(Delivery.id)), page)
     return DeliveryPage(tuple(DeliveryView(**row) for row in rows), total, page, pages)
+
+
+def export_deliveries(engine: Engine, which: DeliveryFilter) -> Iterator[DeliveryView]:
+    """All that the filter shows, newest first, a page in memory at a time."""
+    page = list_deliveries(engine, which, 1)
+    yield from page.items
+    for number in range(2, page.pages + 1):
+        yield from list_deliveries(engine, which, number).items
+
+
+def _chosen(which: DeliveryFilter) -> list[ColumnElement[bool]]:
+    chosen: list[ColumnElement[bool]] = []
+    if which.channel is not None:
+        chosen.append(col(Delivery.channel) == which.channel.value)
+    if which.notification_id is not None:
+        chosen.append(col(Delivery.notification_id) == which.notification_id)
+    return chosen
 
 
 def clamp_page(total: int, page: int) -> tuple[int, int]:
@@ -149,8 +176,11 @@ def clamp_page(total: int, page: int) -> tuple[int, int]:
     return min(max(page, 1), pages), pages
 
 
-def _rows(engine: Engine, statement: Select[Any], newest: Any, page: int) -> list[dict[str, Any]]:
-    ordered = statement.order_by(newest.desc()).limit(PER_PAGE).offset((page - 1) * PER_PAGE)
+def _rows(
+    engine: Engine, statement: Select[Any], newest: tuple[Any, ...], page: int
+) -> list[dict[str, Any]]:
+    ordered = statement.order_by(*(each.desc() for each in newest))
+    ordered = ordered.limit(PER_PAGE).offset((page - 1) * PER_PAGE)
     with engine.connect() as connection:
         return [dict(row) for row in connection.execute(ordered).mappings()]
 

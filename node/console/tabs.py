@@ -31,12 +31,24 @@ class TabLink:
 TABS: Final = (
     Tab("dashboard", "Dashboard", "/", Permission.SEE_DASHBOARD),
     Tab(
+        "notifications",
+        "Notifications",
+        "/notifications",
+        Permission.SEE_NOTIFICATIONS,
+        (
+            Tab("list", "List", "/notifications", Permission.SEE_NOTIFICATIONS),
+            Tab("rules", "Rules", "/notifications/rules", Permission.CONFIGURE),
+        ),
+    ),
+    Tab(
         "settings",
         "Settings",
         "/settings",
         Permission.OWN_ACCOUNT,
         (
             Tab("users", "Users", "/settings/users", Permission.MANAGE_USERS),
+            Tab("email", "Email", "/settings/email", Permission.CONFIGURE),
+            Tab("webhook", "Webhook", "/settings/webhook", Permission.CONFIGURE),
             Tab("security", "Security", "/settings/security", Permission.MANAGE_KEYS),
             Tab("appearance", "Appearance", "/settings/appearance", Permission.OWN_ACCOUNT),
             Tab("audit", "Audit log", "/settings/audit", Permission.SEE_AUDIT),

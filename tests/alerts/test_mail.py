@@ -14,7 +14,7 @@ from node.alerts.configure import EmailChange, queue_test, save_email
 from node.alerts.errors import AlertsInvalid
 from node.alerts.mailbox import MOST_KEPT, list_mail
 from node.alerts.models import Channel
-from node.alerts.reading import DeliveryView, list_deliveries
+from node.alerts.reading import DeliveryFilter, DeliveryView, list_deliveries
 from node.alerts.rules import Level, Rule, Severity
 from tests.alerts.certificates import make_certificate
 from tests.alerts.post_office import PostOffice
@@ -27,6 +27,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiri
 async def send_test(world: World) -> DeliveryView:
     delivery_id = queue_test(world.engine, Channel.EMAIL, ADMIN, world.now)
     return await world.courier.deliver_now(delivery_id)
+
+
+def states(world: World) -> list[str]:
+    """Of all deliveries."""
+    return [each.state for each in list_deliveries(world.engine, DeliveryFilter(), 1).items]
 
 
 async def test_incident_arrives_by_mail_when_it_begins_and_when_it_ends(
@@ -47,7 +52,10 @@ async def test_incident_arrives_by_mail_when_it_begins_and_when_it_ends(
     assert text is not None and html is not None
     assert "http://127.0.0.1:8400/notifications/1" in text.get_content()
     assert 'href="http://127.0.0.1:8400/notifications/1"' in html.get_content()
-    assert [each.state for each in list_deliveries(world.engine, 1).items] == ["sent", "sent"]
+    assert [each.state for each in list_deliveries(world.engine, DeliveryFilter(), 1).items] == [
+        "sent",
+        "sent",
+    ]
 
 
 async def test_without_a_server_mail_lies_in_the_local_mailbox(world: World) -> None:
@@ -56,7 +64,9 @@ async def test_without_a_server_mail_lies_in_the_local_mailbox(world: World) -> 
     [mail] = list_mail(world.engine, 1).items
     assert (mail.state, mail.recipients) == ("kept", ())
     assert "Gas is low." in mail.text and "Gas is low." in mail.html
-    assert [each.state for each in list_deliveries(world.engine, 1).items] == ["kept"]
+    assert [each.state for each in list_deliveries(world.engine, DeliveryFilter(), 1).items] == [
+        "kept"
+    ]
 
 
 async def test_sign_in_with_the_stored_password(world: World) -> None:
@@ -70,7 +80,7 @@ async def test_wrong_password_says_so_and_nothing_is_sent(world: World) -> None:
     with PostOffice("node", "open sesame") as office:
         world.use_mail(office.port, user="node", password="close sesame")
         delivery = await send_test(world)
-        assert (delivery.state, delivery.response_status) == ("failed", 535)
+        assert (delivery.state, delivery.response_status) == ("given_up", 535)
         assert delivery.last_error == "The mail server refused the user name or the password."
         assert office.letters == []
     assert list_mail(world.engine, 1).items[0].state == "failed"
@@ -80,7 +90,7 @@ async def test_server_without_starttls_gets_neither_mail_nor_password(world: Wor
     with PostOffice() as office:
         world.use_mail(office.port, MailSecurity.STARTTLS, user="node", password="open sesame")
         delivery = await send_test(world)
-        assert delivery.state == "failed" and "STARTTLS" in delivery.last_error
+        assert delivery.state == "given_up" and "STARTTLS" in delivery.last_error
         assert office.letters == []
 
 
@@ -92,7 +102,7 @@ async def test_mail_travels_encrypted_to_a_server_that_is_known(
     with PostOffice(tls=context, tls_at_once=security is MailSecurity.TLS) as office:
         world.use_mail(office.port, security)
         refused = await send_test(world)
-        assert refused.state == "failed" and "certificate is not valid" in refused.last_error
+        assert refused.state == "given_up" and "certificate is not valid" in refused.last_error
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         assert (await send_test(world)).state == "sent"
         assert office.encrypted == [True]
@@ -128,7 +138,7 @@ async def test_all_recipients_refused_is_a_failure(world: World, post_office: Po
     post_office.refused = {"ops@example.org"}
     world.use_mail(post_office.port)
     delivery = await send_test(world)
-    assert delivery.state == "failed" and "no such mailbox" in delivery.last_error
+    assert delivery.state == "given_up" and "no such mailbox" in delivery.last_error
 
 
 async def test_names_of_strangers_cannot_add_headers_or_markup(

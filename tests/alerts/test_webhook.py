@@ -15,7 +15,7 @@ from node.alerts.configure import queue_test, rotate_secret, save_webhook
 from node.alerts.deliveries import LEASE_SECONDS, RETRY_SECONDS, claim_due
 from node.alerts.errors import AlertsInvalid, NotConfigured
 from node.alerts.models import Channel
-from node.alerts.reading import DeliveryView, list_deliveries
+from node.alerts.reading import DeliveryFilter, DeliveryView, list_deliveries
 from node.alerts.rules import Level, Rule
 from tests.alerts.post_office import Received, Receiver
 from tests.alerts.world import ADMIN, World
@@ -31,7 +31,7 @@ def verify(received: Received, secret: str, now: int) -> None:
 
 
 def deliveries(world: World) -> list[DeliveryView]:
-    return list(list_deliveries(world.engine, 1).items)
+    return list(list_deliveries(world.engine, DeliveryFilter(), 1).items)
 
 
 async def raise_one(world: World) -> None:
