@@ -30,6 +30,7 @@ from finance.selling.channel_watch import ChannelWatch
 from finance.selling.claim_policy import Reason
 from finance.store import Batch
 from finance.wallet.signer import Keys
+from node.accounts.setup import issue_code
 from node.chaincheck import require_chain
 from node.changes import follow_changes
 from node.db.engine import open_engine
@@ -42,10 +43,6 @@ from node.parts import Parts, build_parts
 from node.server import Server, bind, make_server
 from node.settings import Bind, Settings
 from node.usage.events import Severity, event
-from node.vault.before import upgrade_with_backup
-from node.vault.build import PendingRestore
-from node.vault.restore import swap
-from node.vault.restored import mark_stale
 
 DRAIN_SECONDS = 20
 CLAIM_SECONDS = 60
@@ -255,7 +252,15 @@ class Node:
         )
         self._parts.ready.serving = True
         _log.info("gateway %s, console %s", settings.gateway_url, settings.console_url)
+        await self._invite_to_setup()
         await self._note("node_started", "info", "The node started.")
+
+    async def _invite_to_setup(self) -> None:
+        """While nobody can sign in: the address that makes the admin, also from elsewhere."""
+        engine = self._parts.money.journal.engine
+        code = await asyncio.to_thread(issue_code, engine, int(time.time()))
+        if code is not None:
+            _log.warning("Setup: %s/setup?code=%s", self._parts.settings.console_url, code)
 
     async def _claim_what_is_owed(self) -> None:
         """Before shutdown, within bounded time; what is not claimed now is at the next start."""

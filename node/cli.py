@@ -17,7 +17,8 @@ from rich.console import Console
 from backups.errors import BackupError, FolderUnusable, WorkerDied
 from catalog.errors import CatalogError
 from finance.errors import ChainError, FinanceError
-from node.commands import backup, key, listing, wallet
+from node.accounts.errors import AccountsError
+from node.commands import backup, key, listing, user, wallet
 from node.commands.call import call
 from node.commands.demo import demo
 from node.commands.node import database, devchain, init, status, up
@@ -35,6 +36,7 @@ for command in (init, up, status, call, reconcile, devchain, demo):
 app.add_typer(wallet.app, name="wallet")
 app.add_typer(listing.app, name="listing")
 app.add_typer(key.app, name="key")
+app.add_typer(user.app, name="user")
 app.add_typer(database, name="db")
 app.add_typer(backup.app, name="backup")
 
@@ -55,7 +57,7 @@ def main() -> None:
     """Run the command line; the only place that turns errors into exit codes."""
     try:
         app()
-    except (NodeError, BackupError, CatalogError, FinanceError) as error:
+    except (NodeError, AccountsError, BackupError, CatalogError, FinanceError) as error:
         Console(stderr=True).print(
             f"farebox: {error}", highlight=False, markup=False, soft_wrap=True
         )
@@ -64,7 +66,9 @@ def main() -> None:
         sys.exit(130)
 
 
-def exit_code(error: NodeError | BackupError | CatalogError | FinanceError) -> int:
+def exit_code(
+    error: NodeError | AccountsError | BackupError | CatalogError | FinanceError,
+) -> int:
     """What the process ends with for an error it could name."""
     match error:
         case NodeError():
