@@ -28,8 +28,6 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{1,39}")
 _EMAIL: Final = re.compile(
     r"[^\s\x00-\x1f\x7f@<>\"',;:\\()\[\]]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+"
 )
-    r"[^\s\x00-\x1f\x7f@<>\"',;:\\()\[\]]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+"
-)
 _USERS_LOCK: Final = 0x75736572  # "user": PostgreSQL counts admins one change at a time
 
 
