@@ -13,11 +13,15 @@ from backups.errors import (
     PasswordWrong,
 )
 from catalog.errors import (
+    AddressInvalid,
     CatalogError,
     DraftIncomplete,
     ListingExists,
     ListingInvalid,
     ListingUnknown,
+    PeerExists,
+    PeerInvalid,
+    PeerUnknown,
     SampleInvalid,
     UpstreamFailed,
 )
@@ -38,6 +42,7 @@ from node.alerts.errors import (
     NotificationUnknown,
 )
 from node.errors import NodeError
+from node.market.network import HostsInvalid
 
 DOMAIN_ERRORS: Final = (
     AccountsError,
@@ -68,6 +73,11 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (ListingExists, 409),
     (ListingInvalid, 422),
     (SampleInvalid, 422),
+    (AddressInvalid, 422),
+    (HostsInvalid, 422),
+    (PeerInvalid, 422),
+    (PeerExists, 409),
+    (PeerUnknown, 404),
     (UpstreamFailed, 409),
     (DraftIncomplete, 409),
     (AmountInvalid, 422),

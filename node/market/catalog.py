@@ -18,7 +18,6 @@ from catalog.editing import read_listing
 from catalog.errors import ListingUnknown
 from catalog.listings import PricedListing, compile_listing
 from catalog.models import Listing, ListingMode, ListingOrigin, RoutePrice, Sample
-from catalog.peers import PeerState, read_peers
 from catalog.remote import change_mode, remove_remote
 from catalog.search import Found, find_one
 from catalog.search_index import refresh_index
@@ -131,11 +130,6 @@ def _take_out(engine: Engine, actor: Actor, listing_id: str, now: int) -> None:
         was = {"name": listing.name, "base_url": listing.base_url}
         record(connection, actor, "catalog.remove", listing_id, now, was)
     refresh_index(writer(engine))
-
-
-def list_peers(engine: Engine) -> tuple[PeerState, ...]:
-    with engine.connect() as connection:
-        return read_peers(connection)
 
 
 def compiled(engine: Engine, listing_id: str) -> tuple[Listing, PricedListing]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from catalog.errors import CatalogError
 from node.preferences import Preference
 
 SYNC_MINUTES = (15, 30, 60, 180, 360, 720, 1440)
@@ -19,10 +20,14 @@ class NetworkChoices(Preference, frozen=True, tag="network"):
     extra_hosts: tuple[str, ...] = ()
 
 
-class HostsInvalid(ValueError):
-    """A host that cannot be allowed; the text says which."""
+class HostsInvalid(CatalogError):
+    """A choice that cannot be accepted; the text says which."""
 
-    field = "hosts"
+    code = "network_choice_invalid"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 def parse_hosts(text: str) -> tuple[str, ...]:
@@ -30,7 +35,9 @@ def parse_hosts(text: str) -> tuple[str, ...]:
     hosts = [each.strip().lower() for each in re.split(r"[\s,]+", text) if each.strip()]
     for host in hosts:
         if not _HOST.fullmatch(host):
-            raise HostsInvalid(f"{host[:80]!r} is no host or host:port, e.g. 10.0.0.5:8402.")
+            raise HostsInvalid(
+                "hosts", f"{host[:80]!r} is no host or host:port, e.g. 10.0.0.5:8402."
+            )
     if len(hosts) > MAX_HOSTS:
-        raise HostsInvalid(f"At most {MAX_HOSTS} hosts.")
+        raise HostsInvalid("hosts", f"At most {MAX_HOSTS} hosts.")
     return tuple(dict.fromkeys(hosts))
