@@ -14,7 +14,7 @@ import pyrage
 from backups.errors import BackupDamaged, ChoiceInvalid, PasswordWrong
 from backups.header import BackupKey
 
-MIN_PASSWORD = 10
+MIN_PASSWORD = 12
 _MAC_LABEL = b"farebox backup manifest 1\0"
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from backups import postgres, sqlite
 from backups.archive import Progress, Small, describe, write_archive
+from backups.bucket import Bucket
 from backups.errors import BackupBusy, CheckFailed, FolderUnusable
 from backups.folder import hold_folder, place, require_space, unusable, work_folder
 from backups.header import BackupKey
@@ -101,8 +102,29 @@ class Extract(msgspec.Struct, frozen=True, kw_only=True, tag="extract"):
 
     path: str
     into: str
-    password: str
     only: str
+    identity: str = ""
+    password: str = ""
+
+
+class Upload(msgspec.Struct, frozen=True, kw_only=True, tag="upload"):
+    """Put a file into a bucket under `key` and read it back."""
+
+    bucket: Bucket
+    key: str
+    path: str
+    sha256: str
+
+
+class Forget(msgspec.Struct, frozen=True, kw_only=True, tag="forget"):
+    """Remove what is in a bucket under `key`."""
+
+    bucket: Bucket
+    key: str
+
+
+class Done(msgspec.Struct, frozen=True):
+    """There is no more to say."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,8 +137,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     remark: str = ""
 
 
-Request = MakeKey | Create | Check | Look | Extract
-Result = MadeKey | Outcome
+Request = MakeKey | Create | Check | Look | Extract | Upload | Forget
+Result = MadeKey | Outcome | Done
 
 
 def perform(request: Request, progress: Progress) -> Result:
@@ -136,8 +158,21 @@ def perform(request: Request, progress: Progress) -> Result:
                 return Outcome(manifest=read_manifest(path, identity), size=path.stat().st_size)
             case Extract():
                 return _extract(request, progress)
+            case Upload() | Forget():
+                return _store(request, progress)
     except OSError as error:
         raise unusable(_where(request), error) from None
+
+
+def _store(request: Upload | Forget, progress: Progress) -> Done:
+    from backups import s3  # boto3 is large: loaded only by a process that needs it
+
+    if isinstance(request, Upload):
+        path = Path(request.path)
+        s3.put(request.bucket, request.key, path, request.sha256, progress)
+    else:
+        s3.remove(request.bucket, request.key)
+    return Done()
 
 
 def _where(request: Request) -> Path:
@@ -148,7 +183,7 @@ def _where(request: Request) -> Path:
             return Path(request.work)
         case Extract():
             return Path(request.into)
-        case Look():
+        case Look() | Upload():
             return Path(request.path)
         case _:
             return Path.cwd()
@@ -265,7 +300,7 @@ def _check(request: Check, progress: Progress) -> Outcome:
 
 def _extract(request: Extract, progress: Progress) -> Outcome:
     path, into = Path(request.path), Path(request.into)
-    identity = open_key(open_front(path), request.password)
+    identity = request.identity or open_key(open_front(path), request.password)
     room = _accept_room(into)
 
     def accept(manifest: Manifest) -> None:

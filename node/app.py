@@ -24,6 +24,7 @@ from sqlalchemy import Engine
 from catalog.editing import read_listings, read_samples
 from catalog.listings import PricedListing, compile_listings
 from catalog.models import ListingOrigin
+from finance.buying.channels import Channel
 from finance.chain.watcher import SeenEvent, Watcher
 from finance.errors import FinanceError
 from finance.selling.channel_watch import ChannelWatch
@@ -36,17 +37,21 @@ from node.changes import follow_changes
 from node.db.engine import open_engine
 from node.db.migrations import upgrade
 from node.jobs import alerts as alert_jobs
-from node.jobs import claim, mirror, sync, thresholds, totals, withdrawals
+from node.jobs import backup, claim, mirror, sync, thresholds, totals, withdrawals
 from node.jobs.runner import Jobs
 from node.lock import DataDirLock, hold_data_dir
 from node.parts import Parts, build_parts
 from node.server import Server, bind, make_server
 from node.settings import Bind, Settings
 from node.usage.events import Severity, event
+from node.vault.before import upgrade_with_backup
+from node.vault.restore import Staged, swap
+from node.vault.restored import mark_stale
 
 DRAIN_SECONDS = 20
 CLAIM_SECONDS = 60
 LOOK_SECONDS = 5
+RESTORED_SECONDS = 60
 
 _log = logging.getLogger("farebox")
 
@@ -57,14 +62,29 @@ def run(settings: Settings, keys: Keys) -> None:
     with hold_data_dir(settings.data_dir) as lock:
         engine = open_engine(settings.database)
         try:
-            upgrade(engine)
+            upgrade_with_backup(engine, settings, keys)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_run(settings, keys, engine, lock))
+                staged = runner.run(_run(settings, keys, engine, lock))
         finally:
             engine.dispose()
+        if staged is not None:
+            _swap_in(staged, settings)
 
 
-async def _run(settings: Settings, keys: Keys, engine: Engine, lock: DataDirLock) -> None:
+def _swap_in(staged: Staged, settings: Settings) -> None:
+    """The wizard's restore takes effect once nothing has the old directory open."""
+    kept = swap(staged, settings.data_dir)
+    _log.warning(
+        "restored from a backup; the old data directory is kept in %s. Start the node again, with"
+        " the passphrase of the restored wallet: farebox up",
+        kept or "no place: it was empty",
+    )
+
+
+async def _run(
+    settings: Settings, keys: Keys, engine: Engine, lock: DataDirLock
+) -> Staged | None:
+    """Returns a data directory that is to take this one's place, if a restore left one."""
     await require_chain(settings.chain)
     with (
         bind(settings.gateway, "FAREBOX_GATEWAY_BIND") as gateway_socket,
@@ -76,9 +96,11 @@ async def _run(settings: Settings, keys: Keys, engine: Engine, lock: DataDirLock
                 "console_bind": _bound(settings.console, console_socket),
             }
         )
-        node = Node(build_parts(settings, keys, engine), keys, lock)
+        parts = build_parts(settings, keys, engine)
+        node = Node(parts, keys, lock)
         _spare_the_collector()
         await node.run(gateway_socket, console_socket)
+        return parts.backups.pending.staged
 
 
 def _spare_the_collector() -> None:
@@ -124,6 +146,9 @@ class Node:
     async def run(self, gateway_socket: socket.socket, console_socket: socket.socket) -> None:
         """Serve until asked to stop."""
         self._follow_signals()
+        backups = self._parts.backups
+        backups.pending.ask = self._stop.set
+        await asyncio.to_thread(backups.prepare, int(time.time()))
         async with AsyncExitStack() as stack:
             await self._start_money(stack)
             await self._start_apps(stack)
@@ -151,21 +176,37 @@ class Node:
         await self._look_at_channels()
 
     async def _look_at_channels(self) -> None:
-        """What the chain knows better than a restored backup, before a voucher is admitted.
+        """What the chain knows better than older books, before a voucher is admitted.
 
-        Without an endpoint the books must do: vouchers need none.
+        Without an endpoint the books must do: vouchers need none. Only books that come from a
+        backup are not believed before the chain was asked.
         """
-        try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                await self._parts.money.mirror.refresh(int(time.time()), max_age_seconds=0)
-        except (FinanceError, TimeoutError) as error:
-            _log.warning("channels could not be looked at before the start: %r", error)
+        restored = (await asyncio.to_thread(self._parts.backups.after.read)).unchecked
+        seconds = RESTORED_SECONDS if restored else LOOK_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._parts.money.mirror.refresh(int(time.time()), max_age_seconds=0)
+                return
+            except (FinanceError, TimeoutError) as error:
+                _log.warning("channels could not be looked at before the start: %r", error)
+            if not restored or self._stop.is_set():
+                return
+            _log.warning("restored books are not served from before that; trying again")
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _start_apps(self, stack: AsyncExitStack) -> None:
         gateway, proxy = self._parts.gateway, self._parts.proxy
         await self._start(stack, gateway.start, gateway.stop)
         await self._start(stack, proxy.start, proxy.stop)
+        if (await asyncio.to_thread(self._parts.backups.after.read)).unchecked:
+            mark_stale(self._paying_channels())
         await self._take_over_changes()
+
+    def _paying_channels(self) -> list[Channel]:
+        """Every channel this node pays through."""
+        pools = self._parts.proxy.buyer.pools.sellers.values()
+        return [channel for pool in pools for channel in pool.channels]
 
     async def _start(
         self,
@@ -198,8 +239,13 @@ class Node:
         guard = self._parts.treasury.guard
         jobs.every(thresholds.EVERY_SECONDS, "thresholds", thresholds.threshold_job(guard))
         jobs.every(sync.EVERY_SECONDS, "sync", sync.sync_job(self._parts.shop.sync))
+        backups = self._parts.backups
+        jobs.every(backup.EVERY_SECONDS, "backup", backup.backup_job(backups.upkeep))
+        watch = backup.wallet_job(backups.after, self._paying_channels)
+        jobs.every(backup.WALLET_SECONDS, "wallet", watch)
         jobs.start()
         stack.callback(jobs.stop)
+        stack.push_async_callback(backups.vault.stop)
 
     def _background(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=name)

@@ -10,10 +10,11 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import Engine
 
@@ -46,12 +47,6 @@ LINK = "/settings/backup"
 _log = logging.getLogger(__name__)
 
 
-class Copies(Protocol):
-    """Takes a good backup elsewhere: S3, mail. Failures are recorded, not raised."""
-
-    async def send(self, backup: BackupView) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Working:
     """What is being done now: `what` is create, verify or test; `stage` with bytes or pages
@@ -67,8 +62,8 @@ class Working:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The node around its backups. Without `claims` what is owed stays open; without `rpc`
-    the chain's height is not noted. `claims_now` does both for a command beside a node."""
+    """The node around its backups. Without `claims` what is owed stays open, without `rpc`
+    the chain's height is not noted, without `alarm` nobody is told."""
 
     settings: Settings
     engine: Engine
@@ -86,7 +81,7 @@ class Vault:
         self.engine = around.engine
         self._clock = clock
         self.working: Working | None = None
-        self.after: list[Callable[[BackupView], Any]] = []
+        self.after: list[Callable[[BackupView], Awaitable[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     # The password
@@ -120,7 +115,7 @@ class Vault:
         """Begin a backup and return its id; its row and `working` tell how it goes on.
         Raises BackupBusy, NoBackupKey."""
         backup_id = await self._begin(reason, actor)
-        self._go_on(self._create(backup_id, reason))
+        self.background(self._create(backup_id, reason))
         return backup_id
 
     async def stop(self) -> None:
@@ -129,14 +124,25 @@ class Vault:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _go_on(self, work: Any) -> None:
+    @asynccontextmanager
+    async def at_work(self, what: str, backup_id: str) -> AsyncIterator[None]:
+        """Be the one piece of work for the block. Raises BackupBusy."""
+        self.require_idle()
+        self.working = Working(what, backup_id, self.now())
+        try:
+            yield
+        finally:
+            self.working = None
+
+    def background(self, work: Coroutine[Any, Any, object]) -> None:
+        """Have it done without waiting; what fails is in its row and in the log."""
         task = asyncio.get_running_loop().create_task(_unheard(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _begin(self, reason: str, actor: Actor) -> str:
         self.require_idle()
-        now, backup_id = int(self._clock()), secrets.token_hex(16)
+        now, backup_id = self.now(), secrets.token_hex(16)
         self.working = Working("create", backup_id, now)
         try:
             stored = await asyncio.to_thread(records.current_key, self.engine)
@@ -187,7 +193,7 @@ class Vault:
         return await run_task(request, Outcome, self.report)
 
     async def _succeeded(self, backup_id: str, outcome: Outcome, remark: str, began: float) -> None:
-        now, owed = int(self._clock()), outcome.manifest.owed_atoms
+        now, owed = self.now(), outcome.manifest.owed_atoms
         if owed and not remark:
             remark = f"{Usdc(owed)} USDC was owed and not claimed yet when it was taken."
         values = {
@@ -200,7 +206,7 @@ class Vault:
             "manifest": records.manifest_text(outcome.manifest),
             "remark": " ".join(filter(None, (remark, outcome.remark))),
         }
-        await asyncio.to_thread(lambda: records.change(self.engine, backup_id, **values))
+        await asyncio.to_thread(records.change, self.engine, backup_id, **values)
         if self.around.alarm is not None:
             await self.around.alarm.resolve(Rule.BACKUP_FAILED, "")
             await self.around.alarm.resolve(Rule.BACKUP_OVERDUE, "")
@@ -219,11 +225,11 @@ class Vault:
                 why = f"It ended with {type(error).__name__}; the node's log says more."
         values = {
             "state": BackupState.FAILED,
-            "finished_at": int(self._clock()),
+            "finished_at": self.now(),
             "took_ms": int((time.monotonic() - began) * 1000),
             "error": why,
         }
-        await asyncio.to_thread(lambda: records.change(self.engine, backup_id, **values))
+        await asyncio.to_thread(records.change, self.engine, backup_id, **values)
         if self.around.alarm is not None and not isinstance(error, asyncio.CancelledError):
             message = f"A backup failed: {why}"
             await self.around.alarm.raise_(Rule.BACKUP_FAILED, "", message, LINK)
@@ -258,6 +264,10 @@ class Vault:
 
     # Telling
 
+    def now(self) -> int:
+        """Unix seconds."""
+        return int(self._clock())
+
     def require_idle(self) -> None:
         """Raises BackupBusy while something is being done."""
         if self.working is not None:
@@ -281,7 +291,7 @@ class Vault:
         return overdue(now, started, records.last_good_at(self.engine), days)
 
 
-async def _unheard(work: Any) -> None:
+async def _unheard(work: Coroutine[Any, Any, object]) -> None:
     """What fails is in its row and in the alarm; nobody waits for it."""
     try:
         await work

@@ -60,6 +60,11 @@ def script_directory() -> ScriptDirectory:
     return ScriptDirectory(str(Path(__file__).parent))
 
 
+def head_revision() -> str:
+    """The newest schema this version knows."""
+    return script_directory().get_current_head() or ""
+
+
 def revision_of(engine: Engine) -> str | None:
     """The schema the database is at; None for an empty one."""
     with engine.connect() as connection:

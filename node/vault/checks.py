@@ -1,0 +1,113 @@
+"""Looking at backups again: on request, and once a week by a restore into a temporary place."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from sqlalchemy import func, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from backups.client import run_task
+from backups.errors import BackupDamaged, BackupError, CheckFailed, FolderUnusable, NotABackup
+from backups.folder import work_folder
+from backups.manifest import Manifest
+from backups.models import BackupState
+from backups.tasks import Check, Extract, Outcome, Postgres
+from node.db.engine import open_engine
+from node.db.migrations import metadata, upgrade
+from node.vault import records
+from node.vault.records import BackupView
+from node.vault.service import Vault
+from node.vault.source import database_of
+
+_NOT_GOOD = (BackupDamaged, CheckFailed, NotABackup)
+
+
+async def verify(vault: Vault, backup_id: str) -> BackupView:
+    """Open a backup again and check every byte; its row then says what came of it.
+
+    Raises BackupUnknown, BackupBusy, FolderUnusable.
+    """
+    async with vault.at_work("verify", backup_id):
+        backup = await _existing(vault, backup_id)
+        identity = await asyncio.to_thread(vault.identity_of, backup.recipient)
+        request = Check(path=str(backup.path), work=str(backup.path.parent), identity=identity)
+        try:
+            outcome = await run_task(request, Outcome, vault.report)
+        except _NOT_GOOD as error:
+            await _change(vault, backup_id, state=BackupState.DAMAGED, error=str(error))
+        else:
+            values = {"verified_at": vault.now(), "state": BackupState.GOOD, "error": ""}
+            await _change(vault, backup_id, **values, remark=outcome.remark or backup.remark)
+    return await asyncio.to_thread(records.read_backup, vault.engine, backup_id)
+
+
+async def test_restore(vault: Vault, backup_id: str) -> BackupView:
+    """Make a whole data directory of a backup in a temporary place, bring its database to this
+    version's schema and read every table; the row says how it went. Raises as `verify`."""
+    async with vault.at_work("test", backup_id):
+        backup = await _existing(vault, backup_id)
+        assert backup.manifest is not None
+        try:
+            await _try(vault, backup)
+        except (BackupError, SQLAlchemyError) as error:
+            why = str(error)
+            await _change(vault, backup_id, tested_at=vault.now(), test_error=why)
+            if isinstance(error, _NOT_GOOD):
+                await _change(vault, backup_id, state=BackupState.DAMAGED, error=why)
+        else:
+            await _change(vault, backup_id, tested_at=vault.now(), test_error="")
+    return await asyncio.to_thread(records.read_backup, vault.engine, backup_id)
+
+
+async def _try(vault: Vault, backup: BackupView) -> None:
+    identity = await asyncio.to_thread(vault.identity_of, backup.recipient)
+    folder = backup.path.parent
+    if backup.manifest is not None and backup.manifest.database == "postgres":
+        database = database_of(vault.around.settings)
+        server = database.conninfo if isinstance(database, Postgres) else None
+        request = Check(
+            path=str(backup.path), work=str(folder), identity=identity, server=server, full=True
+        )
+        outcome = await run_task(request, Outcome, vault.report)
+        if outcome.remark:
+            raise FolderUnusable(outcome.remark)
+        return
+    with work_folder(folder) as place:
+        extract = Extract(path=str(backup.path), into=str(place), only=backup.id, identity=identity)
+        manifest = (await run_task(extract, Outcome, vault.report)).manifest
+        vault.report("opening", 0, 0)
+        await asyncio.to_thread(_open_books, place, manifest, vault.around.keys.wallet.address)
+
+
+def _open_books(place: Path, manifest: Manifest, wallet: str) -> None:
+    """As a node that was restored would: newest schema, every table, the right wallet."""
+    if not (place / "keys" / "wallet.json").exists() or manifest.wallet.lower() != wallet.lower():
+        raise CheckFailed("This backup does not hold this node's wallet.")
+    database = place / manifest.database_member.name
+    engine = open_engine(make_url("sqlite://").set(database=str(database)).render_as_string())
+    try:
+        upgrade(engine)
+        with engine.connect() as connection:
+            for table in metadata().sorted_tables:
+                connection.execute(select(table).limit(1)).all()
+            for name in ("seller_channel", "buyer_channel", "listing"):
+                found = connection.scalar(select(func.count()).select_from(metadata().tables[name]))
+                if found != manifest.counts.get(name, 0):
+                    raise CheckFailed(f"The restored table {name} does not hold all its rows.")
+    finally:
+        engine.dispose()
+
+
+async def _existing(vault: Vault, backup_id: str) -> BackupView:
+    backup = await asyncio.to_thread(records.read_backup, vault.engine, backup_id)
+    if not await asyncio.to_thread(backup.path.is_file):
+        await _change(vault, backup_id, state=BackupState.MISSING)
+        raise FolderUnusable(f"{backup.path} is not there any more.")
+    return backup
+
+
+async def _change(vault: Vault, backup_id: str, **values: object) -> None:
+    await asyncio.to_thread(records.change, vault.engine, backup_id, **values)

@@ -1,0 +1,119 @@
+"""Copies of a good backup elsewhere: S3-compatible storage and mail.
+
+The local file is good whatever becomes of them; a failure stands in the history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import Engine
+
+from backups.bucket import Bucket
+from backups.client import run_task
+from backups.errors import BackupError
+from backups.models import CopyState
+from backups.tasks import Done, Forget, Upload
+from node.preferences import read_preference
+from node.vault import records
+from node.vault.choices import BackupChoices, S3Choices
+from node.vault.records import BackupView
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A backup as mail: subject, text, and the file."""
+
+    subject: str
+    text: str
+    name: str
+    content: bytes
+
+
+class Post(Protocol):
+    """Sends a parcel to whoever Settings > Email names; a sentence when it could not."""
+
+    async def __call__(self, parcel: Parcel) -> str: ...
+
+
+class Copies:
+    """Sends copies, and removes those in the bucket that the rule lets go."""
+
+    def __init__(
+        self, engine: Engine, unseal: Callable[[str], bytes], post: Post | None = None
+    ) -> None:
+        self._engine = engine
+        self._unseal = unseal
+        self._post = post
+
+    async def send(self, backup: BackupView) -> bool:
+        """To each place the operator chose; whether all of them have it."""
+        return all([await self._upload(backup), await self._mail(backup)])
+
+    async def forget(self, backup: BackupView) -> None:
+        """Remove its copy from the bucket."""
+        choices = await asyncio.to_thread(read_preference, self._engine, S3Choices)
+        if backup.s3_state is not CopyState.SENT or not choices.bucket:
+            return
+        try:
+            await run_task(Forget(bucket=self._bucket(choices), key=backup.s3_key), Done)
+        except BackupError as error:
+            await self._note(backup, s3_error=str(error))
+            _log.warning("%s stays in the storage: %s", backup.s3_key, error)
+        else:
+            await self._note(backup, s3_state=CopyState.REMOVED, s3_error="")
+
+    async def _upload(self, backup: BackupView) -> bool:
+        choices = await asyncio.to_thread(read_preference, self._engine, S3Choices)
+        if not choices.bucket:
+            return True
+        key = f"{choices.prefix}{backup.name}"
+        request = Upload(
+            bucket=self._bucket(choices), key=key, path=str(backup.path), sha256=backup.sha256
+        )
+        try:
+            await run_task(request, Done)
+        except BackupError as error:
+            await self._note(backup, s3_state=CopyState.FAILED, s3_error=str(error))
+            return False
+        await self._note(backup, s3_state=CopyState.SENT, s3_key=key, s3_error="")
+        return True
+
+    async def _mail(self, backup: BackupView) -> bool:
+        choices = await asyncio.to_thread(read_preference, self._engine, BackupChoices)
+        if not choices.mail or self._post is None:
+            return True
+        if backup.size_bytes > choices.mail_most_mb * 1_000_000:
+            why = f"It is larger than {choices.mail_most_mb} MB and was not mailed."
+            await self._note(backup, mail_state=CopyState.SKIPPED, mail_error=why)
+            return True
+        content = await asyncio.to_thread(backup.path.read_bytes)
+        text = (
+            "The attached file is an encrypted backup of your Farebox node, opened again and"
+            " checked after it was written. It opens with the backup password:\n\n"
+            f"    farebox backup restore {backup.name}\n\nSHA-256: {backup.sha256}\n"
+        )
+        parcel = Parcel(f"Backup {backup.name}", text, backup.name, content)
+        if why := await self._post(parcel):
+            await self._note(backup, mail_state=CopyState.FAILED, mail_error=why)
+            return False
+        await self._note(backup, mail_state=CopyState.SENT, mail_error="")
+        return True
+
+    def _bucket(self, choices: S3Choices) -> Bucket:
+        return Bucket(
+            endpoint_url=choices.endpoint_url,
+            region=choices.region,
+            name=choices.bucket,
+            access_key_id=choices.access_key_id,
+            secret_key=self._unseal(choices.secret_key_sealed).decode(),
+        )
+
+    async def _note(self, backup: BackupView, **values: Any) -> None:
+        await asyncio.to_thread(records.change, self._engine, backup.id, **values)

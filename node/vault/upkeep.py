@@ -1,0 +1,132 @@
+"""What backups need by the clock: the schedule, the rule for keeping, the weekly test
+restore, and the warning that one is overdue. Every run is harmless twice."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from backups.errors import BackupBusy, BackupError, NoBackupKey
+from backups.models import BackupState
+from backups.retention import superfluous
+from backups.schedule import backup_due, test_due
+from node.alerts.rules import Rule
+from node.preferences import read_preference
+from node.vault import records
+from node.vault.checks import test_restore
+from node.vault.choices import BackupChoices
+from node.vault.copies import Copies
+from node.vault.records import BackupView
+from node.vault.service import LINK, Vault
+
+_log = logging.getLogger(__name__)
+
+
+class Upkeep:
+    """Looks after the backups of one node."""
+
+    def __init__(self, vault: Vault, copies: Copies) -> None:
+        self._vault = vault
+        self._copies = copies
+        vault.after.append(self.send)
+        vault.after.append(self.prune)
+
+    async def run(self, now: int) -> None:
+        """Everything that is due."""
+        await self._mark_missing()
+        await self._warn(now)
+        if self._vault.working is not None:
+            return
+        with suppress(BackupBusy, NoBackupKey):
+            if await self._due(now):
+                await self._back_up()
+            elif (due := await self._due_test(now)) is not None:
+                await self._test(due)
+
+    async def send(self, backup: BackupView) -> None:
+        """Copies of a new backup; what could not be sent is an incident."""
+        if not await self._copies.send(backup) and self._vault.around.alarm is not None:
+            found = await asyncio.to_thread(records.read_backup, self._vault.engine, backup.id)
+            why = " ".join(filter(None, (found.s3_error, found.mail_error)))
+            message = f"A backup was written, but not copied elsewhere: {why}"
+            await self._vault.around.alarm.raise_(Rule.BACKUP_FAILED, "copies", message, LINK)
+        elif self._vault.around.alarm is not None:
+            await self._vault.around.alarm.resolve(Rule.BACKUP_FAILED, "copies")
+
+    async def prune(self, _new: BackupView) -> None:
+        """Let go what the rule does not keep; the last good one always stays."""
+        engine, now = self._vault.engine, self._vault.now()
+        choices = await asyncio.to_thread(read_preference, engine, BackupChoices)
+        good = await asyncio.to_thread(records.good_backups, engine)
+        gone = superfluous(records.kept_of(good), now, choices.keeping)
+        for backup in good:
+            if backup.id not in gone:
+                continue
+            await self._copies.forget(backup)
+            await asyncio.to_thread(backup.path.unlink, True)
+            await asyncio.to_thread(
+                records.change, engine, backup.id, state=BackupState.REMOVED, removed_at=now
+            )
+
+    async def _back_up(self) -> None:
+        try:
+            await self._vault.back_up_now("scheduled")
+        except (BackupBusy, NoBackupKey):
+            raise
+        except BackupError as error:
+            # It is in the history and in an alarm, and tried again after a while.
+            _log.warning("scheduled backup: %s", error)
+
+    async def _due(self, now: int) -> bool:
+        engine = self._vault.engine
+        every = (await asyncio.to_thread(read_preference, engine, BackupChoices)).every_hours
+        good = await asyncio.to_thread(records.last_good_at, engine)
+        tried = await asyncio.to_thread(records.last_try_at, engine)
+        return backup_due(now, every, good, tried)
+
+    async def _due_test(self, now: int) -> BackupView | None:
+        """The newest good one that is not being looked at for the first time."""
+        engine = self._vault.engine
+        if not test_due(now, await asyncio.to_thread(records.last_test_at, engine)):
+            return None
+        good, _ = await asyncio.to_thread(records.list_backups, engine, 0, 1, True)
+        return good[0] if good else None
+
+    async def _test(self, backup: BackupView) -> None:
+        tested = await test_restore(self._vault, backup.id)
+        alarm = self._vault.around.alarm
+        if alarm is None:
+            return
+        if tested.test_error:
+            message = f"The weekly test restore failed: {tested.test_error}"
+            await alarm.raise_(Rule.BACKUP_FAILED, "test", message, LINK)
+        else:
+            await alarm.resolve(Rule.BACKUP_FAILED, "test")
+
+    async def _mark_missing(self) -> None:
+        engine = self._vault.engine
+        for backup in await asyncio.to_thread(records.good_backups, engine):
+            if not await asyncio.to_thread(backup.path.is_file):
+                await asyncio.to_thread(
+                    records.change,
+                    engine,
+                    backup.id,
+                    state=BackupState.MISSING,
+                    error="Its file is gone.",
+                )
+
+    async def _warn(self, now: int) -> None:
+        alarm = self._vault.around.alarm
+        if alarm is None:
+            return
+        found = await asyncio.to_thread(self._vault.overdue, now)
+        if found.overdue:
+            since = (
+                f"The last backup is {found.days} days old."
+                if found.ever
+                else (f"This node has run for {found.days} days and was never backed up.")
+            )
+            await alarm.raise_(Rule.BACKUP_OVERDUE, "", since, LINK)
+        else:
+            await alarm.resolve(Rule.BACKUP_OVERDUE, "")
