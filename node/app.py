@@ -35,7 +35,6 @@ from node.accounts.setup import issue_code
 from node.chaincheck import require_chain
 from node.changes import follow_changes
 from node.db.engine import open_engine
-from node.db.migrations import upgrade
 from node.jobs import alerts as alert_jobs
 from node.jobs import backup, claim, mirror, sync, thresholds, totals, withdrawals
 from node.jobs.runner import Jobs

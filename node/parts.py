@@ -31,8 +31,8 @@ from node.private import PrivateListener
 from node.proxy.app import Proxy
 from node.settings import Settings
 from node.shop import Shop, build_shop
-from node.vault.build import VaultParts, build_vault
 from node.treasury.treasury import Treasury, build_treasury
+from node.vault.build import VaultParts, build_vault
 
 
 class Readiness:
