@@ -44,9 +44,9 @@ from node.console.facts import NodeFacts
 from node.console.pages import Pages
 from node.console.shell import Frame, Notes
 from node.console.templates import open_environment
+from node.market.shop import Shop
 from node.private import PrivateListener
 from node.settings import Settings
-from node.shop import Shop
 from node.signals import read_signals
 from node.treasury.treasury import Treasury
 from node.usage.dashboard import Sources

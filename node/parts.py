@@ -27,10 +27,11 @@ from node.egress import EgressPolicy
 from node.gateway.app import Gateway
 from node.gateway.match import Sale
 from node.gateway.ports import Seller
+from node.market.shop import Shop
 from node.private import PrivateListener
 from node.proxy.app import Proxy
 from node.settings import Settings
-from node.shop import Shop, build_shop
+from node.shop import build_shop
 from node.treasury.treasury import Treasury, build_treasury
 from node.vault.build import VaultParts, build_vault
 

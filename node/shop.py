@@ -1,8 +1,7 @@
-"""The market's services, joined with the proxy and the gateway that carry their calls."""
+"""Joins the market's services with the proxy and the gateway that carry their calls."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
 import httpx
@@ -12,44 +11,19 @@ from starlette.types import ASGIApp
 from catalog.discovery import Payable
 from catalog.errors import AddressInvalid
 from catalog.samples import SampleRequest
-from catalog.search_index import refresh_index
 from finance.errors import FinanceError
 from finance.networks import Network
 from node.alerts.rules import Alarm
-from node.db.engine import writer
 from node.egress import EgressPolicy
-from node.market.catalog import Reload
-from node.market.network import NetworkChoices
 from node.market.paste import Asked, Paste
 from node.market.peer_reader import PeerReader
+from node.market.shop import Shop
 from node.market.sync import Sync
 from node.market.try_it import Outcome, TryIt
-from node.preferences import read_preference
 from node.proxy.app import Proxy
 from node.proxy.errors import ProxyError
 from node.proxy.tryout import SHOWN_BYTES, Trial, Tried
 from node.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Shop:
-    """What is sold elsewhere, found, added and tried. `reload`: the proxy reads listings anew."""
-
-    engine: Engine
-    settings: Settings
-    network: Network
-    egress: EgressPolicy
-    sync: Sync
-    paste: Paste
-    try_it: TryIt
-    reload: Reload
-
-    async def take_over(self) -> None:
-        """What others changed: hosts that may be reached, and listings for the search."""
-        engine = self.engine
-        choices = await asyncio.to_thread(read_preference, engine, NetworkChoices)
-        self.egress.allow_also(choices.extra_hosts)
-        await asyncio.to_thread(refresh_index, writer(engine))
 
 
 def build_shop(
@@ -69,6 +43,7 @@ def build_shop(
         settings,
         network,
         egress,
+        alarm,
         Sync(engine, reader, payable, alarm, settings.gateway_url),
         Paste(engine, _Probes(proxy), reader, payable, proxy.reload),
         TryIt(engine, _Buys(proxy), _Shows(gateway)),

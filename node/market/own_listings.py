@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, select
 from sqlmodel import col
@@ -153,7 +154,7 @@ def _holds(text: str) -> ColumnElement[bool]:
     return first
 
 
-def _lines(connection: Connection, rows: Sequence[Mapping[str, object]]) -> tuple[OwnListing, ...]:
+def _lines(connection: Connection, rows: Sequence[Any]) -> tuple[OwnListing, ...]:
     ids = [str(row["id"]) for row in rows]
     sums = {each.listing_id: each.sums for each in api_sums(connection, Side.SERVED)}
     health = read_health(connection, ids)
@@ -163,7 +164,7 @@ def _lines(connection: Connection, rows: Sequence[Mapping[str, object]]) -> tupl
 
 
 def _line(
-    row: Mapping[str, object],
+    row: Mapping[str, Any],
     sums: Mapping[str, Sums],
     health: Mapping[str, HealthView],
     prices: Mapping[str, tuple[int, int]],

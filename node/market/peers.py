@@ -68,7 +68,7 @@ def remove(engine: Engine, actor: Actor, peer_id: str, keep: bool, now: int) -> 
 
 async def settle(alarm: Alarm, peer: PeerState) -> None:
     """A peer that is gone or not asked any more cannot be unreachable."""
-    await alarm.resolve(Rule.PEER_UNREACHABLE, peer.name)
+    await alarm.resolve(Rule.PEER_UNREACHABLE, peer.url)
 
 
 def _remove_some(engine: Engine, peer_id: str) -> int:

@@ -162,6 +162,12 @@ def farewell(publisher: Publisher, listing_id: str) -> Farewell:
         )
 
 
+def read_draft_of(publisher: Publisher, listing_id: str) -> Draft:
+    """A listing of ours as it is edited (blocking). Raises ListingUnknown."""
+    with publisher.engine.connect() as connection:
+        return as_draft(*own_listing(connection, listing_id))
+
+
 def own_listing(connection: Connection, listing_id: str) -> tuple[Listing, tuple[RoutePrice, ...]]:
     """A listing that this node sells. Raises ListingUnknown."""
     row, prices = read_listing(connection, listing_id)

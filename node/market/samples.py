@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select
@@ -14,7 +14,7 @@ from sqlmodel import col
 
 from catalog.editing import touch_listing
 from catalog.errors import ListingUnknown, SampleInvalid, UpstreamFailed
-from catalog.listings import PathAmbiguous, split_path
+from catalog.listings import REST, PathAmbiguous, compile_listing, split_path
 from catalog.models import Listing, ListingDraft, Sample
 from catalog.samples import MAX_SAMPLES, Field, SampleRequest, check_request
 from node.accounts.audit import Actor, record
@@ -70,11 +70,9 @@ async def record_samples(
     """
     if not 1 <= len(requests) <= MOST_AT_ONCE:
         raise SampleInvalid(f"Choose one to {MOST_AT_ONCE} operations at a time.")
-    for request in requests:
-        _check(request)
     row = await asyncio.to_thread(_owner, publisher, owner_id)
     upstream, done = publisher.upstream(row), []
-    for request in requests:
+    for request in [_checked(request, row.spec) for request in requests]:
         try:
             fetched = await ask(publisher.egress(), upstream, request, whole=True)
             require_success(fetched, request)
@@ -126,12 +124,18 @@ def values_of(fields: Sequence[Field]) -> dict[tuple[str, str], str]:
     return {(each.place, each.name): each.example for each in fields}
 
 
-def _check(request: SampleRequest) -> None:
+def _checked(request: SampleRequest, spec: str) -> SampleRequest:
+    """With the operation of the specification that it belongs to. Raises SampleInvalid."""
     check_request(request)
+    blank = Listing(id="", slug="", name="", base_url="", spec=spec)
     try:
-        split_path(request.target.partition("?")[0].encode())
+        segments = split_path(request.target.partition("?")[0].encode())
     except PathAmbiguous as error:
         raise SampleInvalid(f"{request.method} {request.template}: {error}") from None
+    route = compile_listing(blank).match(request.method, segments)
+    if route is None or route.template == REST:
+        return replace(request, template=request.target.partition("?")[0])
+    return replace(request, template=route.template)
 
 
 def _owner(publisher: Publisher, owner_id: str) -> Listing | ListingDraft:

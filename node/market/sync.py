@@ -171,9 +171,9 @@ class Sync:
     async def _tell(self, peer: PeerState, report: SyncReport, now: int, by_hand: bool) -> None:
         """An incident while it cannot be read; lines of the event log when there is news."""
         if report.error:
-            await self._alarm.raise_(Rule.PEER_UNREACHABLE, peer.name, report.sentence, PAGE)
+            await self._alarm.raise_(Rule.PEER_UNREACHABLE, peer.url, report.sentence, PAGE)
         else:
-            await self._alarm.resolve(Rule.PEER_UNREACHABLE, peer.name)
+            await self._alarm.resolve(Rule.PEER_UNREACHABLE, peer.url)
         news = report.added or report.changed or report.offline
         if by_hand or news or report.error != peer.error:
             severity: Severity = "warning" if report.error else "info"
