@@ -166,7 +166,6 @@ class Node:
         stack.callback(money.journal.close)
         stack.push_async_callback(money.rpc.close)
         await self._start(stack, money.sender.start, money.sender.stop)
-        await self._parts.treasury.start()
         await self._start(stack, money.settlement.start, money.settlement.stop)
         await self._start(stack, money.refunds.start, money.refunds.stop)
         stack.push_async_callback(self._payers.stop)
@@ -198,6 +197,8 @@ class Node:
         gateway, proxy = self._parts.gateway, self._parts.proxy
         await self._start(stack, gateway.start, gateway.stop)
         await self._start(stack, proxy.start, proxy.stop)
+        treasury = self._parts.treasury
+        await self._start(stack, treasury.start, treasury.stop)
         if (await asyncio.to_thread(self._parts.backups.after.read)).unchecked:
             mark_stale(self._paying_channels())
         await self._take_over_changes()
@@ -235,8 +236,11 @@ class Node:
         jobs.every(claim.EVERY_SECONDS, "claim", claim.claim_job(claims, store))
         jobs.every(totals.EVERY_SECONDS, "totals", totals.totals_job(store.engine))
         alert_jobs.add_all(jobs, alerts, money.rpc)
-        guard = self._parts.treasury.guard
-        jobs.every(thresholds.EVERY_SECONDS, "thresholds", thresholds.threshold_job(guard))
+        treasury = self._parts.treasury
+        looks = thresholds.threshold_job(treasury.guard)
+        jobs.every(thresholds.EVERY_SECONDS, "thresholds", looks)
+        ended = withdrawn.withdrawn_job(treasury.withdrawals, store)
+        jobs.every(withdrawn.EVERY_SECONDS, "withdrawn", ended)
         jobs.every(sync.EVERY_SECONDS, "sync", sync.sync_job(self._parts.shop.sync))
         backups = self._parts.backups
         jobs.every(backup.EVERY_SECONDS, "backup", backup.backup_job(backups.upkeep))
@@ -267,7 +271,7 @@ class Node:
         engine = self._parts.money.journal.engine
         self._parts.gateway.reload(await asyncio.to_thread(_own_listings, engine))
         await self._parts.proxy.reload()
-        await self._parts.treasury.guard.reload()
+        await self._parts.treasury.reload()
         await self._parts.shop.take_over()
 
     async def _serve(self, servers: tuple[tuple[Server, socket.socket], ...]) -> None:

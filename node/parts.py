@@ -17,6 +17,7 @@ from finance.selling.claims import Claims
 from finance.selling.mirror import Mirror
 from finance.selling.refunds import Refunds
 from finance.selling.settlement import Settlement
+from finance.wallet.keystore import Keystore
 from finance.wallet.signer import Keys
 from finance.x402.text import checksum, parse_address
 from node.alerts.alerts import Alerts
@@ -32,7 +33,7 @@ from node.private import PrivateListener
 from node.proxy.app import Proxy
 from node.settings import Settings
 from node.shop import build_shop
-from node.treasury.treasury import Treasury, build_treasury
+from node.treasury.treasury import Treasury, build_treasury, build_watch
 from node.vault.build import VaultParts, build_vault
 
 
@@ -103,7 +104,7 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
     """All of a node; `settings` name the ports really bound."""
     network, ready = settings.chain, Readiness()
     money, alerts = build_money(network, keys, engine), Alerts(engine)
-    treasury = build_treasury(money.journal, money.rpc, money.sender, network, alerts)
+    watch = build_watch(money.journal, money.rpc, network, keys.wallet.address, alerts)
     egress = EgressPolicy(settings.allowed_hosts)
     seller = Seller(
         sale=_sale(settings, network, keys),
@@ -115,13 +116,26 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         egress=egress,
         unseal=keys.unseal,
         claim_soon=money.claims.claim_soon,
-        paused=treasury.guard.paused,
+        paused=watch.guard.paused,
         ready=ready,
     )
     proxy = Proxy(money.journal, keys, network, money.rpc, egress=egress)
     gateway = Gateway(seller)
     shop = build_shop(settings, network, engine, alerts, egress, proxy, gateway)
     backups = build_vault(settings, keys, money.journal, money.rpc, money.claims, alerts)
+    treasury = build_treasury(
+        money.journal,
+        money.rpc,
+        money.sender,
+        network,
+        watch,
+        money.claims,
+        money.channels,
+        money.refunds,
+        proxy.buyer,
+        Keystore(settings.keystore_dir),
+        lambda: EgressPolicy(settings.allowed_hosts),
+    )
     controls = build_controls(
         settings, _facts(settings, keys), keys, alerts, treasury, shop, backups
     )

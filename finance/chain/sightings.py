@@ -17,12 +17,13 @@ from sqlalchemy import Engine, bindparam, insert, select, text, update
 from finance.chain.bookings import next_turns
 from finance.chain.events import SeenEvent, read_args
 from finance.ledger import Account, entry, transfer_key
-from finance.models import BuyerChannel, ChainCursor, ChainEvent, SellerChannel
+from finance.models import BuyerChannel, ChainCursor, ChainEvent, LedgerEntry, SellerChannel
 from finance.store import Batch, Store, Write
 
 _EVENTS = ChainEvent.__table__  # type: ignore[attr-defined]
 _CURSORS = ChainCursor.__table__  # type: ignore[attr-defined]
 _SELLER = SellerChannel.__table__  # type: ignore[attr-defined]
+_LEDGER = LedgerEntry.__table__  # type: ignore[attr-defined]
 _BUYER = BuyerChannel.__table__  # type: ignore[attr-defined]
 
 _INSERT_EVENT = insert(_EVENTS)
@@ -37,6 +38,7 @@ _SET_CURSOR = text(
     " VALUES (:chain_id, :block_number, :block_hash)"
     " ON CONFLICT (chain_id, block_number) DO UPDATE SET block_hash = excluded.block_hash"
 )
+_FORGET_CURSORS = text("DELETE FROM chain_cursor WHERE chain_id = :chain_id")
 _DROP_CURSORS = text(
     "DELETE FROM chain_cursor WHERE chain_id = :chain_id"
     " AND (block_number < :oldest OR block_number > :newest)"
@@ -140,7 +142,8 @@ class Sightings:
         """The first row of the books: what the wallet held after `block_number`."""
         now = int(time.time())
         opening = entry(self.opening_key, Account.WALLET, balance_atoms, now)
-        await self._store.commit(Batch([opening, self._cursor(block_number, block_hash)]))
+        forget = Write(_FORGET_CURSORS, {"chain_id": self._chain_id}, rows=None)
+        await self._store.commit(Batch([opening, forget, self._cursor(block_number, block_hash)]))
 
     async def advance(self, block_number: int, block_hash: str, oldest: int) -> None:
         """All up to this block is booked; hashes below `oldest` and above it are forgotten."""
@@ -170,13 +173,19 @@ class Sightings:
         )
 
     def cursors(self) -> list[tuple[int, str]]:
-        """Blocks read, newest first. Blocks the caller."""
+        """Blocks read for this wallet, newest first. Blocks the caller.
+
+        Those of a wallet that was replaced (`farebox wallet import`) say nothing about this one.
+        """
+        opening = select(_LEDGER.c.id).where(_LEDGER.c.key == self.opening_key)
         query = (
             select(_CURSORS.c.block_number, _CURSORS.c.block_hash)
             .where(_CURSORS.c.chain_id == self._chain_id)
             .order_by(_CURSORS.c.block_number.desc())
         )
         with self._store.engine.connect() as connection:
+            if connection.execute(opening).first() is None:
+                return []
             return [(number, block_hash) for number, block_hash in connection.execute(query)]
 
     def stored(self, first: int, last: int | None = None) -> list[StoredEvent]:
