@@ -30,9 +30,8 @@ from node.usage.call_list import (
     listing_name,
     read_calls,
 )
-from node.usage.dashboard import own_side
+from node.usage.dashboard import busy_side
 from node.usage.models import Side
-from node.usage.windows import snapshot
 
 PATH = "/calls"
 PAGE_CALLS = 50
@@ -108,11 +107,8 @@ def pages(engine: Engine) -> Pages:
 
 def _asked(engine: Engine, query: Mapping[str, str]) -> CallFilter:
     side, listing, outcome = asked_side(query), query.get("listing", ""), query.get("outcome", "")
-    if side is None:
-        with snapshot(engine) as connection:
-            side = own_side(connection)
     return CallFilter(
-        side,
+        side or busy_side(engine),
         listing if _LISTING_ID.fullmatch(listing) else None,
         Outcome(outcome) if outcome in set(Outcome) else Outcome.ALL,
     )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Engine
 from starlette.responses import Response
 
-from finance.networks import Network
 from node.accounts.access import Identity, Permission
 from node.console.breakdown import (
     SIDE_NAMES,
@@ -34,12 +32,10 @@ from node.console.format import Moment, Short, address, moment
 from node.console.pager import link
 from node.console.pages import Pages
 from node.console.visit import Visit
-from node.usage.breakdown import read_breakdown
-from node.usage.dashboard import Dashboard, read_dashboard
+from node.usage.dashboard import Dashboard, Sources, read_breakdown, read_dashboard
 from node.usage.events import EventPage, every_event, read_events
-from node.usage.kpis import Balances
 from node.usage.models import Side
-from node.usage.signals import ReadSignals, Signals
+from node.usage.signals import Signals
 
 REFRESH_SECONDS = 30
 
@@ -79,18 +75,6 @@ class DashboardView:
     refresh_seconds: int
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """Where the page's figures come from; `address` is the wallet's."""
-
-    engine: Engine
-    network: Network
-    address: str
-    gateway_url: str
-    balances: Callable[[], Balances]
-    signals: ReadSignals
-
-
 def pages(sources: Sources) -> Pages:
     """`/`, for buyer or seller by `?side=`, and its tables as files."""
     pages = Pages("dashboard")
@@ -102,8 +86,8 @@ def pages(sources: Sources) -> Pages:
 
     @pages.get("/breakdown.csv", Permission.SEE_DASHBOARD)
     async def breakdown_file(visit: Visit) -> Response:
-        side = asked_side(visit.query) or Side.BOUGHT
-        apis = await asyncio.to_thread(read_breakdown, sources.engine, side)
+        asked = asked_side(visit.query)
+        side, apis = await asyncio.to_thread(read_breakdown, sources.engine, asked)
         lines = breakdown_lines(apis, side, visit.query)
         return visit.csv(f"apis-{SIDE_NAMES[side]}.csv", breakdown_header(side), lines)
 

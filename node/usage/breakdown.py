@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select, union_all
+from sqlalchemy import Connection, func, select, union_all
 from sqlmodel import col
 
 from catalog.models import Listing
 from node.usage.models import CallRollup, CallTotal, Side
-from node.usage.windows import NAMES, Sums, snapshot, sums_of
+from node.usage.windows import NAMES, Sums, sums_of
 
 
 class SortBy(StrEnum):
@@ -36,14 +36,8 @@ class ApiSums:
     sums: Sums
 
 
-def read_breakdown(engine: Engine, side: Side) -> tuple[ApiSums, ...]:
-    """Every API of one side, most calls first (blocking)."""
-    with snapshot(engine) as connection:
-        return api_sums(connection, side)
-
-
 def api_sums(connection: Connection, side: Side) -> tuple[ApiSums, ...]:
-    """The same inside the caller's snapshot."""
+    """Every API of one side, most calls first, inside the caller's snapshot."""
 
     def part(table: type[CallRollup] | type[CallTotal]) -> Any:
         columns = [getattr(table, name) for name in ("listing_id", *NAMES)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
@@ -9,9 +10,12 @@ from sqlalchemy import Connection, Engine, select
 from sqlmodel import col
 
 from catalog.models import Listing, ListingOrigin
+from finance.networks import Network
 from node.usage.breakdown import ApiSums, api_sums
 from node.usage.call_rate import HOUR, HourBucket, hour_buckets, hours_until
+from node.usage.kpis import Balances
 from node.usage.models import CallRollup, CallTotal, Side
+from node.usage.signals import ReadSignals
 from node.usage.windows import (
     Sums,
     add_up,
@@ -25,6 +29,20 @@ from node.usage.windows import (
 
 DAY = 24 * HOUR
 WEEK = 7 * DAY
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the first page's figures come from. `address` is the wallet's; `started_at` is
+    when this process started, Unix seconds."""
+
+    engine: Engine
+    network: Network
+    address: str
+    gateway_url: str
+    started_at: int
+    balances: Callable[[], Balances]
+    signals: ReadSignals
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +99,19 @@ def own_side(connection: Connection) -> Side:
     own = select(col(Listing.id)).where(col(Listing.origin) == ListingOrigin.OWN).limit(1)
     selling = connection.scalar(own) is not None and _was_called(connection, Side.SERVED)
     return Side.SERVED if selling else Side.BOUGHT
+
+
+def busy_side(engine: Engine) -> Side:
+    """The same for those who only need to know the side (blocking)."""
+    with snapshot(engine) as connection:
+        return own_side(connection)
+
+
+def read_breakdown(engine: Engine, side: Side | None) -> tuple[Side, tuple[ApiSums, ...]]:
+    """The APIs alone, the most called first (blocking)."""
+    with snapshot(engine) as connection:
+        shown = side or own_side(connection)
+        return shown, api_sums(connection, shown)
 
 
 _OTHER = {Side.SERVED: Side.BOUGHT, Side.BOUGHT: Side.SERVED}
