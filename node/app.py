@@ -36,7 +36,7 @@ from node.chaincheck import require_chain
 from node.changes import follow_changes
 from node.db.engine import open_engine
 from node.jobs import alerts as alert_jobs
-from node.jobs import backup, claim, mirror, sync, thresholds, totals, withdrawals
+from node.jobs import backup, claim, mirror, sync, thresholds, totals, withdrawals, withdrawn
 from node.jobs.runner import Jobs
 from node.lock import DataDirLock, hold_data_dir
 from node.parts import Parts, build_parts
