@@ -36,7 +36,17 @@ from node.chaincheck import require_chain
 from node.changes import follow_changes
 from node.db.engine import open_engine
 from node.jobs import alerts as alert_jobs
-from node.jobs import backup, claim, mirror, sync, thresholds, totals, withdrawals, withdrawn
+from node.jobs import (
+    backup,
+    claim,
+    health,
+    mirror,
+    sync,
+    thresholds,
+    totals,
+    withdrawals,
+    withdrawn,
+)
 from node.jobs.runner import Jobs
 from node.lock import DataDirLock, hold_data_dir
 from node.parts import Parts, build_parts
@@ -241,6 +251,8 @@ class Node:
         jobs.every(thresholds.EVERY_SECONDS, "thresholds", looks)
         ended = withdrawn.withdrawn_job(treasury.withdrawals, store)
         jobs.every(withdrawn.EVERY_SECONDS, "withdrawn", ended)
+        looked = health.health_job(self._parts.controls.publisher, alerts)
+        jobs.every(health.EVERY_SECONDS, "health", looked)
         jobs.every(sync.EVERY_SECONDS, "sync", sync.sync_job(self._parts.shop.sync))
         backups = self._parts.backups
         jobs.every(backup.EVERY_SECONDS, "backup", backup.backup_job(backups.upkeep))

@@ -31,6 +31,9 @@ from node.console import (
     calls,
     dashboard,
     email,
+    listings,
+    listings_change,
+    listings_register,
     notifications,
     second_factor,
     security,
@@ -44,6 +47,7 @@ from node.console.facts import NodeFacts
 from node.console.pages import Pages
 from node.console.shell import Frame, Notes
 from node.console.templates import open_environment
+from node.market.publisher import Publisher
 from node.market.shop import Shop
 from node.private import PrivateListener
 from node.settings import Settings
@@ -67,6 +71,7 @@ class Controls:
     treasury: Treasury
     shop: Shop
     backups: VaultParts
+    publisher: Publisher
 
 
 def build_controls(
@@ -94,6 +99,7 @@ def build_controls(
         treasury,
         shop,
         backups,
+        Publisher(engine, keys.seal, keys.unseal, lambda: shop.egress),
     )
 
 
@@ -102,6 +108,9 @@ def page_modules(controls: Controls) -> list[Pages]:
     return [
         dashboard.pages(_sources(controls)),
         calls.pages(controls.engine),
+        listings_register.pages(controls.publisher),
+        listings_change.pages(controls.publisher),
+        listings.pages(controls.publisher, controls.facts, controls.settings.console_url),
         sign_in.pages(controls.accounts),
         setup.pages(controls.accounts, controls.network, controls.facts, controls.backups.vault),
         account.pages(controls.accounts),

@@ -30,6 +30,7 @@ class TabLink:
 
 TABS: Final = (
     Tab("dashboard", "Dashboard", "/", Permission.SEE_DASHBOARD),
+    Tab("listings", "API Management", "/listings", Permission.SEE_LISTINGS),
     Tab(
         "notifications",
         "Notifications",

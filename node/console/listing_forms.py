@@ -1,0 +1,163 @@
+"""What people type about a listing, read into typed values and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from catalog.drafts import Draft, DraftCredential, DraftRoute, parse_price, parse_route, parse_tags
+from catalog.errors import ListingInvalid, SampleInvalid
+from catalog.listings import ANY, REST
+from catalog.operations import spec_operations
+from catalog.samples import Field, SampleRequest, check_request, fields_of, make_request
+from finance.money import Usdc
+from node.console.forms import Form
+from node.console.visit import Visit
+from node.market.drafts import Details, DraftView
+from node.market.publisher import Publisher
+from node.market.specs import decode, fetch_spec
+
+KEEP = "keep"
+MOST_PRICED = 100  # operations with a field of their own; the others are priced as lines
+MOST_OFFERED = 40  # operations offered at a time for recording
+
+Operation = tuple[str, str]  # (METHOD, path)
+
+
+def credential_options(kind: str, name: str) -> tuple[tuple[str, str], ...]:
+    """Choices for the upstream's credential; what is stored can stay, unseen."""
+    fresh = (("none", "None"), ("header", "In a header"), ("query", "In the query"))
+    if kind == "none":
+        return fresh
+    return ((KEEP, f"Keep the stored one ({kind} {name})"), *fresh)
+
+
+def read_credential(form: Mapping[str, str]) -> DraftCredential | None:
+    """None: the stored one stays."""
+    kind = form.get("credential_kind", "none")
+    if kind == KEEP:
+        return None
+    if kind == "none":
+        return DraftCredential()
+    return DraftCredential(
+        kind, form.get("credential_name", "").strip(), form.get("credential", "").strip()
+    )
+
+
+async def read_spec(visit: Visit, publisher: Publisher) -> str:
+    """The specification from the file, else the address, else the text field.
+
+    Raises ListingInvalid.
+    """
+    content = await visit.upload("spec_file")
+    if content is not None:
+        return decode(content, "spec_file")
+    if address := visit.form.get("spec_url", "").strip():
+        return await fetch_spec(publisher.egress(), address)
+    text = visit.form.get("spec", "").strip()
+    if not text:
+        raise ListingInvalid("spec", "Upload a specification, give its address, or paste it.")
+    return text
+
+
+def read_details(form: Mapping[str, str], spec_text: str) -> Details:
+    """The first step's fields; they are checked where they are stored."""
+    return Details(
+        name=" ".join(form.get("name", "").split()),
+        base_url=form.get("base_url", "").strip(),
+        spec_text=spec_text,
+        description=form.get("description", "").strip(),
+        tags=parse_tags(form.get("tags", "")),
+        health_path=form.get("health_path", "").strip(),
+        credential=read_credential(form),
+    )
+
+
+def details_form(draft: DraftView) -> Form:
+    """A draft as it was typed."""
+    kind = draft.credential_kind
+    return Form(
+        {
+            "name": draft.name,
+            "base_url": draft.base_url,
+            "description": draft.description,
+            "tags": ", ".join(draft.tags),
+            "health_path": draft.health_path,
+            "credential_kind": "none" if kind == "none" else KEEP,
+            "spec": draft.spec_text,
+        }
+    )
+
+
+def operations_of(spec: str) -> list[Operation]:
+    """Every operation of a specification; reading ones first."""
+    keys = spec_operations(spec)
+    return sorted(keys, key=lambda key: (key[0] != "GET", key[1], key[0]))
+
+
+def price_fields(spec: str) -> dict[Operation, str]:
+    """The operations that have a price field of their own, with its name."""
+    return {key: f"price-{number}" for number, key in enumerate(operations_of(spec)[:MOST_PRICED])}
+
+
+def read_prices(form: Mapping[str, str], spec: str) -> tuple[Usdc, tuple[DraftRoute, ...]]:
+    """Price per call and per route. Raises ListingInvalid with the field at fault."""
+    price = parse_price(form.get("price", ""))
+    routes = []
+    for (method, path), name in price_fields(spec).items():
+        if text := form.get(name, "").strip():
+            try:
+                routes.append(DraftRoute(method, path, parse_price(text)))
+            except ListingInvalid as error:
+                raise ListingInvalid(name, str(error)) from error
+    lines = (line.strip() for line in form.get("routes", "").splitlines())
+    routes += [parse_route(line) for line in lines if line]
+    return price, tuple(routes)
+
+
+def prices_form(draft: Draft) -> dict[str, str]:
+    """The prices of a listing as they are typed."""
+    fields, values, lines = price_fields(draft.spec), {}, []
+    for route in draft.routes:
+        name = fields.get((route.method, "/" + route.path.strip("/")))
+        if name is None:
+            lines.append(f"{route.method} {route.path}={route.price}")
+        else:
+            values[name] = str(route.price)
+    return {"price": str(draft.price), "routes": "\n".join(lines), **values}
+
+
+def field_name(number: int, field: Field) -> str:
+    """The name of an example value's input."""
+    return f"op-{number}-{field.place}-{field.name}"
+
+
+def read_requests(form: Mapping[str, str], chosen: Sequence[str], spec: str) -> list[SampleRequest]:
+    """The requests for the operations that were ticked. Raises SampleInvalid."""
+    described, operations = spec_operations(spec), operations_of(spec)
+    requests = []
+    for text in chosen:
+        if not (text.isascii() and text.isdigit() and int(text) < len(operations)):
+            raise SampleInvalid("The specification has changed; choose again.")
+        method, path = operations[int(text)]
+        fields = fields_of(described[method, path])
+        values = {(f.place, f.name): form.get(field_name(int(text), f), "") for f in fields}
+        requests.append(make_request(method, path, fields, values))
+    return requests
+
+
+def read_free_request(form: Mapping[str, str]) -> SampleRequest:
+    """A request that no specification describes. Raises SampleInvalid."""
+    method = form.get("method", "GET").upper()
+    if method not in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+        raise SampleInvalid("Choose a method.")
+    target, body = form.get("target", "").strip(), form.get("body", "")
+    kind = form.get("content_type", "").strip() or "application/json"
+    path = target.partition("?")[0] or "/"
+    request = SampleRequest(method, path, target, (), body, kind if body else "")
+    check_request(request)
+    return request
+
+
+def is_rest(method: str, path: str) -> bool:
+    """The route that stands for everything no operation describes."""
+    return (method, path) == (ANY, REST)
