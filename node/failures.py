@@ -25,7 +25,18 @@ from catalog.errors import (
     SampleInvalid,
     UpstreamFailed,
 )
-from finance.errors import AmountInvalid, ChainError, FinanceError, LimitExceeded
+from finance.errors import (
+    AmountInvalid,
+    ChainError,
+    ChannelBusy,
+    ChannelNotClosable,
+    FinanceError,
+    LimitExceeded,
+    StoreConflict,
+    StoreUnavailable,
+    WalletError,
+    WithdrawalRefused,
+)
 from node.accounts.errors import (
     AccountInvalid,
     AccountsError,
@@ -43,6 +54,12 @@ from node.alerts.errors import (
 )
 from node.errors import NodeError
 from node.market.network import HostsInvalid
+from node.treasury.errors import (
+    NotPossible,
+    TreasuryError,
+    TreasuryInvalid,
+    TreasuryUnknown,
+)
 
 DOMAIN_ERRORS: Final = (
     AccountsError,
@@ -51,11 +68,21 @@ DOMAIN_ERRORS: Final = (
     CatalogError,
     FinanceError,
     NodeError,
+    TreasuryError,
 )
 
 # The most particular class first. What is not here is a 500: a case nobody thought of.
 _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (SignInRequired, 401),
+    (TreasuryInvalid, 422),
+    (TreasuryUnknown, 404),
+    (NotPossible, 409),
+    (WithdrawalRefused, 422),
+    (ChannelNotClosable, 409),
+    (ChannelBusy, 409),
+    (StoreConflict, 409),
+    (StoreUnavailable, 503),
+    (WalletError, 409),
     (SignInRefused, 403),
     (Forbidden, 403),
     (AccountUnknown, 404),

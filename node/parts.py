@@ -134,7 +134,7 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         money.refunds,
         proxy.buyer,
         Keystore(settings.keystore_dir),
-        lambda: EgressPolicy(settings.allowed_hosts),
+        lambda: egress,
     )
     controls = build_controls(
         settings, _facts(settings, keys), keys, alerts, treasury, shop, backups

@@ -17,7 +17,7 @@ from finance.selling.refunds import Refunds
 from finance.store import Batch, Store, Write
 from node.accounts.audit import Actor, audit_write
 from node.jobs.claim import claim_events
-from node.treasury.errors import NotPossible, Unknown
+from node.treasury.errors import NotPossible, TreasuryUnknown
 from node.usage.events import event
 
 _log = logging.getLogger(__name__)
@@ -65,10 +65,10 @@ class SellingDesk:
         await self._store.commit(Batch(lines))
 
     async def refund(self, channel_id: str, actor: Actor, now: int) -> None:
-        """Claim what a channel owes and give its payer the rest. Raises Unknown, ChannelBusy."""
+        """Claim what a channel owes and give its payer the rest. Raises TreasuryUnknown, ChannelBusy."""
         channel = await self._channels.get(channel_id)
         if channel is None:
-            raise Unknown("There is no such channel.")
+            raise TreasuryUnknown("There is no such channel.")
         if channel.balance <= max(channel.charged, channel.total_claimed):
             raise ChannelNotClosable("Nothing unspent is left in this channel.")
         self._channels.reserve(channel)

@@ -1,8 +1,8 @@
 """What can be wrong with what an operator asks of the money.
 
 TreasuryError
-├── ChoiceInvalid     a field that cannot be accepted; `field` names it
-├── Unknown           there is no such withdrawal, channel or limit
+├── TreasuryInvalid     a field that cannot be accepted; `field` names it
+├── TreasuryUnknown           there is no such withdrawal, channel or limit
 └── NotPossible       it cannot be done as things stand; the text says what to do first
 """
 
@@ -15,16 +15,16 @@ class TreasuryError(Exception):
     code = "treasury_error"
 
 
-class ChoiceInvalid(TreasuryError):
-    code = "choice_invalid"
+class TreasuryInvalid(TreasuryError):
+    code = "treasury_invalid"
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
         self.field = field
 
 
-class Unknown(TreasuryError):
-    code = "unknown"
+class TreasuryUnknown(TreasuryError):
+    code = "treasury_unknown"
 
 
 class NotPossible(TreasuryError):

@@ -14,7 +14,7 @@ from finance.models import SpendCounter, SpendLimit
 from finance.money import MAX_ATOMS, Usdc
 from finance.store import Batch, Store, Write
 from node.accounts.audit import Actor, audit_write
-from node.treasury.errors import ChoiceInvalid, Unknown
+from node.treasury.errors import TreasuryInvalid, TreasuryUnknown
 from node.usage.models import ConsumerKey
 
 # In the order of the page.
@@ -107,7 +107,7 @@ async def set_limit(
 ) -> None:
     """Change one limit; None takes it away, so that the default (or the general one) holds.
 
-    A running node takes it over within seconds. Raises ChoiceInvalid, Unknown.
+    A running node takes it over within seconds. Raises TreasuryInvalid, TreasuryUnknown.
     """
     with store.engine.connect() as connection:
         _check(connection, scope, subject, atoms)
@@ -124,9 +124,9 @@ async def set_limit(
 
 def _check(connection: Connection, scope: str, subject: str, atoms: int | None) -> None:
     if scope not in SCOPES:
-        raise ChoiceInvalid("scope", f"A limit is about one of {', '.join(SCOPES)}.")
+        raise TreasuryInvalid("scope", f"A limit is about one of {', '.join(SCOPES)}.")
     if atoms is not None and not 0 <= atoms <= MAX_ATOMS:
-        raise ChoiceInvalid("limit", "This is no amount of USDC.")
+        raise TreasuryInvalid("limit", "This is no amount of USDC.")
     if subject == EVERY:
         return
     found = connection.execute(select(col(Listing.id)).where(col(Listing.id) == subject)).first()
@@ -138,7 +138,7 @@ def _check(connection: Connection, scope: str, subject: str, atoms: int | None) 
     # What is gone may still be cleared away.
     if atoms is None and (scope, subject) in _rows(connection):
         return
-    raise Unknown(f"There is no listing or key {subject!r} that can have a limit per {scope}.")
+    raise TreasuryUnknown(f"There is no listing or key {subject!r} that can have a limit per {scope}.")
 
 
 def _rows(connection: Connection) -> Counts:

@@ -13,7 +13,7 @@ from finance.models import BuyerChannel, ChainTx, OnchainPayment, Purchase, Sell
 from finance.wallet.keystore import Keystore
 from node.accounts.audit import Actor, record
 from node.db.engine import writer
-from node.treasury.errors import ChoiceInvalid, NotPossible
+from node.treasury.errors import TreasuryInvalid, NotPossible
 from node.treasury.guard import Seen
 from node.usage.events import event
 
@@ -31,12 +31,12 @@ async def export_wallet(
 ) -> str:
     """Keystore v3 JSON, encrypted with the wallet's passphrase, which is asked for anew.
 
-    Raises ChoiceInvalid for a wrong one, WalletError when the file cannot be read.
+    Raises TreasuryInvalid for a wrong one, WalletError when the file cannot be read.
     """
     try:
         text = await asyncio.to_thread(keystore.export, passphrase)
     except PassphraseWrong:
-        raise ChoiceInvalid("passphrase", "This passphrase does not open the wallet.") from None
+        raise TreasuryInvalid("passphrase", "This passphrase does not open the wallet.") from None
     await asyncio.to_thread(_note, engine, actor, "wallet.export", now, "The wallet was exported.")
     return text
 
@@ -68,7 +68,7 @@ async def import_wallet(
     now: int,
 ) -> str:
     """Replace the wallet; its address. The node uses it from its next start on; the old file
-    stays beside it. Raises NotPossible, ChoiceInvalid."""
+    stays beside it. Raises NotPossible, TreasuryInvalid."""
     if why := await why_no_import(engine, seen):
         raise NotPossible(why, "wallet_in_use")
     try:
@@ -78,9 +78,9 @@ async def import_wallet(
     except PassphraseWrong as error:
         own = str(keystore.path) in str(error)
         field = "passphrase" if own else "its_passphrase"
-        raise ChoiceInvalid(field, "This passphrase does not open it.") from None
+        raise TreasuryInvalid(field, "This passphrase does not open it.") from None
     except WalletError as error:
-        raise ChoiceInvalid("file", str(error)) from error
+        raise TreasuryInvalid("file", str(error)) from error
     sentence = f"Wallet {address} was imported; it is used from the next start on."
     await asyncio.to_thread(_note, engine, actor, "wallet.import", now, sentence)
     return address
