@@ -349,7 +349,7 @@ def _missing(view: DraftView) -> list[str]:
         found.append("Check the specification.")
     if not view.upstream_ok:
         found.append("Make the upstream reachable.")
-    wanted = min(SAMPLES_WANTED, max(view.operations, 1))
+    wanted = min(SAMPLES_WANTED, view.operations) if view.spec else SAMPLES_WANTED
     if len(view.samples) < wanted:
         left = wanted - len(view.samples)
         found.append(f"Record {left} more sample{'s' if left > 1 else ''}.")
