@@ -73,6 +73,9 @@ class SellerChannel(SQLModel, table=True):
     )
     charged_atoms: int = _amount("cumulative amount charged for delivered calls")
     streaming_atoms: int = _amount("part of charged whose answer is still being streamed")
+    streaming_owner: int = Field(
+        default=0, sa_type=BigInteger, description="number of the process that streams it"
+    )
     signed_atoms: int = _amount("cumulative amount of the voucher below")
     voucher_signature: str = Field(default="0x", description="best voucher of the payer")
     last_request_at: int = Field(default=0, sa_type=BigInteger)
@@ -129,6 +132,9 @@ class OnchainPayment(SQLModel, table=True):
     voucher_atoms: int = _amount("deposit: cumulative amount of its voucher")
     voucher_signature: str | None = None
     fingerprint: str = Field(description="hash of method, target, body and payment")
+    owner: int = Field(
+        default=0, sa_type=BigInteger, description="number of the process that reserved it last"
+    )
     listing_id: str
     route: str
     tx_id: int | None = Field(

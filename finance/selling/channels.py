@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Set
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Engine, Row, text
 
-from finance.errors import ChannelBusy
+from finance.errors import ChannelBusy, StoreConflict
 from finance.ledger import Account, charge_key, entry, reversal_key
 from finance.models import ChannelState
 from finance.selling.admission import ChannelBooks
@@ -25,11 +26,17 @@ from finance.x402.values import ChannelState as WireState
 
 MAX_IN_MEMORY = 100_000
 
-CHARGE = text(
-    "UPDATE seller_channel SET charged_atoms = :charged, streaming_atoms = :streaming,"
-    " signed_atoms = :signed, voucher_signature = :signature, last_request_at = :at"
+_CHARGED = (
+    "UPDATE seller_channel SET charged_atoms = :charged, signed_atoms = :signed,"
+    " voucher_signature = :signature, last_request_at = :at"
+)
+_AS_DECIDED_ON = (
     " WHERE channel_id = :channel_id AND charged_atoms = :seen AND streaming_atoms = 0"
     " AND state IN ('opening', 'open') AND balance_atoms >= :signed"
+)
+CHARGE = text(_CHARGED + _AS_DECIDED_ON)
+CHARGE_STREAM = text(
+    _CHARGED + ", streaming_atoms = :streaming, streaming_owner = :owner" + _AS_DECIDED_ON
 )
 STREAM_DELIVERED = text(
     "UPDATE seller_channel SET streaming_atoms = 0"
@@ -43,10 +50,11 @@ OPEN_CHANNEL = text(
     "INSERT INTO seller_channel (channel_id, chain_id, payer, payer_authorizer, receiver,"
     " receiver_authorizer, token, withdraw_delay, salt, state, balance_atoms,"
     " total_claimed_atoms, withdraw_requested_at, withdraw_amount_atoms, refund_nonce,"
-    " synced_at, charged_atoms, streaming_atoms, signed_atoms, voucher_signature,"
-    " last_request_at) VALUES (:channel_id, :chain_id, :payer, :payer_authorizer, :receiver,"
+    " synced_at, charged_atoms, streaming_atoms, streaming_owner, signed_atoms,"
+    " voucher_signature, last_request_at)"
+    " VALUES (:channel_id, :chain_id, :payer, :payer_authorizer, :receiver,"
     " :receiver_authorizer, :token, :withdraw_delay, :salt, :state, 0, 0, 0, 0, 0, 0,"
-    " 0, 0, 0, '0x', :at) ON CONFLICT (channel_id) DO NOTHING"
+    " 0, 0, 0, 0, '0x', :at) ON CONFLICT (channel_id) DO NOTHING"
 )
 
 
@@ -231,17 +239,21 @@ class SellerChannels:
         """All channels in memory."""
         return self._channels.values()
 
-    async def reverse_broken_streams(self) -> int:
-        """Take back charges whose answer was being streamed when the process died.
+    async def reverse_broken_streams(self, departed: Callable[[Set[int]], Set[int]]) -> int:
+        """Take back charges whose answer was being streamed when their process died; how many.
 
-        Call once, before serving. Returns how many there were.
+        `departed` tells (blocking) which of these processes are gone.
         """
-        rows, now = await asyncio.to_thread(_broken_streams, self._store.engine), int(time.time())
+        rows = await asyncio.to_thread(_broken_streams, self._store.engine, departed)
+        now, taken_back = int(time.time()), 0
         for channel_id, streaming, call_id in rows:
             batch = stream_broken(channel_id, call_id, streaming, now)
-            await self._store.commit(Batch(batch))
+            # Another process may have noticed as well.
+            with suppress(StoreConflict):
+                await self._store.commit(Batch(batch))
+                taken_back += 1
             await self.reload(channel_id)
-        return len(rows)
+        return taken_back
 
     def _make_room(self) -> None:
         if len(self._channels) < MAX_IN_MEMORY:
@@ -258,14 +270,12 @@ def charge_writes(
     signature: bytes,
     call_id: str,
     at: int,
-    streaming: bool = False,
 ) -> list[Write]:
     """Charge `amount` against the voucher over `signed`; refused if the books have moved."""
     charge = {
         "channel_id": channel.key,
         "seen": channel.charged,
         "charged": channel.charged + amount,
-        "streaming": amount if streaming else 0,
         "signed": signed,
         "signature": "0x" + signature.hex(),
         "at": at,
@@ -273,6 +283,13 @@ def charge_writes(
     key = charge_key(channel.key, call_id)
     booked = entry(key, Account.CHARGED, amount, at, channel_id=channel.key, call_id=call_id)
     return [Write(CHARGE, charge), booked]
+
+
+def stream_writes(charge: list[Write], amount: int, owner: int) -> list[Write]:
+    """The same charge for an answer that is yet to be streamed, by process `owner`."""
+    row, booked = charge
+    params = {**row.params, "streaming": amount, "owner": owner}
+    return [Write(CHARGE_STREAM, params), booked]
 
 
 def note_charge(channel: Channel, amount: int, signed: int, signature: bytes) -> None:
@@ -322,9 +339,10 @@ _SETTLING = text(
     " AND state IN ('owed', 'sent') LIMIT 1"
 )
 _STREAMING = text(
-    "SELECT c.channel_id, c.streaming_atoms, (SELECT l.call_id FROM ledger_entry l"
-    " WHERE l.channel_id = c.channel_id AND l.account = 'charged' AND l.amount > 0"
-    " ORDER BY l.id DESC LIMIT 1) FROM seller_channel c WHERE c.streaming_atoms > 0"
+    "SELECT c.streaming_owner, c.channel_id, c.streaming_atoms,"
+    " (SELECT l.call_id FROM ledger_entry l WHERE l.channel_id = c.channel_id"
+    " AND l.account = 'charged' AND l.amount > 0 ORDER BY l.id DESC LIMIT 1)"
+    " FROM seller_channel c WHERE c.streaming_atoms > 0"
 )
 
 
@@ -340,6 +358,10 @@ def _load(engine: Engine, key: str) -> Channel | None:
         return channel
 
 
-def _broken_streams(engine: Engine) -> list[tuple[str, int, str]]:
+def _broken_streams(
+    engine: Engine, departed: Callable[[Set[int]], Set[int]]
+) -> list[tuple[str, int, str]]:
     with engine.connect() as connection:
-        return [(row[0], row[1], row[2]) for row in connection.execute(_STREAMING)]
+        rows = connection.execute(_STREAMING).all()
+    gone = departed({row.streaming_owner for row in rows})
+    return [(row[1], row[2], row[3]) for row in rows if row.streaming_owner in gone]

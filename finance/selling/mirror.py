@@ -273,6 +273,7 @@ def _adoption(
         "synced_at": now,
         "charged_atoms": claimed,
         "streaming_atoms": 0,
+        "streaming_owner": 0,
         "signed_atoms": claimed,
         "voucher_signature": "0x",
         "last_request_at": now,

@@ -25,17 +25,18 @@ from finance.x402.values import DepositPayment, ExactPayment
 RESERVE = text(
     "INSERT INTO onchain_payment (id, kind, state, chain_id, token, payer, nonce, pay_to,"
     " value_atoms, charge_atoms, valid_after, valid_before, signature, channel_id, deposit_salt,"
-    " voucher_atoms, voucher_signature, fingerprint, listing_id, route, created_at, updated_at)"
+    " voucher_atoms, voucher_signature, fingerprint, owner, listing_id, route, created_at,"
+    " updated_at)"
     " VALUES (:id, :kind, 'reserved', :chain_id, :token, :payer, :nonce, :pay_to,"
     " :value_atoms, :charge_atoms, :valid_after, :valid_before, :signature, :channel_id,"
-    " :deposit_salt, :voucher_atoms, :voucher_signature, '', :listing_id, :route, :at, :at)"
+    " :deposit_salt, :voucher_atoms, :voucher_signature, '', :owner, :listing_id, :route, :at, :at)"
     " ON CONFLICT (chain_id, token, payer, nonce) DO UPDATE SET id = excluded.id,"
     " kind = excluded.kind, state = 'reserved', pay_to = excluded.pay_to,"
     " value_atoms = excluded.value_atoms, charge_atoms = excluded.charge_atoms,"
     " valid_after = excluded.valid_after, valid_before = excluded.valid_before,"
     " signature = excluded.signature, channel_id = excluded.channel_id,"
     " deposit_salt = excluded.deposit_salt, voucher_atoms = excluded.voucher_atoms,"
-    " voucher_signature = excluded.voucher_signature, fingerprint = '',"
+    " voucher_signature = excluded.voucher_signature, fingerprint = '', owner = excluded.owner,"
     " listing_id = excluded.listing_id, route = excluded.route, updated_at = excluded.updated_at"
     " WHERE onchain_payment.state = 'released'"
 )
@@ -48,9 +49,11 @@ RELEASE = text(
     " WHERE id = :id AND state = 'reserved'"
 )
 # After a crash: the calls these were reserved for ended with their process.
-RELEASE_ALL = text(
-    "UPDATE onchain_payment SET state = 'released', updated_at = :at WHERE state = 'reserved'"
+RELEASE_OWNER = text(
+    "UPDATE onchain_payment SET state = 'released', updated_at = :at"
+    " WHERE state = 'reserved' AND owner = :owner"
 )
+_OWNERS = text("SELECT DISTINCT owner FROM onchain_payment WHERE state = 'reserved'")
 _BY_NONCE = text(
     "SELECT id, state, fingerprint, error, tx_hash FROM onchain_payment WHERE chain_id = :chain_id"
     " AND token = :token AND payer = :payer AND nonce = :nonce"
@@ -121,8 +124,12 @@ def reserve(
     terms: Terms,
     call_id: str,
     at: int,
+    owner: int,
 ) -> Write:
-    """Take the authorization for one call; refused if it is taken or was used."""
+    """Take the authorization for one call; refused if it is taken or was used.
+
+    `owner` is the number of this process: its death frees what it has reserved.
+    """
     deposit = payment if isinstance(payment, DepositPayment) else None
     return Write(
         RESERVE,
@@ -143,6 +150,7 @@ def reserve(
             "deposit_salt": f"0x{deposit.deposit_salt:064x}" if deposit else None,
             "voucher_atoms": deposit.max_claimable if deposit else 0,
             "voucher_signature": to_hex(deposit.signature) if deposit else None,
+            "owner": owner,
             "listing_id": terms.listing_id,
             "route": f"{terms.method} {terms.route}",
             "at": at,
@@ -160,9 +168,15 @@ def release(call_id: str, at: int) -> Write:
     return Write(RELEASE, {"id": call_id, "at": at})
 
 
-def release_all(at: int) -> Write:
-    """At start-up, before serving."""
-    return Write(RELEASE_ALL, {"at": at}, rows=None)
+def release_of(owner: int, at: int) -> Write:
+    """What a process that is gone had reserved."""
+    return Write(RELEASE_OWNER, {"owner": owner, "at": at}, rows=None)
+
+
+def reserving_owners(engine: Engine) -> set[int]:
+    """Numbers of the processes that have reserved something. Blocks."""
+    with engine.connect() as connection:
+        return set(connection.execute(_OWNERS).scalars())
 
 
 def find_known(engine: Engine, authorization: Authorization) -> Known | None:

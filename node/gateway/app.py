@@ -11,9 +11,11 @@ import logging
 import time
 from collections.abc import Iterable
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from catalog.listings import PathAmbiguous, PricedListing
 from finance.errors import FinanceError
-from finance.selling.reservations import release_all
+from finance.selling.reservations import release_of, reserving_owners
 from finance.store import Batch
 from node.gateway.desk import Desk, Refused
 from node.gateway.discovery import Directory
@@ -24,6 +26,8 @@ from node.gateway.request import BodyTooLarge, Call, CallerGone, Receive, Scope,
 from node.gateway.serve import give_problem, problem_of, serve
 
 log = logging.getLogger("farebox.gateway")
+
+TIDY_SECONDS = 15.0
 
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _JSON = (b"content-type", b"application/json")
@@ -36,6 +40,7 @@ class Gateway:
         self._seller = seller
         self._forwarder = Forwarder(seller.egress, seller.sale.max_timeout_seconds)
         self._desk = Desk(seller, self._forwarder)
+        self._tidying: asyncio.Task[None] | None = None
         self.reload(listings)
 
     def reload(self, listings: Iterable[PricedListing]) -> None:
@@ -47,16 +52,38 @@ class Gateway:
 
     async def start(self) -> None:
         """Put the books in order after a crash; call once the store is open."""
-        released = release_all(int(time.time()))
-        await self._seller.store.commit(Batch([released]))
-        reversed_streams = await self._seller.channels.reverse_broken_streams()
-        if reversed_streams:
-            log.warning("%d charges of broken streams were taken back", reversed_streams)
+        await self._tidy()
+        if self._desk.presence.shared:
+            self._tidying = asyncio.create_task(self._keep_tidy(), name="tidy")
 
     async def stop(self) -> None:
         """Finish what is being booked and close the pool."""
         await self._desk.stop()
         await self._forwarder.stop()
+        if self._tidying is not None:
+            self._tidying.cancel()
+            await asyncio.gather(self._tidying, return_exceptions=True)
+        await asyncio.to_thread(self._desk.presence.leave)
+
+    async def _tidy(self) -> None:
+        """Show that we live; free what processes that are gone have held."""
+        presence, store = self._desk.presence, self._seller.store
+        await asyncio.to_thread(presence.show)
+        owners = await asyncio.to_thread(reserving_owners, store.engine)
+        gone = await asyncio.to_thread(presence.departed, owners)
+        if gone:
+            await store.commit(Batch([release_of(each, int(time.time())) for each in gone]))
+        taken_back = await self._seller.channels.reverse_broken_streams(presence.departed)
+        if taken_back:
+            log.warning("%d charges of broken streams were taken back", taken_back)
+
+    async def _keep_tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            try:
+                await self._tidy()
+            except (FinanceError, SQLAlchemyError) as error:
+                log.warning("what other processes held cannot be looked at now: %s", error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:

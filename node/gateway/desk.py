@@ -13,6 +13,7 @@ from finance.selling.channels import Channel
 from finance.store import Batch, Write
 from finance.x402.receipt import encode_response
 from finance.x402.values import Payment, Receipt
+from node.db.presence import Presence
 from node.gateway.forward import Answer, Forwarder
 from node.gateway.headers import to_caller
 from node.gateway.match import Match
@@ -60,6 +61,8 @@ class Desk:
     def __init__(self, seller: Seller, forwarder: Forwarder) -> None:
         self.seller = seller
         self.forwarder = forwarder
+        # Other processes may sell from the same books.
+        self.presence = Presence(seller.store.engine)
         # Authorizations and payment identifiers being served; the database decides, this
         # only spares it the repeats of one moment.
         self.in_flight: set[str] = set()

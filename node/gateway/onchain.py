@@ -192,7 +192,10 @@ def _check_deposit(
 
 async def _serve_reserved(desk: Desk, purchase: Purchase) -> None:
     call, store = purchase.call, desk.seller.store
-    taken = reserve(purchase.authorization, purchase.payload, purchase.terms, call.id, call.at)
+    owner = desk.presence.number
+    taken = reserve(
+        purchase.authorization, purchase.payload, purchase.terms, call.id, call.at, owner
+    )
     try:
         await store.commit(Batch([taken]))
     except StoreConflict:

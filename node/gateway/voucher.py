@@ -19,6 +19,7 @@ from finance.selling.channels import (
     note_charge,
     stream_broken,
     stream_delivered,
+    stream_writes,
 )
 from finance.store import Batch
 from finance.x402 import codes, vouchers
@@ -179,9 +180,9 @@ async def _charge_stream(
     amount, store = terms.amount_atoms, desk.seller.store
     headers = with_length(_paid_headers(match, terms, channel, answer), answer.length)
     charge = charge_writes(
-        channel, amount, voucher.max_claimable, voucher.signature, call.id, call.at, streaming=True
+        channel, amount, voucher.max_claimable, voucher.signature, call.id, call.at
     )
-    await store.commit(Batch(charge))
+    await store.commit(Batch(stream_writes(charge, amount, desk.presence.number)))
     note_charge(channel, amount, voucher.max_claimable, voucher.signature)
     channel.streaming = amount
     try:

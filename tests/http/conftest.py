@@ -210,6 +210,7 @@ class Market:
             "synced_at": int(time.time()),
             "charged_atoms": 0,
             "streaming_atoms": 0,
+            "streaming_owner": 0,
             "signed_atoms": 0,
             "voucher_signature": "0x",
             "last_request_at": 0,

@@ -77,7 +77,7 @@ async def test_a_voucher_presented_to_two_processes_is_charged_by_one(
 async def test_an_authorization_presented_to_two_processes_buys_one_call(
     journals: tuple[Journal, Journal],
 ) -> None:
-    taken = [reserve(AUTHORIZATION, PAYMENT, TERMS, f"call{n}", 2**33) for n in range(50)]
+    taken = [reserve(AUTHORIZATION, PAYMENT, TERMS, f"call{n}", 2**33, 1) for n in range(50)]
     ends = await outcomes(*((journals[n % 2], [write]) for n, write in enumerate(taken)))
     winner = ends.index(None)
     assert ends.count(None) == 1
@@ -90,9 +90,9 @@ async def test_a_released_authorization_goes_to_one_of_two_processes(
     journals: tuple[Journal, Journal],
 ) -> None:
     first, second = journals
-    await first.commit(Batch([reserve(AUTHORIZATION, PAYMENT, TERMS, "failed", 0)]))
+    await first.commit(Batch([reserve(AUTHORIZATION, PAYMENT, TERMS, "failed", 0, 1)]))
     await first.commit(Batch([release("failed", 1)]))
-    again = [reserve(AUTHORIZATION, PAYMENT, TERMS, call, 2) for call in ("a", "b")]
+    again = [reserve(AUTHORIZATION, PAYMENT, TERMS, call, 2, 1) for call in ("a", "b")]
     ends = await outcomes((first, [again[0]]), (second, [again[1]]))
     assert ends.count(None) == 1
     winner = "ab"[ends.index(None)]
