@@ -110,8 +110,8 @@ def _label(at: int, zone: ZoneInfo) -> str:
 
 
 def _tick(at: int, zone: ZoneInfo) -> str:
-    """Every six hours; midnight says which day begins."""
+    """Every six hours; midnight names the day that begins."""
     local = datetime.fromtimestamp(at, zone)
     if local.hour % TICK_HOURS:
         return ""
-    return local.strftime("%H:%M") if local.hour else local.strftime("%b %-d")
+    return local.strftime("%H:%M") if local.hour else local.strftime("%a")
