@@ -16,6 +16,7 @@ from node.alerts.courier import Courier, build_courier
 from node.alerts.wording import NodeName
 from node.api import accounts as api_accounts
 from node.api import audit as api_audit
+from node.api import backups as api_backups
 from node.api import calls as api_calls
 from node.api import dashboard as api_dashboard
 from node.api import events as api_events
@@ -28,6 +29,7 @@ from node.console import (
     account,
     appearance,
     audit,
+    backup,
     calls,
     dashboard,
     email,
@@ -119,6 +121,7 @@ def page_modules(controls: Controls) -> list[Pages]:
         security.pages(controls.accounts, controls.settings.console_url),
         audit.pages(controls.accounts),
         appearance.pages(controls.accounts),
+        backup.pages(controls.backups.vault),
         notifications.pages(controls.alerts),
         notifications.rule_pages(controls.alerts),
         email.pages(controls.courier, controls.accounts.seal),
@@ -151,6 +154,7 @@ def endpoint_modules(controls: Controls) -> list[Endpoints]:
         api_second_factor.endpoints(accounts),
         api_tokens.endpoints(accounts),
         api_audit.endpoints(accounts),
+        api_backups.endpoints(controls.backups.vault),
         *api_notifications.endpoints(controls.alerts, controls.courier, accounts.seal),
     ]
 

@@ -52,6 +52,7 @@ TABS: Final = (
             Tab("webhook", "Webhook", "/settings/webhook", Permission.CONFIGURE),
             Tab("security", "Security", "/settings/security", Permission.MANAGE_KEYS),
             Tab("appearance", "Appearance", "/settings/appearance", Permission.OWN_ACCOUNT),
+            Tab("backup", "Backup", "/settings/backup", Permission.BACK_UP),
             Tab("audit", "Audit log", "/settings/audit", Permission.SEE_AUDIT),
         ),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from node.accounts.audit import Actor, record
 from node.db.engine import writer
 
 _BACKUP = Backup.__table__  # type: ignore[attr-defined]
+_CHUNK = 1 << 18
 _KEY = BackupKeyRow.__table__  # type: ignore[attr-defined]
 
 
@@ -209,6 +210,13 @@ def _view(row: Row[Any], current: str) -> BackupView:
     values["state"] = BackupState(row.state)
     values["s3_state"], values["mail_state"] = CopyState(row.s3_state), CopyState(row.mail_state)
     return BackupView(**values)
+
+
+def read_file(path: Path) -> Iterator[bytes]:
+    """A file in pieces; it is open until the last one was taken (blocking)."""
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK):
+            yield piece
 
 
 def manifest_text(manifest: Manifest) -> str:
