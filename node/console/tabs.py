@@ -30,6 +30,7 @@ class TabLink:
 
 TABS: Final = (
     Tab("dashboard", "Dashboard", "/", Permission.SEE_DASHBOARD),
+    Tab("catalog", "Catalog", "/catalog", Permission.SEE_CATALOG),
     Tab("listings", "API Management", "/listings", Permission.SEE_LISTINGS),
     Tab(
         "notifications",
@@ -51,6 +52,7 @@ TABS: Final = (
             Tab("email", "Email", "/settings/email", Permission.CONFIGURE),
             Tab("webhook", "Webhook", "/settings/webhook", Permission.CONFIGURE),
             Tab("security", "Security", "/settings/security", Permission.MANAGE_KEYS),
+            Tab("network", "Network", "/settings/network", Permission.CONFIGURE),
             Tab("appearance", "Appearance", "/settings/appearance", Permission.OWN_ACCOUNT),
             Tab("backup", "Backup", "/settings/backup", Permission.BACK_UP),
             Tab("audit", "Audit log", "/settings/audit", Permission.SEE_AUDIT),

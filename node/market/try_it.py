@@ -68,6 +68,7 @@ class Wanted:
     method: str = "GET"
     path: str = "/"
     body: str = ""
+    once: str = ""  # 16 to 128 characters: sent twice, a call is paid once
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,10 @@ class TryIt:
         if own and not demo:
             raise ListingUnknown("This API is sold here; a node does not buy from itself.")
         request = make_wanted(explain(priced), wanted)
-        outcome = await (self._show if own else self._buy)(listing.slug, request, demo)
+        sent = request
+        if wanted.once and not demo:
+            sent = replace(request, headers=(*request.headers, ("idempotency-key", wanted.once)))
+        outcome = await (self._show if own else self._buy)(listing.slug, sent, demo)
         result = _read(outcome, request)
         if not own and _worth_keeping(result):
             kept = await asyncio.to_thread(self._record, listing_id, request, result)

@@ -1,0 +1,253 @@
+"""One listing: how it stands, its operations, and Try it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from catalog.errors import ListingUnknown, SampleInvalid
+from node.accounts.access import Permission
+from node.console.catalog import PATH, Badge, Pill, badges_of, price_of, tag_link
+from node.console.explorer import (
+    OperationLink,
+    OperationView,
+    ResultView,
+    filled,
+    operation_links,
+    operation_view,
+    result_view,
+    wanted_of,
+)
+from node.console.format import Moment, Short, address, moment
+from node.console.forms import Form
+from node.console.pages import Pages
+from node.console.visit import Visit
+from node.market.catalog import Detail, read_detail
+from node.market.explore import Explained
+from node.market.results import Results
+from node.market.shop import Shop
+from node.market.try_it import TryResult, limits_left
+
+
+@dataclass(frozen=True, slots=True)
+class SampleLine:
+    """A sample in the list."""
+
+    request: str
+    status: int
+    declared: bool
+    recorded: Moment
+
+
+@dataclass(frozen=True, slots=True)
+class DetailView:
+    """What `catalog/detail.html` shows."""
+
+    id: str
+    name: str
+    description: str
+    own: bool
+    demo: bool
+    paused: bool
+    starred: bool
+    badges: tuple[Badge, ...]
+    protocol: str
+    price: str
+    tags: tuple[Pill, ...]
+    app_url: str
+    seller_url: str
+    network: str
+    pay_to: Short | None
+    from_: str
+    seen: Moment | None
+    curl: str
+    has_spec: bool
+    samples: tuple[SampleLine, ...]
+    operations: tuple[OperationLink, ...]
+    operation: OperationView
+    form: Form
+    result: ResultView | None
+    may_use: bool
+    may_spend: bool
+    may_remove: bool
+
+
+def pages(shop: Shop) -> Pages:
+    """`/catalog/{listing}`, its downloads, and the calls made from it."""
+    pages, results = Pages("catalog"), Results()
+    path = f"{PATH}/{{listing_id}}"
+
+    @pages.get(path, Permission.SEE_CATALOG)
+    async def show(visit: Visit) -> Response:
+        detail = await _detail(shop, visit)
+        call = visit.query.get("call", "")
+        result = results.get(visit.identity.user_id, detail.found.id, call)
+        operation = _operation(detail, visit.query.get("op", ""))
+        return await _page(shop, visit, detail, operation, Form(filled(operation)), result)
+
+    async def attempt(visit: Visit, demo: bool) -> Response:
+        detail = await _detail(shop, visit)
+        form, listing_id = Form(dict(visit.form)), detail.found.id
+        operation = _operation(detail, form.value("op"))
+        try:
+            wanted = wanted_of(operation, form)
+            result = await shop.try_it.attempt(listing_id, wanted, demo)
+        except SampleInvalid as error:
+            refused = form.with_error("", str(error))
+            return await _page(shop, visit, detail, operation, refused, None, 422)
+        results.keep(visit.identity.user_id, listing_id, result)
+        where = f"op={quote(operation.key)}&call={quote(result.call_id)}"
+        return visit.redirect(f"{PATH}/{listing_id}?{where}#result")
+
+    @pages.post(f"{path}/try", Permission.USE_CATALOG)
+    async def try_demo(visit: Visit) -> Response:
+        return await attempt(visit, demo=True)
+
+    @pages.post(f"{path}/buy", Permission.SPEND)
+    async def buy(visit: Visit) -> Response:
+        return await attempt(visit, demo=False)
+
+    @pages.get(f"{path}/spec", Permission.SEE_CATALOG)
+    async def spec(visit: Visit) -> Response:
+        detail = await _detail(shop, visit)
+        if not detail.spec:
+            raise ListingUnknown("Nobody has given a specification of this API.")
+        name = f"{detail.found.slug}.openapi.json"
+        return visit.download(name, detail.spec.encode(), "application/json")
+
+    @pages.get(f"{path}/samples", Permission.SEE_CATALOG)
+    async def samples(visit: Visit) -> Response:
+        detail = await _detail(shop, visit)
+        content = json.dumps(samples_document(detail), indent=2, ensure_ascii=False)
+        name = f"{detail.found.slug}.samples.json"
+        return visit.download(name, content.encode(), "application/json")
+
+    @pages.get(f"{path}/answers/{{call_id}}", Permission.SEE_CATALOG)
+    async def answer(visit: Visit) -> Response:
+        user, listing = visit.identity.user_id, visit.path["listing_id"]
+        result = results.get(user, listing, visit.path["call_id"])
+        if result is None:
+            raise ListingUnknown("This answer is not kept any more. Make the call again.")
+        return visit.download("answer.bin", result.body, "application/octet-stream")
+
+    return pages
+
+
+def samples_document(detail: Detail) -> list[dict[str, object]]:
+    """Samples as a file has them; a body that is no text is hexadecimal."""
+    found: list[dict[str, object]] = []
+    for each in detail.samples:
+        try:
+            body, encoding = each.body.decode(), "text"
+        except UnicodeDecodeError:
+            body, encoding = each.body.hex(), "hex"
+        found.append(
+            {
+                "method": each.method,
+                "target": each.target,
+                "status": each.status,
+                "content_type": each.media_type,
+                "declared_by_seller": each.declared,
+                "recorded_at": each.recorded_at,
+                "encoding": encoding,
+                "body": body,
+            }
+        )
+    return found
+
+
+async def _detail(shop: Shop, visit: Visit) -> Detail:
+    listing_id = visit.path["listing_id"]
+    return await asyncio.to_thread(read_detail, shop.engine, listing_id, visit.identity.user_id)
+
+
+def _operation(detail: Detail, key: str) -> Explained:
+    """The operation asked for, else the first."""
+    found = next((each for each in detail.operations if each.key == key), None)
+    return found or detail.operations[0]
+
+
+async def _page(
+    shop: Shop,
+    visit: Visit,
+    detail: Detail,
+    operation: Explained,
+    form: Form,
+    result: TryResult | None,
+    status: int = 200,
+) -> Response:
+    limits = await asyncio.to_thread(limits_left, shop.engine, detail.found.id, visit.now)
+    opened = operation_view(operation, () if detail.own else limits)
+    view = _view(shop, visit, detail, opened, form, result)
+    return visit.page("catalog/detail.html", view, detail.found.name, status)
+
+
+def _view(
+    shop: Shop,
+    visit: Visit,
+    detail: Detail,
+    operation: OperationView,
+    form: Form,
+    result: TryResult | None,
+) -> DetailView:
+    found, may = detail.found, visit.identity.may
+    base = (
+        shop.settings.gateway_url + "/v1/" if detail.own else shop.settings.console_url + "/call/"
+    )
+    app_url = base + found.slug
+    return DetailView(
+        id=found.id,
+        name=found.name,
+        description=found.description,
+        own=detail.own,
+        demo=found.demo,
+        paused=found.paused,
+        starred=found.starred,
+        badges=badges_of(found),
+        protocol=", ".join(found.schemes),
+        price=price_of(found),
+        tags=tuple(Pill(tag, tag_link(tag.casefold())) for tag in found.tags),
+        app_url=app_url,
+        seller_url="" if detail.own else detail.base_url,
+        network=detail.network,
+        pay_to=address(detail.pay_to, shop.network) if detail.pay_to else None,
+        from_="Sold by this node" if detail.own else found.peer or "Added by address",
+        seen=moment(detail.seen_at, visit.now, visit.zone) if detail.seen_at else None,
+        curl=_curl(detail, app_url, operation),
+        has_spec=bool(detail.spec),
+        samples=tuple(
+            SampleLine(
+                f"{each.method} {each.target}",
+                each.status,
+                each.declared,
+                moment(each.recorded_at, visit.now, visit.zone),
+            )
+            for each in detail.samples
+        ),
+        operations=operation_links(detail.operations, operation.key),
+        operation=operation,
+        form=form,
+        result=_result(found.id, result),
+        may_use=may(Permission.USE_CATALOG),
+        may_spend=may(Permission.SPEND),
+        may_remove=may(Permission.MANAGE_CATALOG) and not detail.own,
+    )
+
+
+def _result(listing_id: str, result: TryResult | None) -> ResultView | None:
+    if result is None:
+        return None
+    return result_view(result, f"{PATH}/{listing_id}/answers/{result.call_id}")
+
+
+def _curl(detail: Detail, app_url: str, operation: OperationView) -> str:
+    """The call as an app makes it; shell signs of strangers stay inside quotes."""
+    method, _, path = operation.title.partition(" ") if not operation.open_ else ("GET", "", "/")
+    target = (app_url + path).replace("'", "%27")
+    key = "" if detail.own else ' \\\n  -H "Authorization: Bearer $FAREBOX_SECRET"'
+    demo = " \\\n  -H 'Farebox-Demo: 1'" if detail.own else ""
+    return f"curl -X {method} '{target}'{key}{demo}"
