@@ -84,10 +84,26 @@ class Webhook:
         except TimeoutError:
             raise SendFailed("The receiver did not answer in time.") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            if isinstance(error.__cause__, EgressRefused):
-                raise SendFailed(f"{error.__cause__} {_ALLOW}") from None
-            reason = one_line(str(error), 200)
-            raise SendFailed(f"The receiver cannot be reached: {reason}") from None
+            raise SendFailed(_explain(error)) from None
+
+
+def _explain(error: Exception) -> str:
+    match error:
+        case aiohttp.ClientConnectorError(os_error=EgressRefused() as refused):
+            return f"{refused} {_ALLOW}"
+        case aiohttp.ClientConnectorDNSError():
+            return f"The name {one_line(error.host, 200)} leads to no address."
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
+            return f"The receiver's certificate is not valid, or it speaks no TLS at {_at(error)}."
+        case aiohttp.ClientConnectorError():
+            return f"Nothing can be reached at {_at(error)}."
+        case aiohttp.ServerDisconnectedError():
+            return "The receiver closed the connection without an answer."
+    return f"The receiver cannot be reached: {one_line(str(error), 200)}"
+
+
+def _at(error: aiohttp.ClientConnectorError) -> str:
+    return one_line(f"{error.host}:{error.port}", 200)
 
 
 _ALLOW = "Hosts in private ranges have to be allowed first (FAREBOX_ALLOWED_HOSTS)."

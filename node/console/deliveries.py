@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from node.alerts.mailbox import MailRecord
 from node.alerts.models import DeliveryState
 from node.alerts.reading import DeliveryView
-from node.console.format import Moment, moment
+from node.console.format import Moment, Short, moment, short
 
 DELIVERY_HEADER = (
     "id",
@@ -37,7 +37,7 @@ _LABELS = {"given_up": "Given up", "kept": "In the mailbox", "failed": "To be re
 class DeliveryRow:
     """One delivery; `about` is the address of its notification, empty for a test."""
 
-    id: str
+    id: Short
     about: str
     channel: str
     kind: str
@@ -70,7 +70,7 @@ def delivery_row(found: DeliveryView, now: int, zone: ZoneInfo) -> DeliveryRow:
     waiting = found.state in (DeliveryState.PENDING, DeliveryState.FAILED)
     known = found.notification_id is not None
     return DeliveryRow(
-        id=found.id,
+        id=short(found.id),
         about=f"/notifications/{found.notification_id}" if known else "",
         channel=found.channel.capitalize(),
         kind=found.kind.capitalize(),
