@@ -18,9 +18,11 @@ TAG_CHARACTERS = 40
 URL_CHARACTERS = 2000
 ROUTES = 500
 SECRET_CHARACTERS = 4000
+PATH_CHARACTERS = 500
+MAX_PRICE = Usdc(1_000_000_000_000)  # a million USDC: beyond, somebody mistyped
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "*"}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 field name
-_TEMPLATE = re.compile(r"(/([A-Za-z0-9._~!$&'()+,;=:@%-]+|\{[A-Za-z0-9_.-]+\}|\*(?=$)))+|/")
+_TEMPLATE = re.compile(r"(/(([A-Za-z0-9._~!$&'()+,;=:@%-]|\{[A-Za-z0-9_.-]{1,100}\})+|\*(?=$)))+|/")
 
 _FREE = Usdc(0)
 
@@ -73,6 +75,8 @@ class Draft:
         _check_url(self.base_url)
         _check_health_path(self.health_path)
         _check_credential(self.credential)
+        if max((self.price, *(route.price for route in self.routes))) > MAX_PRICE:
+            raise ListingInvalid("price", "A call costs at most 1,000,000 USDC.")
         if len(self.routes) > ROUTES:
             raise ListingInvalid("routes", f"At most {ROUTES} routes with a price of their own.")
         if len({(route.method, route.path) for route in self.routes}) != len(self.routes):
@@ -96,12 +100,22 @@ def parse_route(text: str) -> DraftRoute:
     """Read `GET /forecast/{city}=0.01`; `* /path=…` prices every method."""
     target, equals, price = text.rpartition("=")
     method, _, path = target.strip().partition(" ")
-    path = path.strip()
-    if not equals or method.upper() not in _METHODS or not _TEMPLATE.fullmatch(path):
-        raise ListingInvalid(
-            "routes", f'{text!r} is no route with a price, e.g. "GET /forecast/{{city}}=0.01".'
-        )
-    return DraftRoute(method.upper(), path, parse_price(price))
+    if not equals:
+        raise _no_route(text)
+    return checked_route(method, path.strip(), parse_price(price))
+
+
+def checked_route(method: str, path: str, price: Usdc) -> DraftRoute:
+    """Raises ListingInvalid for what is no method or no template."""
+    fits = len(path) <= PATH_CHARACTERS and _TEMPLATE.fullmatch(path)
+    if method.upper() not in _METHODS or not fits:
+        raise _no_route(f"{method} {path}")
+    return DraftRoute(method.upper(), path, price)
+
+
+def _no_route(text: str) -> ListingInvalid:
+    hint = 'e.g. "GET /forecast/{city}=0.01"'
+    return ListingInvalid("routes", f"{text[:200]!r} is no route with a price, {hint}.")
 
 
 def parse_tags(text: str) -> tuple[str, ...]:

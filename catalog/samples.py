@@ -158,6 +158,8 @@ def check_request(request: SampleRequest) -> None:
         raise SampleInvalid(f"{what}: the path is longer than {MAX_TARGET_CHARACTERS} characters.")
     if len(request.body.encode("utf-8", "replace")) > MAX_REQUEST_BYTES:
         raise SampleInvalid(f"{what}: the body is larger than 64 KiB.")
+    if "\0" in request.body or not _is_plain(request.content_type.replace(" ", "")):
+        raise SampleInvalid(f"{what}: the body or its content type has unusual characters.")
     for name, value in request.headers:
         if not _is_plain(name) or not value.isascii() or not value.isprintable():
             raise SampleInvalid(f"{what}: the header {name} has unusual characters.")

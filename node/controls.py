@@ -19,7 +19,9 @@ from node.api import audit as api_audit
 from node.api import backups as api_backups
 from node.api import calls as api_calls
 from node.api import dashboard as api_dashboard
+from node.api import drafts as api_drafts
 from node.api import events as api_events
+from node.api import listings as api_listings
 from node.api import notifications as api_notifications
 from node.api import second_factor as api_second_factor
 from node.api import tokens as api_tokens
@@ -162,6 +164,8 @@ def endpoint_modules(controls: Controls) -> list[Endpoints]:
         api_second_factor.endpoints(accounts),
         api_tokens.endpoints(accounts),
         api_audit.endpoints(accounts),
+        api_drafts.endpoints(controls.publisher),
+        api_listings.endpoints(controls.publisher),
         api_backups.endpoints(controls.backups.vault),
         *api_notifications.endpoints(controls.alerts, controls.courier, accounts.seal),
     ]
