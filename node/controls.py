@@ -18,11 +18,13 @@ from node.api import accounts as api_accounts
 from node.api import audit as api_audit
 from node.api import backups as api_backups
 from node.api import calls as api_calls
+from node.api import catalog as api_catalog
 from node.api import dashboard as api_dashboard
 from node.api import drafts as api_drafts
 from node.api import events as api_events
 from node.api import listings as api_listings
 from node.api import notifications as api_notifications
+from node.api import peers as api_peers
 from node.api import second_factor as api_second_factor
 from node.api import tokens as api_tokens
 from node.api.app import create_api
@@ -38,6 +40,13 @@ from node.console import (
     catalog_detail,
     dashboard,
     email,
+    finance,
+    finance_books,
+    finance_channels,
+    finance_choices,
+    finance_history,
+    finance_withdraw,
+    limits,
     listings,
     listings_change,
     listings_register,
@@ -132,10 +141,26 @@ def page_modules(controls: Controls) -> list[Pages]:
         audit.pages(controls.accounts),
         appearance.pages(controls.accounts),
         backup.pages(controls.backups.vault),
+        *finance_pages(controls.treasury),
         notifications.pages(controls.alerts),
         notifications.rule_pages(controls.alerts),
         email.pages(controls.courier, controls.accounts.seal),
         webhook.pages(controls.courier, controls.accounts.seal),
+    ]
+
+
+def finance_pages(treasury: Treasury) -> list[Pages]:
+    """Finance, and the limits among the settings."""
+    return [
+        finance.pages(treasury),
+        finance_withdraw.pages(treasury),
+        finance_channels.pages(treasury),
+        finance_history.pages(treasury),
+        finance_choices.pages(treasury),
+        finance_choices.claim_pages(treasury),
+        finance_books.pages(treasury),
+        finance_books.wallet_pages(treasury),
+        limits.pages(treasury),
     ]
 
 
@@ -160,6 +185,9 @@ def endpoint_modules(controls: Controls) -> list[Endpoints]:
         api_dashboard.endpoints(_sources(controls)),
         api_calls.endpoints(controls.engine),
         api_events.endpoints(controls.engine),
+        api_catalog.endpoints(controls.shop),
+        api_peers.endpoints(controls.shop),
+        api_peers.network_endpoints(controls.shop),
         api_accounts.endpoints(accounts),
         api_second_factor.endpoints(accounts),
         api_tokens.endpoints(accounts),

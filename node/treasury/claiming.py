@@ -65,7 +65,10 @@ class SellingDesk:
         await self._store.commit(Batch(lines))
 
     async def refund(self, channel_id: str, actor: Actor, now: int) -> None:
-        """Claim what a channel owes and give its payer the rest. Raises TreasuryUnknown, ChannelBusy."""
+        """Claim what a channel owes and give its payer the rest.
+
+        Raises TreasuryUnknown, ChannelNotClosable, ChannelBusy.
+        """
         channel = await self._channels.get(channel_id)
         if channel is None:
             raise TreasuryUnknown("There is no such channel.")

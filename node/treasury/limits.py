@@ -138,7 +138,9 @@ def _check(connection: Connection, scope: str, subject: str, atoms: int | None) 
     # What is gone may still be cleared away.
     if atoms is None and (scope, subject) in _rows(connection):
         return
-    raise TreasuryUnknown(f"There is no listing or key {subject!r} that can have a limit per {scope}.")
+    raise TreasuryUnknown(
+        f"There is no listing or key {subject!r} that can have a limit per {scope}."
+    )
 
 
 def _rows(connection: Connection) -> Counts:

@@ -13,7 +13,7 @@ from finance.models import BuyerChannel, ChainTx, OnchainPayment, Purchase, Sell
 from finance.wallet.keystore import Keystore
 from node.accounts.audit import Actor, record
 from node.db.engine import writer
-from node.treasury.errors import TreasuryInvalid, NotPossible
+from node.treasury.errors import NotPossible, TreasuryInvalid
 from node.treasury.guard import Seen
 from node.usage.events import event
 

@@ -1,0 +1,306 @@
+"""Finance > Withdraw: a form, a page that says exactly what will happen, the stages."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from finance.errors import FinanceError, WithdrawalRefused
+from finance.money import Usdc, Wei
+from finance.networks import Network
+from finance.operations import Token
+from finance.withdrawal import Quote, Stage, read_amount, read_destination
+from finance.withdrawals import (
+    WithdrawalView,
+    count_withdrawals,
+    find_withdrawal,
+    recent_withdrawals,
+)
+from finance.x402.text import checksum, parse_address
+from node.accounts.access import Permission
+from node.console.format import (
+    Amount,
+    Moment,
+    Short,
+    address,
+    amount,
+    exact_amount,
+    exact_text,
+    moment,
+    transaction,
+)
+from node.console.forms import FieldError, Form
+from node.console.pager import Pager, numbered, page_number
+from node.console.pages import Pages
+from node.console.visit import Visit
+from node.treasury.sending import send_withdrawal
+from node.treasury.treasury import Treasury
+
+PATH = "/finance/withdrawals"
+PER_PAGE = 30
+_TOKENS = tuple((each.value, each.value) for each in Token)
+_HEADER = ("id", "unix", "token", "amount", "destination", "stage", "by", "transaction", "error")
+TONES = {
+    Stage.REQUESTED: "plain",
+    Stage.SIGNED: "info",
+    Stage.SENT: "info",
+    Stage.MINED: "good",
+    Stage.FINAL: "good",
+    Stage.FAILED: "bad",
+}
+_STEPS = (Stage.SIGNED, Stage.SENT, Stage.MINED, Stage.FINAL)
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawalRow:
+    """One withdrawal, formatted; `stages` are pairs of label and state."""
+
+    id: str
+    at: Moment
+    token: str
+    amount: Amount
+    destination: Short
+    stage: str
+    tone: str
+    stages: tuple[tuple[str, str], ...]
+    by: str
+    transaction: Short | None
+    fee: Amount | None
+    error: str
+    open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FormView:
+    """What `finance/withdraw.html` shows."""
+
+    form: Form
+    tokens: tuple[tuple[str, str], ...]
+    usdc: Amount
+    eth: Amount
+    network: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmView:
+    """What `finance/withdraw_confirm.html` shows: exactly what will happen."""
+
+    form: Form
+    id: str
+    token: str
+    amount: Amount
+    raw_amount: str
+    destination: str
+    checked: bool
+    expected_fee: Amount
+    worst_fee: Amount
+    left: Amount
+    network: str
+    main_network: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListView:
+    """What `finance/withdrawals.html` shows."""
+
+    rows: tuple[WithdrawalRow, ...]
+    pager: Pager
+    may_move: bool
+
+
+def pages(treasury: Treasury) -> Pages:
+    """Form, confirmation, list and single withdrawals."""
+    pages = Pages("finance", "withdrawals")
+
+    @pages.get("/finance/withdraw", Permission.MOVE_MONEY)
+    async def ask(visit: Visit) -> Response:
+        form = Form({"token": "USDC", **dict(visit.query)})
+        return visit.page("finance/withdraw.html", _form_view(treasury, form), "Withdraw")
+
+    @pages.post("/finance/withdraw", Permission.MOVE_MONEY)
+    async def check(visit: Visit) -> Response:
+        form = Form(visit.form)
+        try:
+            quote = await _quote(treasury, form)
+        except FinanceError as error:
+            view = _form_view(treasury, form.refused(error))
+            return visit.page("finance/withdraw.html", view, "Withdraw", 422)
+        return visit.redirect(f"/finance/withdraw/confirm?{urlencode(_asked(quote))}")
+
+    @pages.get("/finance/withdraw/confirm", Permission.MOVE_MONEY)
+    async def confirm(visit: Visit) -> Response:
+        return await _confirm_page(treasury, visit, Form(visit.query), 200)
+
+    @pages.post("/finance/withdraw/confirm", Permission.MOVE_MONEY)
+    async def send(visit: Visit) -> Response:
+        form = Form(visit.form)
+        try:
+            await visit.confirm_password()
+            view = await _send(treasury, visit, form)
+        except (FieldError, FinanceError) as error:
+            known = Form({**form.values, "password": ""}).refused(error)
+            return await _confirm_page(treasury, visit, known, 422)
+        return visit.redirect(f"{PATH}/{view.id}")
+
+    @pages.get(PATH, Permission.SEE_FINANCE)
+    async def show_all(visit: Visit) -> Response:
+        view = await asyncio.to_thread(_list_view, treasury, visit)
+        return visit.page("finance/withdrawals.html", view, "Withdrawals")
+
+    @pages.get(f"{PATH}.csv", Permission.SEE_FINANCE)
+    async def export(visit: Visit) -> Response:
+        return visit.csv("withdrawals.csv", _HEADER, _csv_rows(treasury))
+
+    @pages.get(PATH + "/{withdrawal_id}", Permission.SEE_FINANCE)
+    async def show(visit: Visit) -> Response:
+        id_ = visit.path["withdrawal_id"]
+        found = await asyncio.to_thread(find_withdrawal, treasury.engine, id_)
+        if found is None:
+            return visit.redirect(PATH, "There is no such withdrawal.", "bad")
+        row = withdrawal_row(found, treasury.network, visit)
+        return visit.page("finance/withdrawal.html", row, "Withdrawal")
+
+    return pages
+
+
+async def _quote(treasury: Treasury, form: Form) -> Quote:
+    everything = form.value("all") == "on"
+    text = None if everything else form.value("amount")
+    return await treasury.withdrawals.quote(_token(form), form.value("destination"), text)
+
+
+def _token(form: Form) -> Token:
+    if form.value("token") not in list(Token):
+        raise WithdrawalRefused("Choose USDC or ETH.", "token_invalid", "token")
+    return Token(form.value("token"))
+
+
+def _asked(quote: Quote) -> dict[str, str]:
+    """The address of the page that asks to confirm; its id makes the confirmation unique."""
+    kind = Usdc if quote.token is Token.USDC else Wei
+    return {
+        "id": secrets.token_hex(16),
+        "token": quote.token.value,
+        "destination": checksum(parse_address(quote.destination)),
+        "amount": str(kind(quote.amount)),
+    }
+
+
+async def _confirm_page(treasury: Treasury, visit: Visit, form: Form, status: int) -> Response:
+    """What will happen, as of now; if it cannot, the form again with the reason."""
+    id_ = form.value("id")
+    if known := await asyncio.to_thread(find_withdrawal, treasury.engine, id_):
+        return visit.redirect(f"{PATH}/{known.id}")
+    try:
+        token = _token(form)
+        quote = await treasury.withdrawals.quote(
+            token, form.value("destination"), form.value("amount")
+        )
+    except FinanceError as error:
+        view = _form_view(treasury, form.refused(error))
+        return visit.page("finance/withdraw.html", view, "Withdraw", 422)
+    if not _is_id(id_):
+        return visit.redirect("/finance/withdraw")
+    view = _confirm_view(treasury, form, quote)
+    return visit.page("finance/withdraw_confirm.html", view, "Confirm the withdrawal", status)
+
+
+def _is_id(text: str) -> bool:
+    return len(text) == 32 and all(each in "0123456789abcdef" for each in text)
+
+
+async def _send(treasury: Treasury, visit: Visit, form: Form) -> WithdrawalView:
+    token = _token(form)
+    if not _is_id(form.value("id")):
+        raise WithdrawalRefused("Start again from the form.", "withdrawal_conflict")
+    to = read_destination(form.value("destination"), treasury.address, treasury.network)
+    atoms = read_amount(token, form.value("amount"))
+    return await send_withdrawal(
+        treasury.withdrawals, form.value("id"), token, to, atoms, visit.actor, visit.now
+    )
+
+
+def _form_view(treasury: Treasury, form: Form) -> FormView:
+    balances = treasury.purse.balances
+    return FormView(
+        form, _TOKENS, amount(balances.usdc), amount(balances.gas), treasury.network.name
+    )
+
+
+def _confirm_view(treasury: Treasury, form: Form, quote: Quote) -> ConfirmView:
+    kind = Usdc if quote.token is Token.USDC else Wei
+    typed = form.value("destination").strip()
+    return ConfirmView(
+        form=form,
+        id=form.value("id"),
+        token=quote.token.value,
+        amount=exact_amount(kind(quote.amount)),
+        raw_amount=str(kind(quote.amount)),
+        destination=checksum(parse_address(quote.destination)),
+        checked=typed == checksum(parse_address(quote.destination)),
+        expected_fee=exact_amount(Wei(quote.fee.expected_wei)),
+        worst_fee=exact_amount(Wei(quote.fee.worst_wei)),
+        left=exact_amount(kind(quote.left)),
+        network=treasury.network.name,
+        main_network=treasury.network.name == "base",
+    )
+
+
+def _list_view(treasury: Treasury, visit: Visit) -> ListView:
+    page, total = page_number(visit.query), count_withdrawals(treasury.engine)
+    found = recent_withdrawals(treasury.engine, PER_PAGE, PER_PAGE * (page - 1))
+    return ListView(
+        tuple(withdrawal_row(each, treasury.network, visit) for each in found),
+        numbered(PATH, {}, page, PER_PAGE, total),
+        visit.identity.may(Permission.MOVE_MONEY),
+    )
+
+
+def withdrawal_row(found: WithdrawalView, network: Network, visit: Visit) -> WithdrawalRow:
+    """A withdrawal, formatted."""
+    kind = Usdc if found.token is Token.USDC else Wei
+    return WithdrawalRow(
+        id=found.id,
+        at=moment(found.created_at, visit.now, visit.zone),
+        token=found.token.value,
+        amount=exact_amount(kind(found.amount)),
+        destination=address(checksum(parse_address(found.destination)), network),
+        stage=found.stage.value.capitalize(),
+        tone=TONES[found.stage],
+        stages=stages_of(found.stage, bool(found.tx_hash)),
+        by=found.actor_name,
+        transaction=transaction(found.tx_hash, network) if found.tx_hash else None,
+        fee=None if found.fee_wei is None else exact_amount(Wei(found.fee_wei)),
+        error=found.error or "",
+        open=found.stage not in (Stage.FINAL, Stage.FAILED),
+    )
+
+
+def stages_of(stage: Stage, sent: bool = True) -> tuple[tuple[str, str], ...]:
+    """Signed, sent, mined, final, each done, now, open or failed."""
+    if stage is Stage.FAILED:
+        steps = (("Signed", "done"), ("Sent", "done")) if sent else ()
+        return (*steps, ("Failed", "failed"))
+    reached = _STEPS.index(stage) if stage in _STEPS else -1
+    states = ["done" if at <= reached else "open" for at in range(len(_STEPS))]
+    if reached + 1 < len(_STEPS):
+        states[reached + 1] = "now"
+    return tuple(
+        (step.value.capitalize(), state) for step, state in zip(_STEPS, states, strict=True)
+    )
+
+
+def _csv_rows(treasury: Treasury) -> Iterator[list[object]]:
+    skip = 0
+    while found := recent_withdrawals(treasury.engine, 500, skip):
+        for each in found:
+            kind = Usdc if each.token is Token.USDC else Wei
+            number = exact_text(kind(each.amount)).replace(",", "")
+            about = (each.id, each.created_at, each.token, number, each.destination)
+            yield [*about, each.stage, each.actor_name, each.tx_hash or "", each.error or ""]
+        skip += len(found)
