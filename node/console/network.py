@@ -151,7 +151,7 @@ def pages(shop: Shop) -> Pages:
     async def interval(visit: Visit) -> Response:
         form = Form(dict(visit.form))
         try:
-            minutes = _minutes(form.value("minutes"))
+            minutes = _minutes(form.value("sync_minutes"))
             await asyncio.to_thread(peers.set_interval, engine, visit.actor, minutes, visit.now)
         except (CatalogError, FieldError) as error:
             return await _page(shop, visit, interval_form=form.refused(error))
@@ -202,7 +202,7 @@ async def _page(
         intervals=tuple((str(each), _every(each)) for each in SYNC_MINUTES),
         fixed_hosts=tuple(shop.settings.allowed_hosts),
         peer_form=peer_form or Form(),
-        interval_form=interval_form or Form({"minutes": str(choices.sync_minutes)}),
+        interval_form=interval_form or Form({"sync_minutes": str(choices.sync_minutes)}),
         hosts_form=hosts_form or Form({"hosts": "\n".join(choices.extra_hosts)}),
     )
     status = 422 if any(form is not None for form in forms) else 200
@@ -211,7 +211,7 @@ async def _page(
 
 def _minutes(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 6:
-        raise FieldError("minutes", "Choose one of the list.")
+        raise FieldError("sync_minutes", "Choose one of the list.")
     return int(text)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sqlalchemy import Connection, Engine, select, update
+import msgspec
+from sqlalchemy import Engine, select, update
 from sqlmodel import col
 
 from catalog.discovered import RemoteListing
@@ -83,24 +84,33 @@ def _remove_some(engine: Engine, peer_id: str) -> int:
 
 def set_interval(engine: Engine, actor: Actor, minutes: int, now: int) -> None:
     """How often peers are read. Raises HostsInvalid for what is not offered (blocking)."""
-    if minutes not in SYNC_MINUTES:
-        raise HostsInvalid("minutes", f"One of {', '.join(map(str, SYNC_MINUTES))} minutes.")
-    with writer(engine).begin() as connection:
-        _store(connection, actor, now, sync_minutes=minutes)
+    _change(engine, actor, now, sync_minutes=_offered(minutes))
 
 
 def set_hosts(engine: Engine, actor: Actor, text: str, now: int) -> tuple[str, ...]:
     """Private hosts that may be reached besides the configured. Raises HostsInvalid (blocking)."""
     hosts = parse_hosts(text)
-    with writer(engine).begin() as connection:
-        _store(connection, actor, now, extra_hosts=hosts)
+    _change(engine, actor, now, extra_hosts=hosts)
     return hosts
 
 
-def _store(connection: Connection, actor: Actor, now: int, **changes: object) -> None:
-    choices = read_preference(connection, NetworkChoices)
-    values = {"sync_minutes": choices.sync_minutes, "extra_hosts": choices.extra_hosts, **changes}
-    store_preference(connection, NetworkChoices(**values), actor, now)  # type: ignore[arg-type]
+def set_network(engine: Engine, actor: Actor, minutes: int, hosts: str, now: int) -> None:
+    """Both at once. Raises HostsInvalid (blocking)."""
+    offered, allowed = _offered(minutes), parse_hosts(hosts)
+    _change(engine, actor, now, sync_minutes=offered, extra_hosts=allowed)
+
+
+def _offered(minutes: int) -> int:
+    if minutes not in SYNC_MINUTES:
+        offer = ", ".join(str(each) for each in SYNC_MINUTES)
+        raise HostsInvalid("sync_minutes", f"Choose one of {offer} minutes.")
+    return minutes
+
+
+def _change(engine: Engine, actor: Actor, now: int, **changes: object) -> None:
+    with writer(engine).begin() as connection:
+        choices = read_preference(connection, NetworkChoices)
+        store_preference(connection, msgspec.structs.replace(choices, **changes), actor, now)
 
 
 def _shown(peer: PeerState) -> dict[str, object]:
