@@ -260,7 +260,7 @@ class Node:
         jobs.every(backup.WALLET_SECONDS, "wallet", watch)
         jobs.start()
         stack.callback(jobs.stop)
-        stack.push_async_callback(backups.vault.stop)
+        stack.push_async_callback(backups.stop)
 
     def _background(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=name)

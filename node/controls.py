@@ -52,6 +52,7 @@ from node.console import (
     listings_register,
     network,
     notifications,
+    restore,
     second_factor,
     security,
     setup,
@@ -141,6 +142,7 @@ def page_modules(controls: Controls) -> list[Pages]:
         audit.pages(controls.accounts),
         appearance.pages(controls.accounts),
         backup.pages(controls.backups.vault),
+        restore.pages(controls.backups.desk, _setup_guard(controls)),
         *finance_pages(controls.treasury),
         notifications.pages(controls.alerts),
         notifications.rule_pages(controls.alerts),
@@ -176,6 +178,11 @@ def _sources(controls: Controls) -> Sources:
         lambda: treasury.purse.balances,
         lambda now: read_signals(engine, treasury.guard, now),
     )
+
+
+def _setup_guard(controls: Controls) -> restore.Guard:
+    """Whoever may set the node up may restore it."""
+    return setup.Wizard(controls.accounts, controls.network, controls.facts, None).refused
 
 
 def endpoint_modules(controls: Controls) -> list[Endpoints]:

@@ -158,7 +158,7 @@ class BackupPages:
             tested=row_of(overview.tested, now, zone) if overview.tested else None,
             overdue=overdue_text(overview),
             next=_next(overview, visit),
-            kept=f"{count(overview.good_count)} files, {size(overview.good_bytes)}",
+            kept=_kept(overview),
             rows=lines,
             pager=numbered(PATH, visit.query, page, ROWS, total),
             older=[row_of(each, now, zone) for each in overview.older],
@@ -211,6 +211,11 @@ def _next(overview: Overview, visit: Visit) -> str:
     if minutes < 1:
         return "within a minute or two"
     return f"in {minutes} min" if minutes < 120 else f"in {minutes // 60} h"
+
+
+def _kept(overview: Overview) -> str:
+    noun = "file" if overview.good_count == 1 else "files"
+    return f"{count(overview.good_count)} {noun}, {size(overview.good_bytes)}"
 
 
 def _choices(given: Mapping[str, str]) -> BackupChoices:

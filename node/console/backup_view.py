@@ -37,7 +37,7 @@ _COPIES = {
     CopyState.SKIPPED: ("too large", "loud"),
     CopyState.REMOVED: ("removed", "plain"),
 }
-_STAGES = {
+STAGES = {
     "starting": "Starting",
     "claiming": "Claiming what is owed",
     "copying": "Copying the database",
@@ -180,7 +180,7 @@ def progress_of(working: Working | None, now: int, zone: ZoneInfo) -> Progress |
     if working is None:
         return None
     percent = min(100, 100 * working.done // working.total) if working.total else None
-    stage = _STAGES.get(working.stage, working.stage.capitalize())
+    stage = STAGES.get(working.stage, working.stage.capitalize())
     return Progress(_WHAT[working.what], stage, percent, moment(working.since, now, zone))
 
 
@@ -216,7 +216,9 @@ def detail_of(
         facts = [
             Fact("Network", f"{inside.network} (chain {inside.chain_id})"),
             Fact("Wallet", inside.wallet),
-            Fact("Block", count(inside.block_height) if inside.block_height else "not known"),
+            Fact(
+                "Block", "not known" if inside.block_height is None else count(inside.block_height)
+            ),
             Fact("Database", f"{inside.database}, schema {inside.schema_revision}"),
             Fact("Version", inside.software),
             Fact("Files", ", ".join(member.name for member in inside.members)),

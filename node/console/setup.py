@@ -84,12 +84,12 @@ class Wizard:
             return guest.redirect(await self._page_of(guest))
         if "code" in guest.query:
             return await self._take_code(guest)
-        if (refusal := await self._refused(guest)) is not None:
+        if (refusal := await self.refused(guest)) is not None:
             return refusal
         return self._show(guest, await self._step(), Form())
 
     async def accept(self, guest: Guest) -> Response:
-        if (refusal := await self._refused(guest)) is not None:
+        if (refusal := await self.refused(guest)) is not None:
             return refusal
         if guest.form.get("accept") != "on":
             error = AccountInvalid("accept", "Farebox can only be used under these terms.")
@@ -98,7 +98,7 @@ class Wizard:
         return guest.redirect("/setup")
 
     async def make_admin(self, guest: Guest) -> Response:
-        if (refusal := await self._refused(guest)) is not None:
+        if (refusal := await self.refused(guest)) is not None:
             return refusal
         if await self._step() is not Step.ADMIN:
             return guest.redirect("/setup")
@@ -204,7 +204,7 @@ class Wizard:
         )
         return answer
 
-    async def _refused(self, guest: Guest) -> Response | None:
+    async def refused(self, guest: Guest) -> Response | None:
         """Raises Forbidden for people who may not set this node up."""
         if not await self._accounts.needs_setup():
             return guest.redirect("/sign-in")

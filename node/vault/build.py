@@ -20,6 +20,7 @@ from node.settings import Settings
 from node.vault import records
 from node.vault.choices import BackupChoices, first_start
 from node.vault.copies import Copies, Parcel, Post
+from node.vault.desk import RestoreDesk
 from node.vault.restore import Staged, sweep_staged
 from node.vault.restored import AfterRestore
 from node.vault.service import Surroundings, Vault
@@ -47,6 +48,12 @@ class VaultParts:
     upkeep: Upkeep
     after: AfterRestore
     pending: PendingRestore
+    desk: RestoreDesk
+
+    async def stop(self) -> None:
+        """End what is being done."""
+        await self.desk.stop()
+        await self.vault.stop()
 
     def prepare(self, now: int) -> None:
         """At the start of a node: note the first one, clear away what was half done (blocking).
@@ -65,12 +72,14 @@ def build_vault(
     """The backups of one node."""
     engine = store.engine
     vault = Vault(Surroundings(settings, engine, keys, rpc, claims, alarm))
+    pending = PendingRestore()
     copies = Copies(engine, keys.unseal, mail_post(Mailer(engine, keys.unseal)))
     return VaultParts(
         vault,
         Upkeep(vault, copies),
         AfterRestore(store, keys.wallet.address, rpc.nonce, alarm),
-        PendingRestore(),
+        pending,
+        RestoreDesk(settings, pending.take),
     )
 
 
