@@ -100,10 +100,12 @@ class Console:
 
 
 @contextmanager
-def serve_console(engine: Engine, data_dir: Path, **settings: Any) -> Iterator[Console]:
+def serve_console(
+    engine: Engine, data_dir: Path, *, users: bool = True, **settings: Any
+) -> Iterator[Console]:
     """The private listener of a node on `engine`. There is no chain: its RPC answers nothing.
 
-    `settings` are fields of node.settings.Settings.
+    `users` False: nobody has set it up. `settings` are fields of node.settings.Settings.
     """
     defaults: dict[str, Any] = {
         "data_dir": data_dir,
@@ -117,7 +119,7 @@ def serve_console(engine: Engine, data_dir: Path, **settings: Any) -> Iterator[C
     defaults["console_bind"] = urlsplit(url).netloc
     keys = Keys(Signer.random(), Signer.random(), Signer.random(), secrets.token_bytes(32))
     parts = build_parts(Settings(**{**defaults, **settings}), keys, engine)
-    console = Console(url, engine, parts, make_users(engine))
+    console = Console(url, engine, parts, make_users(engine) if users else {})
     server = make_server(parts.private, 1)  # type: ignore[arg-type]
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
     thread.start()
