@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from aiohttp import web
@@ -133,3 +137,38 @@ class Receiver:
             await asyncio.sleep(3600)
         more = {"location": "/elsewhere"} if 300 <= status < 400 else None
         return web.Response(status=status, headers=more)
+
+
+@dataclass
+class Hook:
+    """A receiver in a thread of its own, for tests without an event loop."""
+
+    url: str
+    received: list[Received] = field(default_factory=list)
+
+
+@contextmanager
+def serve_hook() -> Iterator[Hook]:
+    hook = Hook("")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            body = self.rfile.read(int(headers["content-length"]))
+            hook.received.append(Received(self.path, headers, body))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hook.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield hook
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
