@@ -48,6 +48,9 @@ class RemoteListing(SQLModel, table=True):
     seller_demo: bool = Field(
         default=False, description="whether the seller itself answers demo requests"
     )
+    named_here: bool = Field(
+        default=False, description="name, description and tags are the operator's, not the seller's"
+    )
     digest: str = Field(default="", description="of what was taken over; equal: nothing to do")
 
 

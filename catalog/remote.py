@@ -71,20 +71,22 @@ def read_known(connection: Connection) -> dict[str, Known]:
     }
 
 
-def plan(known: Mapping[str, Known], found: Iterable[FoundListing], peer_id: str) -> Plan:
-    """Compare a peer's whole list with the catalog. What somebody else lists, or an operator
-    added, is not this peer's to change."""
+def plan(
+    known: Mapping[str, Known], found: Iterable[FoundListing], peer_id: str, peer_origin: str
+) -> Plan:
+    """Compare a peer's whole list with the catalog. What somebody else listed, or an operator
+    added, is a peer's to change only if it sells it: a seller knows best what it sells."""
     new, changed, back = [], [], []
     skipped: Counter[str] = Counter()
     for listing in found:
         there = known.get(listing.base_url)
         if there is None:
             new.append(listing)
-        elif there.peer_id != peer_id:
+        elif there.peer_id != peer_id and not listing.base_url.startswith(f"{peer_origin}/"):
             skipped["in the catalog already"] += len(listing.routes)
         else:
             back.append(there.listing_id)
-            if there.digest != listing.digest():
+            if there.peer_id != peer_id or there.digest != listing.digest():
                 changed.append((there.listing_id, listing))
     listed = set(back)
     gone = [
@@ -105,6 +107,7 @@ def add_found(
     now: int,
 ) -> str:
     """Store a new listing; its id."""
+    _forget_removed(connection, found.base_url)
     listing_id = new_listing_id()
     row = {
         **_values(found),
@@ -118,25 +121,65 @@ def add_found(
     }
     connection.execute(insert(Listing), row)
     _store_routes(connection, listing_id, found, now)
-    remote = {"listing_id": listing_id, "base_url": found.base_url, "peer_id": peer_id}
-    connection.execute(insert(RemoteListing), {**remote, **_remote(found, network, now)})
+    remote: dict[str, Any] = {
+        "listing_id": listing_id,
+        "base_url": found.base_url,
+        "peer_id": peer_id,
+    }
+    remote |= {"named_here": peer_id is None, **_remote(found, network, now)}
+    connection.execute(insert(RemoteListing), remote)
     return listing_id
 
 
+def _forget_removed(connection: Connection, base_url: str) -> None:
+    """A listing that was removed elsewhere may have left its row here."""
+    there = select(col(Listing.id))
+    left = (col(RemoteListing.base_url) == base_url, col(RemoteListing.listing_id).not_in(there))
+    connection.execute(delete(RemoteListing).where(*left))
+
+
 def change_found(
-    connection: Connection, listing_id: str, found: FoundListing, network: str, now: int
+    connection: Connection,
+    listing_id: str,
+    found: FoundListing,
+    network: str,
+    peer_id: str,
+    now: int,
 ) -> None:
-    """Replace what the seller says of a listing."""
-    _touch(connection, listing_id, now, **_values(found))
+    """Replace what the seller says of a listing; what an operator called it stays."""
+    named = _named_here(connection, listing_id)
+    values = {**_values(found), **{name: text for name, text in named.items() if text}}
+    _touch(connection, listing_id, now, **values)
     connection.execute(delete(RoutePrice).where(col(RoutePrice.listing_id) == listing_id))
     declared = col(Sample.id).startswith(_DECLARED, autoescape=True)
     connection.execute(delete(Sample).where(col(Sample.listing_id) == listing_id, declared))
     _store_routes(connection, listing_id, found, now)
-    connection.execute(
-        update(RemoteListing)
-        .where(col(RemoteListing.listing_id) == listing_id)
-        .values(**_remote(found, network, now))
+    connection.execute(delete(RemoteListing).where(col(RemoteListing.listing_id) == listing_id))
+    remote: dict[str, Any] = {
+        "listing_id": listing_id,
+        "base_url": found.base_url,
+        "peer_id": peer_id,
+    }
+    remote |= {"named_here": bool(named), **_remote(found, network, now)}
+    connection.execute(insert(RemoteListing), remote)
+
+
+def _named_here(connection: Connection, listing_id: str) -> dict[str, str]:
+    """The operator's words for a listing that was added by hand; empty for a peer's."""
+    statement = (
+        select(
+            col(Listing.name),
+            col(Listing.description),
+            col(Listing.tags),
+            col(RemoteListing.named_here),
+        )
+        .outerjoin(RemoteListing, col(RemoteListing.listing_id) == col(Listing.id))
+        .where(col(Listing.id) == listing_id)
     )
+    row = connection.execute(statement).one()
+    if row[3] is False:
+        return {}
+    return {"name": row[0], "description": row[1], "tags": "" if row[2] == "[]" else row[2]}
 
 
 def set_online(connection: Connection, ids: Sequence[str], online: bool, now: int) -> None:

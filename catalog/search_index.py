@@ -14,7 +14,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, text, union
 from sqlmodel import SQLModel, col
 
-from catalog.discovered import CatalogEntry, CatalogTag, Star
+from catalog.discovered import CatalogEntry, CatalogTag, RemoteListing, Star
 from catalog.models import Listing, RoutePrice
 from catalog.words import fold, operation_text, words
 
@@ -100,11 +100,12 @@ def _index(connection: Connection, ids: Sequence[str]) -> None:
 
 
 def _forget(connection: Connection, ids: Sequence[str], kept: set[Any]) -> None:
-    for table in (CatalogEntry, CatalogTag):
-        connection.execute(delete(table).where(col(table.listing_id).in_(ids)))
+    for made in (CatalogEntry, CatalogTag):
+        connection.execute(delete(made).where(col(made.listing_id).in_(ids)))
     connection.execute(_FORGET, {"ids": list(ids)})
     gone = [each for each in ids if each not in kept]
-    connection.execute(delete(Star).where(col(Star.listing_id).in_(gone)))
+    for table in (Star, RemoteListing):
+        connection.execute(delete(table).where(col(table.listing_id).in_(gone)))
 
 
 def _insert(connection: Connection, table: type[SQLModel], rows: Sequence[dict[str, Any]]) -> None:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from sqlalchemy import Engine
 
+from catalog.discovery import FoundListing
 from catalog.drafts import Draft, DraftCredential, parse_price, parse_route, slug_of
 from catalog.editing import add_listing, pause_listing, read_listings, remove_listing
-from catalog.errors import ListingInvalid
+from catalog.errors import AddressInvalid, ListingInvalid
 from catalog.models import Listing, ListingOrigin, RoutePrice
 from catalog.specs import parse_spec
 from finance.money import Usdc
+from node.commands.buying import add_bought, look_at
 from node.commands.frame import open_database, read_settings, require_wallet, unlock
 from node.commands.output import Json, show_facts, show_rows
 from node.db.engine import writer
@@ -70,9 +73,27 @@ def add(
         spec=parse_spec(_read(spec)) if spec else "",
     )
     seal = unlock(settings).seal if draft.credential.secret else _nothing_to_seal
-    with writer(open_database(settings)).begin() as connection:
-        listing_id = add_listing(connection, draft, seal, int(time.time()))
+    engine, now = open_database(settings), int(time.time())
+    found = _look(engine, settings, draft)
+    with writer(engine).begin() as connection:
+        if found is not None:
+            listing_id = add_bought(connection, found, draft, settings, now)
+        else:
+            listing_id = add_listing(connection, draft, seal, now)
     show_facts(_added(settings, draft, listing_id), as_json, hint=_hint(draft))
+
+
+def _look(engine: Engine, settings: Settings, draft: Draft) -> FoundListing | None:
+    """What a bought address says of itself; None for one that is sold, described by the
+    operator, or not answering: that is said, and it is added as it was given."""
+    described = draft.price or draft.routes or draft.spec or draft.credential.secret
+    if draft.origin is ListingOrigin.OWN or described:
+        return None
+    try:
+        return look_at(engine, settings, draft)
+    except AddressInvalid as error:
+        typer.echo(f"Added without having seen a price: {error}", err=True)
+        return None
 
 
 @app.command("list")

@@ -28,7 +28,16 @@ _SORTS = (
     (Sort.PRICE_DOWN, "Price, high first"),
 )
 _SOURCES = ((Source.ALL, "All"), (Source.OWN, "Sold here"), (Source.SYNCED, "Bought"))
-_CSV: tuple[str, ...] = ("id", "name", "slug", "origin", "mode", "live", "price_from_usdc", "price_to_usdc")
+_CSV: tuple[str, ...] = (
+    "id",
+    "name",
+    "slug",
+    "origin",
+    "mode",
+    "live",
+    "price_from_usdc",
+    "price_to_usdc",
+)
 _CSV += ("schemes", "tags", "peer", "added_at", "description")
 MAX_TAGS = 8
 
@@ -153,10 +162,10 @@ def badges_of(found: Found) -> tuple[Badge, ...]:
 
 
 def price_of(found: Found) -> str:
-    """`0.001 USDC`, or `0.001 – 0.02 USDC`."""
+    """`0.001 USDC`, or `0.001 – 0.02 USDC`; of some bought ones nobody has said a price."""
     low, high = Usdc(found.price_from_atoms), Usdc(found.price_to_atoms)
     if not high:
-        return "Free"
+        return "Free" if found.origin == "own" else "Told with each call"
     if low == high:
         return f"{exact_text(low)} USDC"
     return f"{exact_text(low)} – {exact_text(high)} USDC"

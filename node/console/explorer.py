@@ -64,7 +64,7 @@ class OperationView:
     summary: str
     description: str
     price: Amount
-    free: bool
+    unpriced: bool
     inputs: tuple[Input, ...]
     request: tuple[Shape, ...]
     answers: tuple[Answer, ...]
@@ -106,7 +106,7 @@ def operation_links(operations: tuple[Explained, ...], current: str) -> tuple[Op
             each.method,
             each.path,
             each.summary,
-            exact_amount(Usdc(each.price_atoms)).text,
+            exact_amount(Usdc(each.price_atoms)).text if each.price_atoms else "",
             each.key == current,
         )
         for each in operations
@@ -120,7 +120,7 @@ def operation_view(operation: Explained, limits: tuple[Left, ...]) -> OperationV
         summary=operation.summary,
         description=operation.description,
         price=exact_amount(Usdc(operation.price_atoms)),
-        free=operation.price_atoms == 0,
+        unpriced=operation.price_atoms == 0,
         inputs=tuple(
             _input(each.place, each.name, each.required, each.description)
             for each in operation.fields

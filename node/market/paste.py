@@ -16,6 +16,7 @@ from catalog.discovery import (
     FoundListing,
     FoundRoute,
     Payable,
+    Resource,
     Unusable,
     clean,
     clean_tags,
@@ -73,26 +74,40 @@ class Paste:
         self._payable = payable
         self._reload = reload
 
-    async def look(self, url: str) -> Preview:
-        """Ask an address for its price, paying nothing. Raises AddressInvalid."""
+    async def look(self, url: str, alone: bool = False) -> Preview:
+        """Ask an address for its price, paying nothing. Raises AddressInvalid.
+
+        `alone`: only what is at this address, not the service it belongs to.
+        """
         url = checked_address(url)
+        whole = await self._service(url)
+        if whole is not None and whole.base_url == url.rstrip("/"):
+            return await self._preview(url, whole.price_atoms, whole, True)
+        single = await self._single(url)
+        if whole is not None and not alone:
+            return await self._preview(url, single.price_atoms, whole, True)
+        [found], _ = group([replace(single, base="")])
+        found = replace(found, base_url=url.rstrip("/"), routes=_at_base(found))
+        return await self._preview(url, single.price_atoms, found, False)
+
+    async def _single(self, url: str) -> Resource:
+        """What the address itself asks for."""
         asked = await self._probe(url)
         if asked.required is None:
             raise AddressInvalid(
                 f"The address asks for no x402 payment (it answered {asked.status})."
                 " Give the address of a call that is for sale."
             )
-        resource = _item(url, asked.required)
         try:
-            single = read_resource(resource, self._payable)
+            return read_resource(_item(url, asked.required), self._payable)
         except Unusable as error:
             raise AddressInvalid(f"This cannot be bought here: {error}.") from error
-        [alone], _ = group([replace(single, base="")])
-        whole = await self._service(url)
-        found = whole or replace(alone, base_url=url.rstrip("/"), routes=_at_base(alone))
+
+    async def _preview(
+        self, url: str, price_atoms: int, found: FoundListing, whole: bool
+    ) -> Preview:
         known = await asyncio.to_thread(self._known, found.base_url)
-        network = self._payable.network
-        return Preview(url, single.price_atoms, network, found, whole is not None, known)
+        return Preview(url, price_atoms, self._payable.network, found, whole, known)
 
     async def add(
         self, actor: Actor, url: str, name: str, description: str, tags: str, demo: bool, now: int

@@ -130,7 +130,7 @@ class Sync:
         if own := len(reading.resources) - len(foreign):
             skipped["sold by this node itself"] += own
         with self._engine.connect() as connection:
-            planned = plan(read_known(connection), found, peer.id)
+            planned = plan(read_known(connection), found, peer.id, _origin(peer.url))
         self._apply(peer, planned, now, gone=planned.gone if reading.whole else ())
         left_out = reading.skipped + skipped + planned.skipped
         resources = len(reading.resources) + reading.skipped.total()
@@ -153,7 +153,8 @@ class Sync:
         for changes in _bites(planned.changed):
             with writer(self._engine).begin() as connection:
                 for listing_id, listing in changes:
-                    change_found(connection, listing_id, listing, self._payable.network, now)
+                    network = self._payable.network
+                    change_found(connection, listing_id, listing, network, peer.id, now)
         for ids, online in ((planned.back, True), (gone, False)):
             for bite in _bites(ids):
                 with writer(self._engine).begin() as connection:

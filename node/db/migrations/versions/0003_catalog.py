@@ -113,6 +113,7 @@ def _market() -> None:
         sa.Column("schemes", sa.String(), nullable=False),
         sa.Column("pay_to", sa.String(), nullable=False),
         sa.Column("seller_demo", sa.Boolean(), nullable=False),
+        sa.Column("named_here", sa.Boolean(), nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("listing_id"),
         sa.UniqueConstraint("base_url"),
