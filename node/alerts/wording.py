@@ -12,7 +12,7 @@ from node.alerts.mail import Letter
 from node.alerts.models import DeliveryKind
 from node.alerts.reading import NotificationView
 from node.alerts.rules import about
-from node.console.templates import template_dir
+from node.template_dir import template_dir
 
 _PREFIX = {"info": "Info", "warning": "Warning", "error": "Error"}
 

@@ -14,8 +14,8 @@ from starlette.types import Scope
 from node.console.doorkeeper import Doorkeeper
 from node.console.pages import Pages
 from node.console.shell import Frame
-from node.console.templates import template_dir
 from node.failures import Failure
+from node.template_dir import template_dir
 
 _NOT_THERE = Failure(404, "no_such_page", "There is no page at this address.")
 _WRONG_METHOD = Failure(405, "wrong_method", "This address takes a form, not a visit.")

@@ -1,19 +1,10 @@
-"""Where the templates are, in a checkout and in an installed wheel, and how they render."""
+"""How the templates of pages render."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-import node
-
-
-def template_dir() -> Path:
-    """`templates/` beside the packages in a checkout, inside `node` in a wheel."""
-    package = Path(node.__file__).parent
-    installed = package / "templates"
-    return installed if installed.is_dir() else package.parent / "templates"
+from node.template_dir import template_dir
 
 
 def open_environment() -> Environment:
