@@ -144,10 +144,13 @@ class Wizard:
         try:
             _same(visit.form.get("again", ""), password)
             require_good_password(password, visit.identity.name, "backup_password")
+        except AccountInvalid as error:
+            return self._show(visit, Step.BACKUP, Form().refused(error), 422)
+        try:
             await self._keeper.set_password(password, visit.actor, visit.now)
             await self._keeper.back_up_now("setup")
         except DOMAIN_ERRORS as error:
-            return self._show(visit, Step.BACKUP, Form(visit.form).refused(error), 422)
+            return self._show(visit, Step.BACKUP, Form().with_error("", str(error)), 422)
         await self._accounts.read(setup.backup_chosen, visit.actor, visit.now)
         return visit.redirect("/setup")
 
