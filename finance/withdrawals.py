@@ -62,8 +62,8 @@ _INSERT = text(
 _FAIL = update(_ROWS).where(_ROWS.c.id == bindparam("wanted")).values(error=bindparam("why"))
 _TELL = (
     update(_ROWS)
-    .where(_ROWS.c.id == bindparam("wanted"), _ROWS.c.told.is_(False))
-    .values(told=True)
+    .where(_ROWS.c.id == bindparam("wanted"), _ROWS.c.told == bindparam("was"))
+    .values(told=bindparam("is_told"))
 )
 
 
@@ -247,7 +247,7 @@ class Withdrawals:
 
 def told(withdrawal_id: str) -> Write:
     """Its end is written down with this; a second time breaks the batch."""
-    return Write(_TELL, {"wanted": withdrawal_id})
+    return Write(_TELL, {"wanted": withdrawal_id, "was": False, "is_told": True})
 
 
 def find_withdrawal(engine: Engine, withdrawal_id: str) -> WithdrawalView | None:

@@ -22,6 +22,7 @@ from node.api import catalog as api_catalog
 from node.api import dashboard as api_dashboard
 from node.api import drafts as api_drafts
 from node.api import events as api_events
+from node.api import finance as api_finance
 from node.api import listings as api_listings
 from node.api import notifications as api_notifications
 from node.api import peers as api_peers
@@ -202,6 +203,7 @@ def endpoint_modules(controls: Controls) -> list[Endpoints]:
         api_drafts.endpoints(controls.publisher),
         api_listings.endpoints(controls.publisher),
         api_backups.endpoints(controls.backups.vault),
+        *api_finance.endpoints(controls.treasury, accounts),
         *api_notifications.endpoints(controls.alerts, controls.courier, accounts.seal),
     ]
 

@@ -20,6 +20,7 @@ from node.console.qr import Qr, qr
 from node.console.visit import Visit
 from node.preferences import read_preference
 from node.treasury.choices import Thresholds
+from node.treasury.paying_in import pay_link
 from node.treasury.treasury import Treasury
 
 _LINES = 6
@@ -102,13 +103,6 @@ def _view(treasury: Treasury, visit: Visit) -> FinanceView:
         withdrawals=tuple(withdrawal_row(each, network, visit) for each in open_),
         may_move=visit.identity.may(Permission.MOVE_MONEY),
     )
-
-
-def pay_link(treasury: Treasury) -> str:
-    """EIP-681: a transfer of USDC to the wallet on its chain, for wallets that read it."""
-    network = treasury.network
-    target = f"ethereum:{network.usdc}@{network.chain_id}"
-    return f"{target}/transfer?address={treasury.address}"
 
 
 def serving_view(treasury: Treasury, visit: Visit) -> ServingView:
