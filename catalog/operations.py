@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from catalog.reading import is_too_deep
+
 Operation = Mapping[str, Any]
 Operations = Mapping[tuple[str, str], Operation]
 
@@ -40,8 +42,8 @@ def spec_operations(spec: str) -> Operations:
     (METHOD, template). A missing or unreadable document has none: prices do not
     depend on it. Kept, because every change of any listing asks again; not to be changed."""
     try:
-        document = json.loads(spec) if spec else {}
-    except (RecursionError, ValueError):
+        document = json.loads(spec) if spec and not is_too_deep(spec) else {}
+    except ValueError:
         return {}
     paths = document.get("paths") if isinstance(document, dict) else None
     found: dict[tuple[str, str], Operation] = {}

@@ -24,6 +24,7 @@ _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]{1,30}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]{1,40}|[0-9]{1,40}(\.[0-9]{0,40})?)([eE][-+]?[0-9]{1,3})?")
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 _STR_TAG = "tag:yaml.org,2002:str"
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -74,13 +75,28 @@ def pointer_of(parts: list[str | int]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
+def is_too_deep(text: str) -> bool:
+    """Whether a JSON text is nested deeper than is read, told before anything recurses into
+    it: the standard library's reader is only as safe as the process's recursion limit."""
+    depth = 0
+    for found in _BRACKETS.finditer(text):
+        bracket = found.group()
+        if bracket in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif bracket in "]}":
+            depth -= 1
+    return False
+
+
 def _read_json(text: str) -> Any:
+    if is_too_deep(text):
+        raise Unreadable(f"It is nested more than {MAX_DEPTH} levels deep.")
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise Unreadable(f"It is not JSON: {error.msg}.", error.lineno) from error
-    except RecursionError:
-        raise Unreadable(f"It is nested more than {MAX_DEPTH} levels deep.") from None
     except ValueError as error:
         raise error if isinstance(error, Unreadable) else Unreadable(str(error)) from error
     _check_size(value)

@@ -18,7 +18,6 @@ from node.market.drafts import health_fault
 from node.market.publisher import Publisher
 from node.market.publishing import own_listing
 from node.market.upstream import ask
-from node.usage.events import INSERT_EVENT
 
 FAILURES_UNTIL_TOLD = 3
 MOST_AT_ONCE = 8
@@ -105,7 +104,7 @@ async def _look(publisher: Publisher, row: Listing, now: int) -> Looked:
 
 
 def _remember(publisher: Publisher, row: Listing, found: HealthView) -> HealthView:
-    """Store it beside what was known; a line in the event log when that changes."""
+    """Store it beside what was known."""
     with writer(publisher.engine).begin() as connection:
         known = read_health(connection, [row.id]).get(row.id)
         failures = 0 if found.up else (known.failures if known else 0) + 1
@@ -122,20 +121,7 @@ def _remember(publisher: Publisher, row: Listing, found: HealthView) -> HealthVi
         connection.execute(delete(ListingHealth).where(col(ListingHealth.listing_id) == row.id))
         values = {name: getattr(health, name) for name in HealthView.__slots__}
         connection.execute(insert(ListingHealth), {"listing_id": row.id, **values})
-        _tell(connection, row.name, known, health)
     return health
-
-
-def _tell(connection: Connection, name: str, known: HealthView | None, health: HealthView) -> None:
-    if health.failures == FAILURES_UNTIL_TOLD:
-        line = "upstream_down", "error", f"{name} does not answer as it should: {health.note}"
-    elif known is not None and known.down and health.up:
-        line = "upstream_up", "info", f"{name} answers again."
-    else:
-        return
-    type_, severity, message = line
-    row = {"at": health.checked_at, "type": type_, "severity": severity, "message": message}
-    connection.execute(INSERT_EVENT, row)
 
 
 def _listings(publisher: Publisher) -> list[Listing]:

@@ -1,0 +1,153 @@
+"""A specification says what is wrong with it and where; a hostile one costs nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from catalog.errors import ListingInvalid
+from catalog.operations import spec_operations
+from catalog.reading import MAX_BYTES
+from catalog.specs import check_spec, parse_spec
+from tests.publishing_world import SPEC, SPEC_YAML, spec_text
+
+
+def with_path(**operation: Any) -> str:
+    return spec_text(paths={"/a": {"get": {"responses": {"200": {"description": ""}}} | operation}})
+
+
+def bomb() -> str:
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    for level in range(1, 12):
+        name, below = chr(97 + level), chr(96 + level)
+        lines.append(f"{name}: &{name} [{', '.join([f'*{below}'] * 9)}]")
+    return "\n".join(lines)
+
+
+def test_json_and_yaml_of_both_versions_are_taken() -> None:
+    assert json.loads(parse_spec(spec_text())) == SPEC
+    assert json.loads(parse_spec(spec_text(openapi="3.0.3")))["openapi"] == "3.0.3"
+    document = json.loads(parse_spec(SPEC_YAML))
+    assert list(document["paths"]["/stations"]["get"]["responses"]) == ["200"]
+    assert document["info"]["version"] == "1"
+
+
+def test_words_of_yaml_stay_words() -> None:
+    text = SPEC_YAML.replace("{title: Weather,", "{title: no, description: 2026-11-21,")
+    info = json.loads(parse_spec(text))["info"]
+    assert info == {"title": "no", "description": "2026-11-21", "version": "1"}
+
+
+def test_problems_say_where_they_are() -> None:
+    text = json.dumps({**SPEC, "info": {"title": "x"}}, indent=1)
+    [problem] = check_spec(text).problems
+    assert (problem.pointer, problem.line) == ("/info", 3)
+    assert "version" in problem.message
+    [problem] = check_spec(SPEC_YAML.replace("description: All", "summary: All")).problems[:1]
+    assert problem.pointer == "/paths/~1stations/get/responses/200"
+    assert problem.line == 7
+    with pytest.raises(ListingInvalid, match="line 3"):
+        parse_spec(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "empty"),
+        ("hello", "OpenAPI 3.0 or 3.1"),
+        ('{"openapi": "2.0"}', "OpenAPI 3.0 or 3.1"),
+        ('{"openapi": "3.1.0", "paths": {}}', "no operation"),
+        ('{"a": 1, "a": 2}', "twice"),
+        ("a: 1\na: 2", "twice"),
+        ('{"a": 1e999}', "too large"),
+        ('{"a": NaN}', "NaN"),
+        ("a: \0", "NUL"),
+        ("a: *nowhere", "anchor"),
+        ("? [1]\n: x", "key"),
+        ('x: !!python/object/apply:os.system ["id"]', "OpenAPI"),
+        ("a: [", "neither JSON nor YAML"),
+        ('{"a": }', "not JSON"),
+    ],
+)
+def test_what_is_no_specification_is_a_sentence(text: str, words: str) -> None:
+    checked = check_spec(text)
+    assert checked.spec == ""
+    assert words in checked.problems[0].message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        bomb(),
+        "[" * 500_000,
+        '{"a":' * 100_000,
+        "- " * 50_000 + "x",
+        "{a: " * 100_000,
+        "a: &a {b: *a}",
+        json.dumps(["x"] * 300_000),
+        "x" * (MAX_BYTES + 1),
+        "a: &a " + "x" * 500_000 + "\nb: [" + ", ".join(["*a"] * 5000) + "]",
+    ],
+    ids=["bomb", "json", "objects", "yaml", "flow", "loop", "many", "large", "long text"],
+)
+def test_hostile_documents_are_refused_at_once(text: str) -> None:
+    begun = time.process_time()
+    checked = check_spec(text)
+    assert checked.spec == "" and checked.problems
+    assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://169.254.169.254/latest/meta-data", "file:///etc/passwd", "other.yaml#/a", "//evil/x"],
+)
+def test_references_never_lead_out_of_the_document(target: str) -> None:
+    text = with_path(responses={"200": {"$ref": target}})
+    [problem] = check_spec(text).problems
+    assert "leads out" in problem.message
+    assert problem.pointer == "/paths/~1a/get/responses/200/$ref"
+
+
+def test_references_that_lead_nowhere_or_back_are_told() -> None:
+    schemas = {"A": {"$ref": "#/components/schemas/B"}, "B": {"$ref": "#/components/schemas/A"}}
+    found = check_spec(spec_text(components={"schemas": schemas})).problems
+    assert {each.message.split("' ")[-1] for each in found} == {"leads back to itself."}
+    [problem] = check_spec(with_path(parameters=[{"$ref": "#/components/x"}])).problems
+    assert "nowhere" in problem.message
+
+
+def test_schema_that_holds_itself_is_fine() -> None:
+    tree = {"type": "object", "properties": {"next": {"$ref": "#/components/schemas/Tree"}}}
+    text = spec_text(components={"schemas": {"Tree": tree}})
+    assert check_spec(text).problems == ()
+
+
+def test_references_that_fan_out_are_cut_when_operations_are_read() -> None:
+    """A hundred references to a hundred references …: 10^12 values if written out."""
+    schemas = {
+        f"S{level}": {
+            "type": "object",
+            "properties": {
+                f"p{n}": {"$ref": f"#/components/schemas/S{level + 1}"} for n in range(100)
+            },
+        }
+        for level in range(6)
+    }
+    schemas["S6"] = {"type": "string"}
+    body = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/S0"}}}}
+    text = spec_text(
+        paths={"/a": {"post": {"requestBody": body, "responses": {}}}},
+        components={"schemas": schemas},
+    )
+    begun = time.process_time()
+    assert ("POST", "/a") in spec_operations(text)
+    assert time.process_time() - begun < 3
+
+
+def test_script_in_a_specification_is_kept_as_text() -> None:
+    text = with_path(summary="<script>alert(1)</script>")
+    operation = spec_operations(parse_spec(text))["GET", "/a"]
+    assert operation["summary"] == "<script>alert(1)</script>"
