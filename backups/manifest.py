@@ -94,4 +94,4 @@ def _check(manifest: Manifest) -> None:
         raise BackupDamaged("This backup does not hold what it should: the database is missing.")
     for member in manifest.members[:-1]:
         if not _NAME.fullmatch(member.name) or not 0 <= member.size <= MAX_SMALL_BYTES:
-            raise BackupDamaged(f"This backup holds a file that has no place in it: {member.name}")
+            raise BackupDamaged(f"This backup holds a file that has no place in it, {member.name}.")

@@ -120,7 +120,7 @@ class _Contents:
             return
         expected = self._expected[0] if self._expected else None
         if expected is None or (expected.name, expected.size) != (name, size):
-            raise BackupDamaged(f"This backup holds a file that has no place in it: {name}")
+            raise BackupDamaged(f"This backup holds a file that has no place in it, {name}.")
         assert self._into is not None
         self._file = _create(self._into / name)
 

@@ -125,7 +125,7 @@ class TapeReader:
         except (tarfile.HeaderError, UnicodeDecodeError):
             raise BackupDamaged("The archive inside this backup is damaged.") from None
         if info.type != tarfile.REGTYPE or info.size < 0:
-            raise BackupDamaged(f"This backup holds something that is no file: {info.name}")
+            raise BackupDamaged(f"This backup holds something that is no file, {info.name}.")
         self._left, self._padding = info.size, -info.size % BLOCK
         self._receiver.begin(info.name, info.size)
         if not self._left:
