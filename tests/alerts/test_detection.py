@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from aiohttp import web
 from sqlalchemy import Engine, insert
 
 from finance.chain.rpc import Rpc
@@ -23,7 +24,6 @@ from node.jobs.alerts import rpc_job, spike_job
 from node.jobs.runner import Jobs
 from node.usage.calls import CallRecord, new_call_id
 from node.usage.models import Event, Side
-from tests.alerts.post_office import Receiver
 from tests.alerts.world import NOON, World
 from tests.conftest import book_calls
 
@@ -145,17 +145,56 @@ async def test_job_that_fails_is_told_until_it_succeeds(world: World, journal: J
 
 
 async def test_silent_chain_is_told_once_it_lasted_and_ends_with_its_first_answer(
-    world: World, receiver: Receiver
+    world: World,
 ) -> None:
-    silent = "http://127.0.0.1:1"
-    async with Rpc([silent], 31337, timeout_seconds=1.0) as rpc:
+    chain = Chain()
+    async with Rpc([await chain.start()], CHAIN_ID, timeout_seconds=1.0) as rpc:
         patient = rpc_job(world.alerts, rpc, patience_seconds=60)
         await patient()
+        chain.silent = True
         await patient()
         assert world.rows("SELECT 1 FROM notification") == []
         at_once = rpc_job(world.alerts, rpc, patience_seconds=0)
         await at_once()
-        assert world.rows("SELECT rule, state FROM notification") == [("rpc_unreachable", "new")]
+        await at_once()
+        assert world.rows("SELECT rule, state, count FROM notification") == [
+            ("rpc_unreachable", "new", 2)
+        ]
+        chain.silent = False
+        await at_once()
+        assert world.rows("SELECT state FROM notification") == [("resolved",)]
+        await chain.stop()
+
+
+CHAIN_ID = 31337
+
+
+class Chain:
+    """An RPC endpoint that knows its chain and its height; silent, it answers 503."""
+
+    silent = False
+
+    async def start(self) -> str:
+        app = web.Application()
+        app.router.add_post("/", self._answer)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        if self.silent:
+            raise web.HTTPServiceUnavailable
+        asked = await request.json()
+        answers = [self._result(each) for each in (asked if isinstance(asked, list) else [asked])]
+        return web.json_response(answers if isinstance(asked, list) else answers[0])
+
+    def _result(self, question: dict[str, Any]) -> dict[str, Any]:
+        known = {"eth_chainId": hex(CHAIN_ID), "eth_blockNumber": "0x10"}
+        return {"jsonrpc": "2.0", "id": question["id"], "result": known[question["method"]]}
 
 
 async def test_reports_do_not_break_what_they_watch_when_the_database_is_away(
