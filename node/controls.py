@@ -177,7 +177,8 @@ def _sources(controls: Controls) -> Sources:
         facts.gateway_url,
         facts.started_at,
         lambda: treasury.purse.balances,
-        lambda now: read_signals(engine, treasury.guard, now),
+        lambda: int(treasury.purse.looked_at) or None,
+        lambda now: read_signals(treasury.guard, controls.backups.vault, now),
     )
 
 

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine
-
-from backups.schedule import overdue
-from node.preferences import read_preference
 from node.treasury.guard import Guard
 from node.usage.signals import Signals
-from node.vault.choices import BackupChoices, FirstStart
-from node.vault.records import last_good_at
+from node.vault.service import Vault
 
 
-def read_signals(engine: Engine, guard: Guard, now: int) -> Signals:
+def read_signals(guard: Guard, vault: Vault, now: int) -> Signals:
     """The present state of serving and backups (blocking)."""
-    standing = guard.standing
-    started = read_preference(engine, FirstStart).at or now
-    after_days = read_preference(engine, BackupChoices).overdue_days
-    backup = overdue(now, started, last_good_at(engine), after_days)
+    standing, backup = guard.standing, vault.overdue(now)
     return Signals(
         serving_paused=bool(standing.auto_paused_at),
         paused_by_hand=bool(standing.hand_paused_at),

@@ -96,14 +96,15 @@ class SignalsOut(BaseModel):
 
 
 class DashboardOut(BaseModel):
-    """One side. Windows end with the second `at`; `last_7d` is for sellers. Balances are
-    null until the chain has answered once."""
+    """One side. Windows end with the second `at`; `last_7d` is for sellers. Balances are those
+    of `balances_at`, null until the chain has answered once."""
 
     side: SideName
     at: int
     uptime_seconds: int
     usdc_atoms: int | None
     gas_wei: str | None
+    balances_at: int | None
     last_24h: SumsOut
     last_7d: SumsOut | None
     all_time: SumsOut
@@ -143,7 +144,7 @@ def endpoints(sources: Sources) -> Endpoints:
     async def dashboard(side: SideQuery = None, zone: Zone = "UTC") -> DashboardOut:
         """Cards, call rate and signals of one side."""
         now = int(time.time())
-        asked = side and side.side
+        asked = _asked(side)
         page = await asyncio.to_thread(read_dashboard, engine, asked, now, ZoneInfo(zone))
         signals = await asyncio.to_thread(sources.signals, now)
         return _dashboard(sources, page, signals)
@@ -152,7 +153,7 @@ def endpoints(sources: Sources) -> Endpoints:
     async def call_rate(side: SideQuery = None, zone: Zone = "UTC") -> CallRateOut:
         """Calls per hour of the last 48 hours."""
         now = int(time.time())
-        asked = side and side.side
+        asked = _asked(side)
         shown, hours = await asyncio.to_thread(read_call_rate, engine, asked, now, ZoneInfo(zone))
         return CallRateOut(side=SideName.of(shown), at=now, zone=zone, hours=_hours(hours))
 
@@ -164,7 +165,7 @@ def endpoints(sources: Sources) -> Endpoints:
         page: PageNumber = 1,
     ) -> BreakdownOut:
         """Every API of one side with its sums since the first call."""
-        shown, apis = await asyncio.to_thread(read_breakdown, engine, side and side.side)
+        shown, apis = await asyncio.to_thread(read_breakdown, engine, _asked(side))
         rows = sort_breakdown(apis, sort, order is OrderName.DESCENDING)
         found = listed(rows, page)
         return BreakdownOut(
@@ -178,6 +179,10 @@ def endpoints(sources: Sources) -> Endpoints:
     return area
 
 
+def _asked(side: SideName | None) -> Side | None:
+    return None if side is None else side.side
+
+
 def _dashboard(sources: Sources, page: Dashboard, signals: Signals) -> DashboardOut:
     balances = sources.balances()
     return DashboardOut(
@@ -186,6 +191,7 @@ def _dashboard(sources: Sources, page: Dashboard, signals: Signals) -> Dashboard
         uptime_seconds=max(page.now - sources.started_at, 0),
         usdc_atoms=None if balances.usdc is None else int(balances.usdc),
         gas_wei=None if balances.gas is None else str(int(balances.gas)),
+        balances_at=sources.looked_at(),
         last_24h=_sums(page.day),
         last_7d=None if page.week is None else _sums(page.week),
         all_time=_sums(page.ever),

@@ -123,7 +123,7 @@ def _view(
         seller=page.side is Side.SERVED,
         empty=not page.any_calls and not balances.usdc,
         may_list=visit.identity.may(Permission.SEE_LISTINGS),
-        cards=cards(page, balances),
+        cards=cards(page, balances, sources.looked_at()),
         chart=call_rate_chart(page.hours, zone),
         breakdown=breakdown_view(page.apis, page.side, query),
         events=event_log_view(events, query, visit.now, zone),

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from finance.money import Usdc, Wei
 from node.console.charts import Chart, Part, Slot, bars
-from node.console.format import NOT_KNOWN, amount, count, latency, percent
+from node.console.format import NOT_KNOWN, age, amount, count, latency, percent
 from node.usage.call_rate import HourBucket
 from node.usage.dashboard import Dashboard
 from node.usage.kpis import Balances
@@ -17,6 +17,7 @@ from node.usage.models import Side
 from node.usage.windows import Sums
 
 TICK_HOURS = 6
+OLD_SECONDS = 120  # a balance older than this is shown with its age
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +31,20 @@ class Card:
     detail_hover: str = ""
 
 
-def cards(page: Dashboard, balances: Balances) -> tuple[Card, ...]:
-    """The cards of one side, in their order on the page."""
-    return _seller_cards(page) if page.side is Side.SERVED else _buyer_cards(page, balances)
+def cards(page: Dashboard, balances: Balances, looked_at: int | None) -> tuple[Card, ...]:
+    """The cards of one side, in their order on the page; `looked_at` is when the chain told
+    the balances."""
+    if page.side is Side.SERVED:
+        return _seller_cards(page)
+    return _buyer_cards(page, balances, page.now - (looked_at or page.now))
 
 
-def _buyer_cards(page: Dashboard, balances: Balances) -> tuple[Card, ...]:
+def _buyer_cards(page: Dashboard, balances: Balances, old: int) -> tuple[Card, ...]:
     day, ever = page.day, page.ever
     spent = amount(Usdc(ever.amount_atoms))
     return (
-        _balance("USDC Balance", balances.usdc),
-        _balance("Gas Balance", balances.gas),
+        _balance("USDC Balance", balances.usdc, old),
+        _balance("Gas Balance", balances.gas, old),
         _calls("Calls (24h)", day),
         _latency("Avg Latency", day),
         _money("USDC Spent (24h)", day),
@@ -71,10 +75,12 @@ def _seller_cards(page: Dashboard) -> tuple[Card, ...]:
     )
 
 
-def _balance(title: str, value: Usdc | Wei | None) -> Card:
+def _balance(title: str, value: Usdc | Wei | None, old: int) -> Card:
     shown = amount(value)
-    detail = "the chain has not answered yet" if value is None else shown.symbol
-    return Card(title, shown.text, shown.exact, detail)
+    if value is None:
+        return Card(title, shown.text, shown.exact, "the chain has not answered yet")
+    since = f", as of {age(old)}" if old > OLD_SECONDS else ""
+    return Card(title, shown.text, shown.exact, f"{shown.symbol}{since}")
 
 
 def _calls(title: str, sums: Sums) -> Card:

@@ -34,7 +34,8 @@ WEEK = 7 * DAY
 @dataclass(frozen=True, slots=True)
 class Sources:
     """Where the first page's figures come from. `address` is the wallet's; `started_at` is
-    when this process started, Unix seconds."""
+    when this process started, `looked_at` when the chain last told the balances (None: not
+    yet), both in Unix seconds."""
 
     engine: Engine
     network: Network
@@ -42,6 +43,7 @@ class Sources:
     gateway_url: str
     started_at: int
     balances: Callable[[], Balances]
+    looked_at: Callable[[], int | None]
     signals: ReadSignals
 
 

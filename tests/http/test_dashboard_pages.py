@@ -128,6 +128,15 @@ def test_buyer_cards_equal_the_json(month: Console) -> None:
     assert f'title="{amount(Usdc(ever["amount_atoms"])).exact}"' in page
 
 
+def test_a_balance_of_yesterday_is_not_shown_as_of_now(fresh: Console) -> None:
+    purse = fresh.parts.controls.treasury.purse
+    purse.balances, purse.looked_at = Balances(Usdc(5_000_000), Wei(0)), time.time() - 7_300
+    shown = cards(fresh.client(Role.VIEWER).get("/").text)
+    assert shown["USDC Balance"] == ("5.00", "USDC, as of 2 h ago")
+    purse.looked_at = time.time()
+    assert cards(fresh.client(Role.VIEWER).get("/").text)["USDC Balance"] == ("5.00", "USDC")
+
+
 def test_seller_cards_equal_the_json_and_come_first(month: Console) -> None:
     page, api = at_one_moment(month, "/", "/api/dashboard")
     assert api["side"] == "seller"
