@@ -121,22 +121,31 @@ def _line(visit: Visit, entry: TrailEntry) -> AuditLine:
         address=entry.address,
         action=entry.action,
         subject=entry.subject,
-        before=_pairs(entry.before),
-        after=_pairs(entry.after),
+        before=_pairs(visit, entry.before),
+        after=_pairs(visit, entry.after),
     )
 
 
-def _pairs(text: str) -> tuple[tuple[str, str], ...]:
+def _pairs(visit: Visit, text: str) -> tuple[tuple[str, str], ...]:
     """JSON as names and values; what is no object is a value without a name."""
     if not text:
         return ()
     value = json.loads(text)
     if not isinstance(value, dict):
         return (("", _plain(value)),)
-    return tuple((str(name).replace("_", " "), _plain(part)) for name, part in value.items())
+    return tuple((name.replace("_", " "), _named(visit, name, value[name])) for name in value)
+
+
+def _named(visit: Visit, name: str, value: object) -> str:
+    """Times are told by their names; they are read in the viewer's zone."""
+    if name.endswith(("_at", "_until")) and isinstance(value, int) and value > 0:
+        return moment(value, visit.now, visit.zone).local
+    return _plain(value)
 
 
 def _plain(value: object) -> str:
+    if value is None or value == "":
+        return "—"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
