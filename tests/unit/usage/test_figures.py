@@ -6,7 +6,9 @@ What is right is added up here in Python, call by call, from the list that was j
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -17,6 +19,7 @@ from sqlalchemy import Engine, insert, text
 from catalog.models import Listing, ListingOrigin
 from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade
+from node.jobs.totals import totals_job
 from node.usage.breakdown import SortBy, sort_breakdown
 from node.usage.call_rate import hours_until
 from node.usage.calls import CallRecord
@@ -188,6 +191,38 @@ def test_a_call_that_ends_days_later_is_still_counted(database_url: str) -> None
     with engine.connect() as connection:
         assert connection.execute(text("SELECT COUNT(*) FROM call_rollup")).scalar_one() == 0
     engine.dispose()
+
+
+def test_a_call_booked_while_sums_move_is_counted_once(database_url: str) -> None:
+    engine = open_engine(database_url)
+    upgrade(engine)
+    calls = [synthetic_call(MONTH, n) for n in range(300)]
+
+    def book() -> None:
+        for first in range(0, len(calls), 5):
+            book_calls(engine, *calls[first : first + 5])
+
+    with ThreadPoolExecutor(1) as pool:
+        booked = pool.submit(book)
+        moved = 0
+        while not booked.done():
+            moved += move_quiet_sums(engine, UNTIL)
+        booked.result()
+    assert moved > 0
+    for side in Side:
+        assert read_dashboard(engine, side, UNTIL).ever == added(calls, side, 0, 10**10)
+    engine.dispose()
+
+
+async def test_the_job_moves_what_is_quiet_and_nothing_younger(migrated_engine: Engine) -> None:
+    now = int(time.time())
+    month = Month(1_000, now)
+    book_calls(migrated_engine, *(synthetic_call(month, n) for n in range(900, 1_000)))
+    await totals_job(migrated_engine)()
+    with migrated_engine.connect() as connection:
+        youngest = connection.execute(text("SELECT MAX(slot) FROM call_history")).scalar_one()
+        oldest = connection.execute(text("SELECT MIN(slot) FROM call_rollup")).scalar_one()
+    assert youngest < now - 2 * 3600 <= oldest + 900
 
 
 def test_generated_rows_are_the_calls_they_are_said_to_be(
