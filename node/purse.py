@@ -57,7 +57,7 @@ class Purse:
             newest = block()
             if newest != last or self._wake.is_set() or waited >= MOST_SECONDS:
                 self._wake.clear()
-                await self._look()
+                await self.look()
                 last, waited = newest, 0.0
             pause = max(LEAST_SECONDS, self._network.block_seconds / 2)
             waited += pause
@@ -66,7 +66,8 @@ class Purse:
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Once, now; without an answer everything stays as it was."""
         try:
             block = (await self._rpc.head()).number
             usdc, gas = await read_wallet(self._rpc, self._network, self._address, block)

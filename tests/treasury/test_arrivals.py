@@ -1,0 +1,98 @@
+"""Money that arrives is noticed by itself, once, to the atom."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from finance.arrivals import Arrivals, Outgo, Sighting, unexplained
+from finance.chain.watcher import SeenEvent, Watcher
+from finance.operations import Token
+from finance.store import Write
+from finance.wallet.signer import Signer
+from finance.withdrawals import find_withdrawal
+from finance.x402.text import checksum, parse_address
+from node.purse import Purse
+from node.usage.events import event
+from tests.treasury.wallet_world import ETHER, NETWORK, SOMEBODY, WalletWorld
+
+
+def announce(sentence: str) -> Write:
+    return event("received", "info", sentence, int(time.time()))
+
+
+def purse_of(world: WalletWorld) -> Purse:
+    arrivals = Arrivals(world.store, NETWORK, world.wallet.address, announce)
+    return Purse(world.rpc, NETWORK, world.wallet.address, arrivals)
+
+
+def arrived(world: WalletWorld) -> list[Any]:
+    return [tuple(row) for row in world.rows("SELECT token, amount, source FROM arrival")]
+
+
+def send_eth(world: WalletWorld, wei: int) -> None:
+    """Somebody sends ETH, as wallets do: it leaves no event."""
+    sender = Signer.from_hex(world.chain.keys[8])
+    transaction = {
+        "type": 2,
+        "chainId": NETWORK.chain_id,
+        "nonce": int(world.chain.rpc("eth_getTransactionCount", sender.address, "latest"), 16),
+        "to": checksum(parse_address(world.wallet.address)),
+        "value": wei,
+        "gas": 21_000,
+        "maxFeePerGas": 10**11,
+        "maxPriorityFeePerGas": 1,
+    }
+    raw, _ = sender.sign_transaction(transaction)
+    world.chain.rpc("eth_sendRawTransaction", "0x" + raw.hex())
+
+
+async def test_usdc_is_noticed_once_however_often_it_is_seen(world: WalletWorld) -> None:
+    purse, seen = purse_of(world), list[SeenEvent]()
+
+    async def handle(event: SeenEvent) -> None:
+        seen.append(event)
+        await purse.notice(event)
+
+    watcher = Watcher(world.rpc, world.store, NETWORK, world.wallet.address, handle)
+    await watcher.catch_up()
+    world.receive_usdc(777)
+    await watcher.catch_up()
+    for event_ in seen:
+        await purse.notice(event_)
+    source = Signer.from_hex(world.chain.keys[9]).address
+    assert arrived(world).count(("USDC", "777", source)) == 1
+    lines = world.rows("SELECT message FROM event WHERE message LIKE '%0.000777 USDC%'")
+    assert len(lines) == 1
+
+
+async def test_eth_is_noticed_to_the_wei_beside_our_own_transactions(world: WalletWorld) -> None:
+    purse = purse_of(world)
+    await purse.look()
+    view = await world.withdraw(Token.ETH, 3 * ETHER, SOMEBODY)
+    send_eth(world, 2 * ETHER + 5)
+
+    def mined() -> bool:
+        found = find_withdrawal(world.engine, view.id)
+        return found is not None and found.ended
+
+    await world.until(mined)
+    await purse.look()
+    await purse.look()
+    assert arrived(world) == [("ETH", str(2 * ETHER + 5), "")]
+    assert purse.balances.gas == world.eth_of(world.wallet.address)
+
+
+async def test_what_we_send_is_no_arrival(world: WalletWorld) -> None:
+    purse = purse_of(world)
+    await purse.look()
+    view = await world.withdraw(Token.USDC, 1_000, SOMEBODY)
+    await world.until(lambda: (found := find_withdrawal(world.engine, view.id)) and found.ended)
+    await purse.look()
+    assert arrived(world) == []
+
+
+def test_a_transaction_of_ours_that_is_not_booked_yet_leaves_the_question_open() -> None:
+    before, after = Sighting(5, 100, 7), Sighting(9, 60, 9)
+    assert unexplained(before, after, [Outgo(30, 5)]) is None
+    assert unexplained(before, after, [Outgo(30, 5), Outgo(10, 5)]) == 10

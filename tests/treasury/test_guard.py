@@ -1,0 +1,150 @@
+"""Paid serving stops when the wallet runs low, goes on when it does not, and says so."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine, text
+
+from catalog.drafts import Draft, slug_of
+from catalog.editing import add_listing
+from finance.money import Usdc
+from node.accounts.audit import Actor
+from node.alerts.alerts import Alerts
+from node.db.engine import open_engine, writer
+from node.db.migrations import upgrade
+from node.preferences import change_preference
+from node.treasury.choices import Thresholds
+from node.treasury.guard import Guard, Seen
+
+ANN = Actor("u1", "Ann")
+LOW, MARGIN, PLENTY = 1000, 1199, 1200
+
+
+class Wallet:
+    """What the guard sees; `gas` None is a chain that does not answer."""
+
+    def __init__(self, gas: int | None = PLENTY) -> None:
+        self.gas = gas
+
+    def seen(self, _now: float) -> Seen:
+        return Seen(None if self.gas is None else 0, self.gas)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = open_engine(database_url)
+    upgrade(engine)
+    chosen = Thresholds(low_gas_wei=LOW, margin_percent=20)
+    change_preference(engine, chosen, ANN, 1)
+    yield engine
+    engine.dispose()
+
+
+def sell(engine: Engine) -> None:
+    draft = Draft("Weather", slug_of("Weather"), "http://up.example", price=Usdc(1000))
+    with writer(engine).begin() as connection:
+        add_listing(connection, draft, lambda _: "", int(time.time()))
+
+
+def rows(engine: Engine, query: str) -> list[tuple[object, ...]]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(query))]
+
+
+def events(engine: Engine) -> list[object]:
+    return [row[0] for row in rows(engine, "SELECT type FROM event ORDER BY id")]
+
+
+def open_incidents(engine: Engine) -> set[object]:
+    query = "SELECT rule FROM notification WHERE resolved_at IS NULL"
+    return {row[0] for row in rows(engine, query)}
+
+
+def look(guard: Guard, wallet: Wallet, *balances: int | None) -> list[bool]:
+    """Whether serving is paused after each of these balances."""
+    found = []
+    for balance in balances:
+        wallet.gas = balance
+        asyncio.run(guard.look())
+        found.append(guard.paused())
+    return found
+
+
+def test_a_balance_around_the_threshold_pauses_once(engine: Engine) -> None:
+    sell(engine)
+    wallet = Wallet()
+    guard = Guard(engine, Alerts(engine), wallet.seen)
+    swinging = (LOW, LOW - 1, LOW, LOW - 1, MARGIN, LOW + 1, LOW - 1)
+    assert look(guard, wallet, *swinging) == [False] + 6 * [True]
+    assert events(engine) == ["low_gas", "serving_paused"]
+    assert open_incidents(engine) == {"low_gas", "auto_pause"}
+    assert look(guard, wallet, PLENTY, LOW) == [False, False]
+    assert events(engine)[2:] == ["enough_gas", "serving_resumed"]
+    assert open_incidents(engine) == set()
+    assert len(rows(engine, "SELECT id FROM notification")) == 2
+
+
+def test_a_chain_that_does_not_answer_neither_pauses_nor_resumes(engine: Engine) -> None:
+    sell(engine)
+    wallet = Wallet()
+    guard = Guard(engine, Alerts(engine), wallet.seen)
+    assert look(guard, wallet, None, PLENTY, None) == [False, False, False]
+    assert look(guard, wallet, LOW - 1, None, None) == [True, True, True]
+
+
+def test_a_pause_outlives_a_restart_and_its_incident_ends(engine: Engine) -> None:
+    sell(engine)
+    wallet = Wallet()
+    look(Guard(engine, Alerts(engine), wallet.seen), wallet, LOW - 1)
+    again = Guard(engine, Alerts(engine), wallet.seen)
+    asyncio.run(again.reload())
+    assert again.paused()
+    assert look(again, wallet, None, MARGIN, PLENTY) == [True, True, False]
+    assert open_incidents(engine) == set()
+
+
+def test_a_pause_by_hand_stays_until_it_is_ended_by_hand(engine: Engine) -> None:
+    sell(engine)
+    wallet = Wallet()
+    guard = Guard(engine, Alerts(engine), wallet.seen)
+    asyncio.run(guard.pause(ANN, 50))
+    assert look(guard, wallet, PLENTY, LOW - 1, PLENTY) == [True, True, True]
+    other = Guard(engine, Alerts(engine), wallet.seen)
+    asyncio.run(other.reload())
+    assert other.paused()
+    asyncio.run(other.resume(ANN, 60))
+    asyncio.run(guard.reload())
+    assert not guard.paused()
+    trail = "SELECT actor_name FROM audit_entry WHERE subject = 'serving' AND actor_name = 'Ann'"
+    assert len(rows(engine, trail)) == 2
+
+
+def test_resumed_by_hand_while_low_holds_until_the_wallet_has_recovered(engine: Engine) -> None:
+    sell(engine)
+    wallet = Wallet()
+    guard = Guard(engine, Alerts(engine), wallet.seen)
+    assert look(guard, wallet, LOW - 1) == [True]
+    asyncio.run(guard.resume(ANN, 60))
+    assert look(guard, wallet, LOW - 2, LOW - 1) == [False, False]
+    assert open_incidents(engine) == {"low_gas"}
+    assert look(guard, wallet, PLENTY, LOW - 1) == [False, True]
+
+
+def test_who_sells_nothing_needs_no_gas(engine: Engine) -> None:
+    wallet = Wallet(0)
+    guard = Guard(engine, Alerts(engine), wallet.seen)
+    assert look(guard, wallet, 0) == [False]
+    assert events(engine) == [] and open_incidents(engine) == set()
+
+
+def test_without_auto_pause_a_low_wallet_is_only_told(engine: Engine) -> None:
+    sell(engine)
+    change_preference(engine, Thresholds(low_gas_wei=LOW, auto_pause=False), ANN, 2)
+    wallet = Wallet()
+    guard = Guard(engine, Alerts(engine), wallet.seen)
+    assert look(guard, wallet, LOW - 1) == [False]
+    assert open_incidents(engine) == {"low_gas"}
