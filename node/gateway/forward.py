@@ -10,12 +10,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-import aiohttp
-
-from node.egress import EgressPolicy, EgressRefused, open_session
+from node.egress import EgressPolicy, EgressRefused
 from node.gateway.headers import to_upstream
 from node.gateway.match import Match, Upstream
 from node.gateway.request import Call, CallerGone
+from node.lines import pool as lines
+from node.lines.errors import LineError, NotConnected, Silent
 
 BUFFER_BYTES = 256 * 1024
 CONNECT_SECONDS = 5
@@ -52,21 +52,21 @@ class Answer:
 
     __slots__ = ("_response", "_scrub", "complete", "head", "length", "raw_headers", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse, upstream: Upstream) -> None:
+    def __init__(self, response: lines.Answer, upstream: Upstream) -> None:
         self._response = response
         self._scrub = _Scrubber(upstream.secrets) if upstream.secrets else None
         self.status = response.status
         self.raw_headers = response.raw_headers
         # Of the whole body as announced; also on answers to HEAD. None when unknown.
-        self.length: int | None = response.content_length
+        self.length = response.length
         self.head = b""
         self.complete = False
 
     async def read_head(self, limit: int) -> None:
         """Read up to `limit` bytes and perhaps a chunk more."""
-        chunks, size, content = [], 0, self._response.content
+        chunks, size, response = [], 0, self._response
         while size <= limit:
-            chunk = await content.readany()
+            chunk = await response.read()
             if not chunk:
                 self.complete = True
                 break
@@ -79,18 +79,16 @@ class Answer:
     async def rest(self) -> AsyncIterator[bytes]:
         """The body after `head`. Raises UpstreamError when it breaks off."""
         try:
-            while chunk := await self._response.content.readany():
+            while chunk := await self._response.read():
                 yield chunk if self._scrub is None else self._scrub.clean(chunk, False)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except LineError as error:
             raise UpstreamError("upstream_failed", error) from error
         if self._scrub is not None:
             yield self._scrub.clean(b"", True)
 
     def close(self) -> None:
         """Give the connection back if all was read, else cut it."""
-        if not self._response.content.at_eof():
-            self._response.close()
-        self._response.release()
+        self._response.close()
 
 
 class _Scrubber:
@@ -118,17 +116,11 @@ class Forwarder:
     """Sends calls on over one pool of kept-alive connections."""
 
     def __init__(self, policy: EgressPolicy, first_byte_seconds: float) -> None:
-        self._policy = policy
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_SECONDS, sock_read=first_byte_seconds
-        )
-        self._session: aiohttp.ClientSession | None = None
+        self._lines = lines.Lines(policy, CONNECT_SECONDS, first_byte_seconds)
 
     async def stop(self) -> None:
         """Close the pool."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._lines.close()
 
     async def fetch(self, call: Call, match: Match, limit: int = BUFFER_BYTES) -> Answer:
         """Call the upstream; the answer's first `limit` bytes are read when this returns.
@@ -155,7 +147,7 @@ class Forwarder:
                 raise CallerGone from error
             if call.failure is not None:
                 raise call.failure from error
-            if isinstance(error, (aiohttp.ClientError, TimeoutError, OSError)):
+            if isinstance(error, (OSError, ValueError)):
                 raise UpstreamError(_code(error), error) from error
             raise
         finally:
@@ -167,33 +159,22 @@ class Forwarder:
         match: Match,
         upstream: Upstream,
         data: bytes | AsyncIterator[bytes] | None,
-    ) -> aiohttp.ClientResponse:
-        if self._session is None:
-            self._session = open_session(
-                self._policy,
-                timeout=self._timeout,
-                skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
-            )
-        url = upstream.url(match.rest, call.query)
-        self._policy.check_url(url)
+    ) -> lines.Answer:
         headers = to_upstream(
             call.headers, upstream, call.id, call.client, call.scope.get("scheme", "http")
         )
-        if call.streams_body and call.body_length is not None:
-            headers.append(("Content-Length", str(call.body_length)))
-        return await self._session.request(
-            call.method, url, headers=headers, data=data, allow_redirects=False
-        )
+        target = upstream.target(match.rest, call.query)
+        length = call.body_length if call.streams_body else None
+        request = lines.Request(call.method, target, headers, data, length)
+        return await self._lines.request(upstream.origin, request)
 
 
 def _code(error: BaseException) -> str:
     match error:
-        case aiohttp.ServerTimeoutError() if "connect" not in str(error).lower():
+        case Silent() | TimeoutError():
             return "upstream_timeout"
-        case aiohttp.ClientConnectorError() | aiohttp.ServerTimeoutError() | EgressRefused():
+        case NotConnected() | EgressRefused():
             return "upstream_unreachable"
-        case TimeoutError():
-            return "upstream_timeout"
         case _:
             return "upstream_failed"
 

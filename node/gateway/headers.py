@@ -77,7 +77,7 @@ _ADDRESSES = frozenset((b"location", b"content-location", b"refresh", b"link"))
 
 def to_upstream(
     given: RawHeaders, upstream: Upstream, call_id: str, client: str, scheme: str
-) -> list[tuple[str, str]]:
+) -> Headers:
     """The headers of the forwarded request, without framing."""
     dropped, host = _connection_listed(given), b""
     headers: Headers = []
@@ -89,14 +89,15 @@ def to_upstream(
     injected = {name for name, _ in upstream.headers}
     if injected:
         headers = [header for header in headers if header[0] not in injected]
-    text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-    text += [(name.decode(), value.decode("latin-1")) for name, value in upstream.headers]
-    text.append(("Host", upstream.host.decode()))
-    text.append(("X-Forwarded-For", client))
-    text.append(("X-Forwarded-Proto", scheme))
-    text.append(("X-Forwarded-Host", host.decode("latin-1")))
-    text.append(("X-Request-Id", call_id))
-    return text
+    return [
+        (b"Host", upstream.host),
+        *headers,
+        *upstream.headers,
+        (b"X-Forwarded-For", client.encode()),
+        (b"X-Forwarded-Proto", scheme.encode()),
+        (b"X-Forwarded-Host", host),
+        (b"X-Request-Id", call_id.encode()),
+    ]
 
 
 def to_caller(given: RawHeaders, upstream: Upstream, paid: bool) -> Headers:
@@ -122,7 +123,7 @@ def to_caller(given: RawHeaders, upstream: Upstream, paid: bool) -> Headers:
 def _public_address(value: bytes, upstream: Upstream) -> bytes:
     """An address at the upstream becomes one at the gateway; its credential goes."""
     if upstream.query:
-        given = upstream.query.encode()
+        given = upstream.query
         for joint in (b"?" + given + b"&", b"&" + given, b"?" + given):
             value = value.replace(joint, b"?" if joint.endswith(b"&") else b"")
     return value.replace(upstream.base.encode(), upstream.public_base.encode())

@@ -17,6 +17,7 @@ from finance.errors import FinanceError
 from finance.x402.extensions import bazaar_extension, payment_identifier_extension
 from finance.x402.offers import Offer, Terms
 from finance.x402.values import BATCH_SETTLEMENT_SCHEME, EXACT
+from node.lines.pool import Origin
 
 PREFIX = b"/v1/"
 
@@ -44,20 +45,23 @@ class Sale:
 class Upstream:
     """Where a listing's calls go. `secret` is the upstream's own credential, never shown."""
 
+    origin: Origin
     base: str  # scheme://host[:port]/base-path, without a slash at the end
+    path: bytes  # the base path
     host: bytes
     public_base: str  # what buyers see instead of `base`
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
-    query: str = field(default="", repr=False)
+    query: bytes = field(default=b"", repr=False)
     secrets: tuple[bytes, ...] = field(default=(), repr=False)
 
-    def url(self, rest: bytes, query: bytes) -> URL:
-        """The address of one call; path and query stay as the caller wrote them."""
-        target = self.base + rest.decode("latin-1")
+    def target(self, rest: bytes, query: bytes) -> bytes:
+        """Path and query of one call; they stay as the caller wrote them."""
+        target = (self.path + rest) or b"/"
+        if query and self.query:
+            return b"%b?%b&%b" % (target, query, self.query)
         if query or self.query:
-            parts = (query.decode("latin-1"), self.query)
-            target += "?" + "&".join(part for part in parts if part)
-        return URL(target, encoded=True)
+            return b"%b?%b" % (target, query or self.query)
+        return target
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,20 +147,26 @@ def _compile(
 
 def _upstream(listing: PricedListing, sale: Sale, unseal: Callable[[str], bytes]) -> Upstream:
     url = URL(listing.base_url)
-    base = str(url.origin()) + url.raw_path.rstrip("/")
+    if url.scheme not in ("http", "https") or not url.host or not url.port:
+        raise ValueError("only http and https addresses can be called")
+    origin = Origin(url.scheme == "https", url.host, url.port)
+    path = url.raw_path.rstrip("/")
+    base, path_bytes = str(url.origin()) + path, path.encode()
     public = f"{sale.public_url.rstrip('/')}/v1/{listing.slug}"
     host = url.raw_authority.rpartition("@")[2].encode()
     credential = listing.credential
     if credential.kind == "none" or not credential.sealed:
-        return Upstream(base, host, public)
+        return Upstream(origin, base, path_bytes, host, public)
     secret = unseal(credential.sealed)
     if credential.kind == "header":
         header = (credential.name.lower().encode(), secret)
         # `Bearer abc`: the part after the word is the secret too.
-        return Upstream(base, host, public, (header,), "", (secret, secret.split(b" ")[-1]))
+        secrets = (secret, secret.split(b" ")[-1])
+        return Upstream(origin, base, path_bytes, host, public, (header,), b"", secrets)
     written = quote(secret, safe="")
-    query = f"{quote(credential.name, safe='')}={written}"
-    return Upstream(base, host, public, (), query, (secret, written.encode()))
+    query = f"{quote(credential.name, safe='')}={written}".encode()
+    secrets = (secret, written.encode())
+    return Upstream(origin, base, path_bytes, host, public, (), query, secrets)
 
 
 def _terms(listing: PricedListing, priced: PricedRoute, sale: Sale) -> Terms:

@@ -51,7 +51,7 @@ async def test_a_redirect_is_not_followed_and_points_at_the_gateway(market: Mark
 
 async def test_an_unreachable_upstream_is_504_and_costs_nothing(market: Market) -> None:
     market.sell(base=f"http://127.0.0.1:{free_port()}")
-    market.gateway._forwarder._policy._allowed |= {"127.0.0.1"}  # only the port is wrong
+    market.seller.egress.allow_also(["127.0.0.1"])  # only the port is wrong
     payer = await market.payer()
     answer = await market.buy(payer, "/v1/api/echo")
     assert answer.status_code == 504
