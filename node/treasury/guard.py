@@ -22,7 +22,7 @@ from node.alerts.rules import Alarm, Rule
 from node.db.engine import writer
 from node.preferences import read_preference, store_preference
 from node.treasury.choices import Serving, Thresholds
-from node.usage.events import Severity, event
+from node.usage.events import event
 
 SUBJECT = "wallet"
 LINK = "/finance"
@@ -146,32 +146,20 @@ def _by_hand(engine: Engine, pausing: bool, actor: Actor, now: int) -> Standing:
 def _store(
     connection: Connection, before: Standing, after: Standing, actor: Actor, now: int
 ) -> None:
+    """Incidents write their own lines into the event log; what is done by hand has none."""
     if before == after:
         return
     store_preference(connection, Serving.of(after), actor, now)
-    for type_, severity, sentence in _events(before, after, actor):
-        line = event(type_, severity, sentence, now)
+    for type_, sentence in _by_hand_lines(before, after, actor):
+        line = event(type_, "info", sentence, now)
         connection.execute(line.statement, dict(line.params))
 
 
-def _events(before: Standing, after: Standing, actor: Actor) -> list[tuple[str, Severity, str]]:
-    lines: list[tuple[str, Severity, str]] = []
-    if after.low_usdc != before.low_usdc:
-        lines.append(_level("usdc", after.low_usdc))
-    if after.low_gas != before.low_gas:
-        lines.append(_level("gas", after.low_gas))
-    if after.auto_paused_at and not before.auto_paused_at:
-        lines.append(("serving_paused", "warning", _why(after)))
+def _by_hand_lines(before: Standing, after: Standing, actor: Actor) -> list[tuple[str, str]]:
+    if actor is SYSTEM:
+        return []
     if after.hand_paused_at and not before.hand_paused_at:
-        lines.append(("serving_paused", "warning", f"{actor.name} paused paid serving."))
+        return [("serving_paused", f"{actor.name} paused paid serving.")]
     if before.paused and not after.paused:
-        by = "by itself" if actor is SYSTEM else f"by {actor.name}"
-        lines.append(("serving_resumed", "info", f"Paid serving was resumed {by}."))
-    return lines
-
-
-def _level(name: str, low: bool) -> tuple[str, Severity, str]:
-    label = {"usdc": "USDC", "gas": "ETH for gas"}[name]
-    if low:
-        return f"low_{name}", "warning", f"The wallet is low on {label}."
-    return f"enough_{name}", "info", f"The wallet has enough {label} again."
+        return [("serving_resumed", f"{actor.name} resumed paid serving.")]
+    return []

@@ -80,10 +80,10 @@ def test_a_balance_around_the_threshold_pauses_once(engine: Engine) -> None:
     guard = Guard(engine, Alerts(engine), wallet.seen)
     swinging = (LOW, LOW - 1, LOW, LOW - 1, MARGIN, LOW + 1, LOW - 1)
     assert look(guard, wallet, *swinging) == [False] + 6 * [True]
-    assert events(engine) == ["low_gas", "serving_paused"]
+    assert events(engine) == ["low_gas", "auto_pause"]
     assert open_incidents(engine) == {"low_gas", "auto_pause"}
     assert look(guard, wallet, PLENTY, LOW) == [False, False]
-    assert events(engine)[2:] == ["enough_gas", "serving_resumed"]
+    assert events(engine)[2:] == ["low_gas_resolved", "auto_pause_resolved"]
     assert open_incidents(engine) == set()
     assert len(rows(engine, "SELECT id FROM notification")) == 2
 
@@ -121,6 +121,7 @@ def test_a_pause_by_hand_stays_until_it_is_ended_by_hand(engine: Engine) -> None
     assert not guard.paused()
     trail = "SELECT actor_name FROM audit_entry WHERE subject = 'serving' AND actor_name = 'Ann'"
     assert len(rows(engine, trail)) == 2
+    assert {"serving_paused", "serving_resumed"} <= set(events(engine))
 
 
 def test_resumed_by_hand_while_low_holds_until_the_wallet_has_recovered(engine: Engine) -> None:
