@@ -84,7 +84,7 @@ def _balance(title: str, value: Usdc | Wei | None, old: int) -> Card:
 
 
 def _calls(title: str, sums: Sums) -> Card:
-    rate = f"{percent(sums.succeeded, sums.calls)} successful" if sums.calls else "none yet"
+    rate = f"{percent(sums.succeeded, sums.calls)} successful" if sums.calls else "none in 24 hours"
     return Card(title, count(sums.calls), "", rate, f"{count(sums.errors)} errors")
 
 

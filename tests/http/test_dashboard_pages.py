@@ -333,7 +333,7 @@ def test_a_fresh_node_says_what_to_do_first(fresh: Console) -> None:
     assert '<a href="/catalog">Catalog</a>' in page
     assert '<a href="/listings">API Management</a>' in page
     assert cards(page)["USDC Balance"] == ("—", "the chain has not answered yet")
-    assert cards(page)["Calls (24h)"] == ("0", "none yet")
+    assert cards(page)["Calls (24h)"] == ("0", "none in 24 hours")
     assert "<tbody>" not in page
     assert 'href="/listings"' not in section_of_notice(fresh.client(Role.CONSUMER).get("/").text)
 
