@@ -102,6 +102,12 @@ def make_home(data_dir: Path, key: MadeKey, database_url: str = "") -> Home:
     return Home(settings, keystore.unlock(PASSPHRASE), engine, key)
 
 
+def at(data_dir: Path, pattern: Home) -> Home:
+    """A copy of a home's files as a home of its own."""
+    settings = Settings(data_dir=data_dir, network="devnet")
+    return Home(settings, pattern.keys, open_engine(settings.database), pattern.key)
+
+
 def limits(engine: Engine) -> int:
     """The sum that `make_home` put into the database."""
     with engine.connect() as connection:
