@@ -60,6 +60,7 @@ from node.vault.restored import mark_stale
 DRAIN_SECONDS = 20
 CLAIM_SECONDS = 60
 LOOK_SECONDS = 5
+RECURSION = 1_000  # as Python has it
 RESTORED_SECONDS = 60
 
 _log = logging.getLogger("farebox")
@@ -68,6 +69,8 @@ _log = logging.getLogger("farebox")
 def run(settings: Settings, keys: Keys) -> None:
     """Run a node until SIGINT or SIGTERM. Raises NodeError before anything is served."""
     _configure_logging()
+    # Libraries of the chain raise it so far that a document of brackets would end the process.
+    sys.setrecursionlimit(RECURSION)
     with hold_data_dir(settings.data_dir) as lock:
         engine = open_engine(settings.database)
         try:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ from node.accounts.tokens import create_token
 from node.accounts.users import NewUser, create_user
 from node.db.engine import writer
 from node.parts import Parts, build_parts
-from node.server import bind, make_server
+from node.server import Server, bind, make_server
 from node.settings import Bind, Settings
 from tests.conftest import CHROMIUM
 
@@ -121,7 +122,7 @@ def serve_console(
     parts = build_parts(Settings(**{**defaults, **settings}), keys, engine)
     console = Console(url, engine, parts, make_users(engine) if users else {})
     server = make_server(parts.private, 1)  # type: ignore[arg-type]
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(parts, server, listener)))
     thread.start()
     while not server.started:
         time.sleep(0.01)
@@ -131,6 +132,15 @@ def serve_console(
         server.stop_accepting()
         thread.join()
         parts.money.journal.close()
+
+
+async def _serve(parts: Parts, server: Server, listener: socket.socket) -> None:
+    """With the proxy's line to sellers, which pages use too."""
+    await parts.proxy.start()
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        await parts.proxy.stop()
 
 
 def make_users(engine: Engine) -> dict[Role, str]:

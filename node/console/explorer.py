@@ -11,6 +11,7 @@ from finance.money import Usdc
 from node.console.format import Amount, exact_amount, latency, size
 from node.console.forms import Form
 from node.market.explore import METHODS, Answer, Explained, Shape
+from node.market.plain_json import NotJson, decode
 from node.market.try_it import Left, TryResult, Wanted
 
 _SHOWN = 64 * 1024
@@ -198,8 +199,8 @@ def _readable(result: TryResult) -> tuple[str, bool]:
     if not result.whole or not text.lstrip().startswith(("{", "[")):
         return text, "\x00" in text
     try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False), False
-    except (ValueError, RecursionError):
+        return json.dumps(decode(result.body), indent=2, ensure_ascii=False), False
+    except NotJson:
         return text, False
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
-import msgspec
 from yarl import URL
 
 from catalog.discovery import Payable, Reading
 from node.egress import EgressPolicy, EgressRefused, open_session
+from node.market.plain_json import NotJson, decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,8 @@ class _Line:
 
 def _decode(body: bytes) -> tuple[list[Any], int | None]:
     try:
-        document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        document = decode(body)
+    except NotJson as error:
         raise PeerFailed("It answered with something that is not JSON.") from error
     items = document.get("items") if isinstance(document, dict) else None
     if not isinstance(items, list):

@@ -67,7 +67,8 @@ class Farewell:
 
 
 def sell(publisher: Publisher, draft: Draft, mode: ListingMode, actor: Actor, now: int) -> str:
-    """Put an API up for sale at once, without draft and samples (blocking); its id.
+    """Put an API up for sale at once, without draft and samples (blocking); its id. One to
+    buy from (`draft.origin`) is added as it is given.
 
     `draft.spec` must have been checked. Raises ListingExists.
     """
@@ -76,7 +77,8 @@ def sell(publisher: Publisher, draft: Draft, mode: ListingMode, actor: Actor, no
         if mode is not ListingMode.LIVE:
             set_mode(connection, listing_id, mode, now)
         after = {**summary(draft), "mode": mode.value}
-        record(connection, actor, "listing.publish", listing_id, now, None, after)
+        action = "listing.publish" if draft.origin is ListingOrigin.OWN else "listing.add"
+        record(connection, actor, action, listing_id, now, None, after)
     return listing_id
 
 

@@ -36,6 +36,7 @@ from finance.money import Usdc
 from node.db.engine import writer
 from node.market.catalog import compiled
 from node.market.explore import METHODS, Explained, explain
+from node.market.plain_json import NotJson, decode
 
 CONSOLE_KEY = "console"
 _SCOPES = (("call", EVERY), ("listing", ""), ("key", CONSOLE_KEY), ("day", EVERY))
@@ -217,9 +218,9 @@ def _problem(outcome: Outcome, headers: Mapping[str, str]) -> tuple[str, str]:
     if outcome.status < 400 or headers.get("content-type") != "application/problem+json":
         return "", ""
     try:
-        document = json.loads(outcome.body)
+        document = decode(outcome.body)
         return str(document["code"])[:80], str(document.get("detail") or document["title"])[:500]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (NotJson, KeyError, TypeError):
         return "", ""
 
 
