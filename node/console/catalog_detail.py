@@ -217,7 +217,7 @@ def _view(
         pay_to=address(detail.pay_to, shop.network) if detail.pay_to else None,
         from_="Sold by this node" if detail.own else found.peer or "Added by address",
         seen=moment(detail.seen_at, visit.now, visit.zone) if detail.seen_at else None,
-        curl=_curl(detail, app_url, operation),
+        curl=_curl(detail, app_url, operation, form),
         has_spec=bool(detail.spec),
         samples=tuple(
             SampleLine(
@@ -244,9 +244,13 @@ def _result(listing_id: str, result: TryResult | None) -> ResultView | None:
     return result_view(result, f"{PATH}/{listing_id}/answers/{result.call_id}")
 
 
-def _curl(detail: Detail, app_url: str, operation: OperationView) -> str:
+def _curl(detail: Detail, app_url: str, operation: OperationView, form: Form) -> str:
     """The call as an app makes it; shell signs of strangers stay inside quotes."""
     method, _, path = operation.title.partition(" ") if not operation.open_ else ("GET", "", "/")
+    for each in operation.inputs:
+        if each.place == "path":
+            value = form.value(each.name) or each.label.upper()
+            path = path.replace(f"{{{each.label}}}", quote(value, safe=""))
     target = (app_url + path).replace("'", "%27")
     key = "" if detail.own else ' \\\n  -H "Authorization: Bearer $FAREBOX_SECRET"'
     demo = " \\\n  -H 'Farebox-Demo: 1'" if detail.own else ""
