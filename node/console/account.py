@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from starlette.responses import Response
 
-from node.accounts.access import Permission
+from node.accounts.access import GRANTS, Permission
 from node.accounts.errors import AccountInvalid, SignInRefused
 from node.accounts.service import Accounts
 from node.accounts.sessions import list_sessions, revoke_session, sign_out_everywhere
@@ -21,6 +21,7 @@ from node.accounts.totp import FactorState, read_factor
 from node.accounts.users import change_email, read_user
 from node.console.format import Moment, moment
 from node.console.forms import Form
+from node.console.pager import Pager, numbered, page_number
 from node.console.pages import Pages
 from node.console.people import (
     SessionLine,
@@ -32,6 +33,7 @@ from node.console.people import (
 from node.console.session_cookie import client_of, give_session
 from node.console.visit import Visit
 
+PAGE_SIZE = 50
 _FORM_BYTES = 16_000
 
 
@@ -62,6 +64,7 @@ class TokensView:
     form: Form
     roles: tuple[tuple[str, str], ...]
     tokens: tuple[TokenLine, ...]
+    pager: Pager
     made: NewToken | None
 
 
@@ -120,7 +123,7 @@ class AccountPages:
         return visit.redirect("/account", f"Signed out in {ended} other browsers.")
 
     async def show_tokens(self, visit: Visit) -> Response:
-        return await self._show_tokens(visit, Form({"role": visit.identity.role.value}))
+        return await self._show_tokens(visit, _least(visit))
 
     async def make_token(self, visit: Visit) -> Response:
         given = visit.form
@@ -135,7 +138,7 @@ class AccountPages:
             )
         except AccountInvalid as error:
             return await self._show_tokens(visit, Form(given).refused(error), status=422)
-        return await self._show_tokens(visit, Form({"role": visit.identity.role.value}), made)
+        return await self._show_tokens(visit, _least(visit), made)
 
     async def end_token(self, visit: Visit) -> Response:
         token_id, user_id = visit.path["token_id"], visit.identity.user_id
@@ -166,8 +169,13 @@ class AccountPages:
         self, visit: Visit, form: Form, made: NewToken | None = None, status: int = 200
     ) -> Response:
         rows = await self._accounts.read(list_tokens, visit.identity.user_id)
+        page = page_number(visit.query)
         view = TokensView(
-            form, role_options(roles_within(visit.identity.role)), token_lines(visit, rows), made
+            form=form,
+            roles=role_options(roles_within(visit.identity.role)),
+            tokens=token_lines(visit, rows[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]),
+            pager=numbered("/account/tokens", visit.query, page, PAGE_SIZE, len(rows)),
+            made=made,
         )
         return visit.page("account/tokens.html", view, "Tokens", status)
 
@@ -186,3 +194,9 @@ def pages(accounts: Accounts) -> Pages:
     pages.post("/account/tokens", own, _FORM_BYTES)(handlers.make_token)
     pages.post("/account/tokens/{token_id}/revoke", own, _FORM_BYTES)(handlers.end_token)
     return pages
+
+
+def _least(visit: Visit) -> Form:
+    """The form as it begins: with the role that may do least."""
+    roles = roles_within(visit.identity.role)
+    return Form({"role": min(roles, key=lambda role: len(GRANTS[role])).value})
