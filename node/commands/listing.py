@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,16 +14,25 @@ from sqlalchemy import Engine
 
 from catalog.discovery import FoundListing
 from catalog.drafts import Draft, DraftCredential, parse_price, parse_route, slug_of
-from catalog.editing import add_listing, pause_listing, read_listings, remove_listing
+from catalog.editing import find_listings, read_listings
 from catalog.errors import AddressInvalid, ListingInvalid
-from catalog.models import Listing, ListingOrigin, RoutePrice
+from catalog.models import Listing, ListingMode, ListingOrigin, RoutePrice
+from catalog.samples import SampleRequest
 from catalog.specs import parse_spec
 from finance.money import Usdc
+from node.accounts.audit import COMMAND
 from node.commands.buying import add_bought, look_at
 from node.commands.frame import open_database, read_settings, require_wallet, unlock
 from node.commands.output import Json, show_facts, show_rows
 from node.db.engine import writer
+from node.egress import EgressPolicy
 from node.lock import running_node
+from node.market import publishing
+from node.market.network import NetworkChoices
+from node.market.publisher import Publisher
+from node.market.publishing import sell, switch_mode
+from node.market.samples import record_samples
+from node.preferences import read_preference
 from node.settings import Settings
 
 app = typer.Typer(help="APIs this node sells or buys.", no_args_is_help=True)
@@ -73,13 +84,13 @@ def add(
         spec=parse_spec(_read(spec)) if spec else "",
     )
     seal = unlock(settings).seal if draft.credential.secret else _nothing_to_seal
-    engine, now = open_database(settings), int(time.time())
-    found = _look(engine, settings, draft)
-    with writer(engine).begin() as connection:
-        if found is not None:
+    publisher, now = _publisher(settings, seal), int(time.time())
+    found = _look(publisher.engine, settings, draft)
+    if found is None:
+        listing_id = sell(publisher, draft, ListingMode.LIVE, COMMAND, now)
+    else:
+        with writer(publisher.engine).begin() as connection:
             listing_id = add_bought(connection, found, draft, settings, now)
-        else:
-            listing_id = add_listing(connection, draft, seal, now)
     show_facts(_added(settings, draft, listing_id), as_json, hint=_hint(draft))
 
 
@@ -123,16 +134,60 @@ def remove(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """Take it out of the catalog. What was earned or spent with it stays in the books."""
     settings = read_settings(context)
     require_wallet(settings)
-    with writer(open_database(settings)).begin() as connection:
-        removed = remove_listing(connection, name)
+    removed = publishing.remove(_publisher(settings), name, COMMAND, int(time.time()))
     show_facts({"removed": removed}, as_json)
+
+
+@app.command()
+def mode(
+    context: typer.Context,
+    name: Name,
+    mode: Annotated[ListingMode, typer.Argument(help="live (paid) or demo (recorded, free).")],
+    as_json: Json = False,
+) -> None:
+    """Sell for money, or answer every call from recorded samples."""
+    settings = read_settings(context)
+    require_wallet(settings)
+    changed = switch_mode(_publisher(settings), name, mode, COMMAND, int(time.time()))
+    show_facts({mode.value: changed}, as_json)
+
+
+@app.command()
+def record(
+    context: typer.Context,
+    name: Name,
+    target: Annotated[
+        list[str], typer.Argument(help='One to three requests: "/forecast/lisbon?days=3".')
+    ],
+    method: Annotated[str, typer.Option(help="Of all of them.")] = "GET",
+    body: Annotated[str, typer.Option(help="JSON to send with each.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Ask the upstream and keep its answers for demo mode."""
+    settings = read_settings(context)
+    keys = unlock(settings)
+    publisher = _publisher(settings, keys.seal, keys.unseal)
+    with publisher.engine.connect() as connection:
+        [listing_id, *_] = find_listings(connection, name)
+    kind = "application/json" if body else ""
+    requests = [
+        SampleRequest(method.upper(), each.partition("?")[0], each, (), body, kind)
+        for each in target
+    ]
+    done = asyncio.run(record_samples(publisher, listing_id, requests, COMMAND, int(time.time())))
+    rows = [
+        {"request": f"{each.method} {each.target}", "status": each.status, "problem": each.problem}
+        for each in done
+    ]
+    show_rows("Recorded", rows, as_json, "")
+    if any(each.problem for each in done):
+        raise typer.Exit(1)
 
 
 def _set_paused(context: typer.Context, name: str, paused: bool, as_json: bool) -> None:
     settings = read_settings(context)
     require_wallet(settings)
-    with writer(open_database(settings)).begin() as connection:
-        changed = pause_listing(connection, name, paused, int(time.time()))
+    changed = publishing.pause(_publisher(settings), name, paused, COMMAND, int(time.time()))
     show_facts({"paused" if paused else "resumed": changed}, as_json)
 
 
@@ -149,6 +204,18 @@ def _credential(header: str | None, query: str | None, from_stdin: bool) -> Draf
         )
     secret = sys.stdin.readline().rstrip("\r\n")
     return DraftCredential("header" if header else "query", header or query or "", secret)
+
+
+def _publisher(
+    settings: Settings,
+    seal: Callable[[bytes], str] | None = None,
+    unseal: Callable[[str], bytes] = bytes.fromhex,
+) -> Publisher:
+    """Without keys for what needs none: then nobody is asked for the passphrase."""
+    egress = EgressPolicy(settings.allowed_hosts)
+    engine = open_database(settings)
+    egress.allow_also(read_preference(engine, NetworkChoices).extra_hosts)
+    return Publisher(engine, seal or _nothing_to_seal, unseal, lambda: egress)
 
 
 def _nothing_to_seal(_secret: bytes) -> str:
@@ -188,5 +255,6 @@ def _row(listing: Listing, prices: tuple[RoutePrice, ...]) -> dict[str, Any]:
         "base_url": listing.base_url,
         "price": str(Usdc(listing.price_atoms)),
         "routes": [f"{p.method} {p.path}={Usdc(p.price_atoms)}" for p in prices],
+        "mode": str(listing.mode),
         "paused": listing.paused,
     }
