@@ -77,8 +77,9 @@ class Create(msgspec.Struct, frozen=True, kw_only=True, tag="create"):
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, tag="check"):
-    """Open a backup again, with the identity or the passphrase, and check all of it.
-    `full`: also load a PostgreSQL dump with its rows. `work` is a folder for the contents."""
+    """Open a backup again, with the identity or the passphrase, and check all of it. `full`:
+    also hold indexes against tables, or load a dump with its rows. `work` is a folder for the
+    contents."""
 
     path: str
     work: str
@@ -98,11 +99,12 @@ class Look(msgspec.Struct, frozen=True, kw_only=True, tag="look"):
 
 class Extract(msgspec.Struct, frozen=True, kw_only=True, tag="extract"):
     """Check a backup and leave its members in `into`, which must be empty. `only` is the
-    manifest id that the operator agreed to."""
+    manifest id that the operator agreed to; `full`: hold every index against its table."""
 
     path: str
     into: str
     only: str
+    full: bool = False
     identity: str = ""
     password: str = ""
 
@@ -278,9 +280,13 @@ def _contents(
     database = into / manifest.database_member.name
     if manifest.database == "postgres":
         return manifest, postgres.check(database, server, manifest.counts, full)
-    if sqlite.check(database, progress) != manifest.counts:
-        raise CheckFailed("The database in this backup does not hold all its rows.")
+    _require_rows(sqlite.check(database, progress, full), manifest)
     return manifest, ""
+
+
+def _require_rows(counts: dict[str, int], manifest: Manifest) -> None:
+    if counts != manifest.counts:
+        raise CheckFailed("The database in this backup does not hold all its rows.")
 
 
 def _accept_room(into: Path) -> Callable[[Manifest], None]:
@@ -310,8 +316,8 @@ def _extract(request: Extract, progress: Progress) -> Outcome:
 
     manifest = read_backup(path, identity, into, progress, accept)
     database = into / manifest.database_member.name
-    if manifest.database == "sqlite" and sqlite.check(database, progress) != manifest.counts:
-        raise CheckFailed("The database in this backup does not hold all its rows.")
+    if manifest.database == "sqlite":
+        _require_rows(sqlite.check(database, progress, request.full), manifest)
     return Outcome(manifest=manifest, size=path.stat().st_size)
 
 

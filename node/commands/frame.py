@@ -12,9 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from finance.wallet.keystore import Keystore
 from finance.wallet.signer import Keys
 from node.db.engine import open_engine
-from node.db.migrations import upgrade
 from node.errors import DataDirUnusable, NotInitialised, PassphraseMissing
 from node.settings import Settings, load_settings, resolve_passphrase
+from node.vault.before import require_upgraded
 
 
 def read_settings(context: typer.Context) -> Settings:
@@ -52,7 +52,7 @@ def open_database(settings: Settings) -> Engine:
     """The node's database, at the newest schema. Raises DataDirUnusable."""
     try:
         engine = open_engine(settings.database)
-        upgrade(engine)
+        require_upgraded(engine)
     except SQLAlchemyError as error:
         reason = getattr(error, "orig", None) or error
         raise DataDirUnusable(f"The database cannot be opened: {reason}.") from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import typer
+from sqlalchemy.exc import SQLAlchemyError
 
 from finance.errors import WalletError
 from finance.wallet.keystore import Keystore
@@ -19,10 +21,15 @@ from node.commands.frame import (
     require_wallet,
     unlock,
 )
-from node.commands.output import Json, show_facts
+from node.commands.output import Json, format_time, show_facts
+from node.db.engine import open_engine
+from node.db.migrations import upgrade as upgrade_schema
 from node.errors import DataDirUnusable
 from node.lock import prepare_data_dir, running_node
 from node.settings import Settings, load_settings
+from node.vault.before import needs_backup, upgrade_with_backup
+from node.vault.records import last_good_at
+from node.vault.standing import backup_overdue
 
 database = typer.Typer(help="The node's database.", no_args_is_help=True)
 
@@ -83,6 +90,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
         "console_url": node.get("console_url"),
         "pid": node.get("pid"),
         "data_dir": str(settings.data_dir),
+        **_backups(settings),
     }
     show_facts(facts, as_json)
     if not facts["ready"]:
@@ -94,7 +102,16 @@ def upgrade(context: typer.Context, as_json: Json = False) -> None:
     """Bring the database to this version's schema (`up` does it too)."""
     settings = read_settings(context)
     prepare_data_dir(settings.data_dir)
-    open_database(settings).dispose()
+    engine = open_engine(settings.database)
+    try:
+        if needs_backup(engine):
+            upgrade_with_backup(engine, settings, unlock(settings))
+        else:
+            upgrade_schema(engine)
+    except SQLAlchemyError as error:
+        raise DataDirUnusable(f"The database cannot be brought up to date: {error}.") from error
+    finally:
+        engine.dispose()
     show_facts({"database": "up to date"}, as_json)
 
 
@@ -141,6 +158,23 @@ def _next_steps(settings: Settings, address: str) -> str:
             "and run the node:   farebox up",
         )
     )
+
+
+def _backups(settings: Settings) -> dict[str, Any]:
+    """When the last good backup was made, and whether it is too long ago."""
+    engine = open_engine(settings.database)
+    try:
+        last = last_good_at(engine)
+        found = backup_overdue(engine, int(time.time()))
+    except SQLAlchemyError:
+        return {"last_backup": None, "backup_overdue": None}
+    finally:
+        engine.dispose()
+    return {
+        "last_backup": format_time(last) if last else None,
+        "backup_overdue": found.overdue,
+        "days_without_backup": found.days,
+    }
 
 
 def _health(gateway_url: str) -> str:

@@ -76,7 +76,9 @@ async def _try(vault: Vault, backup: BackupView) -> None:
             raise FolderUnusable(outcome.remark)
         return
     with work_folder(folder) as place:
-        extract = Extract(path=str(backup.path), into=str(place), only=backup.id, identity=identity)
+        extract = Extract(
+            path=str(backup.path), into=str(place), only=backup.id, identity=identity, full=True
+        )
         manifest = (await run_task(extract, Outcome, vault.report)).manifest
         vault.report("opening", 0, 0)
         await asyncio.to_thread(_open_books, place, manifest, vault.around.keys.wallet.address)

@@ -24,7 +24,7 @@ from backups.folder import file_name
 from backups.header import BackupKey
 from backups.keyring import check_password
 from backups.models import BackupState
-from backups.schedule import Overdue, overdue
+from backups.schedule import Overdue
 from backups.tasks import Create, MadeKey, MakeKey, Outcome
 from finance.chain.rpc import Rpc
 from finance.errors import FinanceError
@@ -36,9 +36,10 @@ from node.alerts.rules import Alarm, Rule
 from node.preferences import read_preference
 from node.settings import Settings
 from node.vault import records
-from node.vault.choices import BackupChoices, FirstStart
+from node.vault.choices import BackupChoices
 from node.vault.records import BackupView
 from node.vault.source import database_of, facts_of, files_of, owed_atoms
+from node.vault.standing import backup_overdue
 
 CLAIM_SECONDS = 60.0
 _CHAIN_SECONDS = 5.0
@@ -286,9 +287,7 @@ class Vault:
 
     def overdue(self, now: int) -> Overdue:
         """Whether the operator must be warned (blocking)."""
-        started = read_preference(self.engine, FirstStart).at or now
-        days = read_preference(self.engine, BackupChoices).overdue_days
-        return overdue(now, started, records.last_good_at(self.engine), days)
+        return backup_overdue(self.engine, now)
 
 
 async def _unheard(work: Coroutine[Any, Any, object]) -> None:
