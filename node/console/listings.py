@@ -224,7 +224,7 @@ def _csv_rows(rows: tuple[OwnListing, ...]) -> Iterator[tuple[object, ...]]:
 def _filter(visit: Visit) -> ListingFilter:
     status = visit.query.get("status", "")
     known = Status(status) if status in list(Status) else None
-    return ListingFilter(visit.query.get("q", "").strip()[:100], known)
+    return ListingFilter(visit.query.get("q", "").replace("\0", "").strip()[:100], known)
 
 
 def _csv_link(visit: Visit) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 from sqlmodel import col
 
-from catalog.drafts import Draft, DraftCredential, DraftRoute, parse_price
+from catalog.drafts import Draft, DraftCredential, DraftRoute
 from catalog.editing import (
     add_listing,
     change_credential,
@@ -24,7 +24,7 @@ from catalog.editing import (
     remove_listing,
     set_mode,
 )
-from catalog.errors import ListingInvalid, ListingUnknown
+from catalog.errors import ListingUnknown
 from catalog.models import Listing, ListingMode, ListingOrigin, RoutePrice
 from finance.models import ChannelState, SellerChannel
 from finance.money import Usdc
@@ -220,21 +220,3 @@ def _change_credential(
     before = {"kind": row.credential_kind, "name": row.credential_name}
     after = {"kind": credential.kind, "name": credential.name}
     record(connection, actor, "listing.credential", row.id, now, before, after)
-
-
-def parse_routes(
-    prices: dict[tuple[str, str], str], field_of: dict[tuple[str, str], str]
-) -> tuple[DraftRoute, ...]:
-    """Prices typed beside operations; empty ones cost what the listing costs.
-
-    Raises ListingInvalid with the field that `field_of` gives for the operation.
-    """
-    routes = []
-    for (method, path), text in prices.items():
-        if not text.strip():
-            continue
-        try:
-            routes.append(DraftRoute(method, path, parse_price(text)))
-        except ListingInvalid as error:
-            raise ListingInvalid(field_of.get((method, path), "routes"), str(error)) from error
-    return tuple(routes)

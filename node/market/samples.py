@@ -16,7 +16,7 @@ from catalog.editing import touch_listing
 from catalog.errors import ListingUnknown, SampleInvalid, UpstreamFailed
 from catalog.listings import REST, PathAmbiguous, compile_listing, split_path
 from catalog.models import Listing, ListingDraft, Sample
-from catalog.samples import MAX_SAMPLES, Field, SampleRequest, check_request
+from catalog.samples import MAX_SAMPLES, SampleRequest, check_request
 from node.accounts.audit import Actor, record
 from node.db.engine import writer
 from node.market.publisher import Publisher
@@ -117,11 +117,6 @@ def read_sample(publisher: Publisher, sample_id: str) -> WholeSample:
         row = _row(connection, sample_id)
     view = _view({**row, "size": len(row["body"])})
     return WholeSample(view, tuple((n, v) for n, v in json.loads(row["headers"])), row["body"])
-
-
-def values_of(fields: Sequence[Field]) -> dict[tuple[str, str], str]:
-    """The specification's own examples, by (place, name)."""
-    return {(each.place, each.name): each.example for each in fields}
 
 
 def _checked(request: SampleRequest, spec: str) -> SampleRequest:
