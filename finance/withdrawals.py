@@ -55,7 +55,7 @@ _ON_ITS_WAY = (TxState.SIGNED, TxState.BROADCAST)
 _INSERT = text(
     "INSERT INTO withdrawal (id, chain_id, token, destination, amount, actor_id, actor_name,"
     " created_at, error, told) SELECT :id, :chain_id, :token, :destination, :amount, :actor_id,"
-    " :actor_name, :now, NULL, :told WHERE :seen_open = (SELECT COUNT(*) FROM withdrawal w"
+    " :actor_name, :now, NULL, :told WHERE :seen_open >= (SELECT COUNT(*) FROM withdrawal w"
     " LEFT JOIN chain_tx t ON t.ref = w.id AND t.purpose IN ('withdraw_usdc', 'withdraw_eth')"
     " WHERE w.error IS NULL AND (t.id IS NULL OR t.state IN ('intended', 'signed', 'broadcast')))"
 )

@@ -47,6 +47,12 @@ def fault(law: int, breaks: str, test: str) -> Callable[[Apply], Apply]:
 
 def load_faults() -> dict[str, Fault]:
     """All of them. They live beside each other by whose money they lose."""
-    from tests.laws import faults_buying, faults_chain, faults_keys, faults_selling  # noqa: F401
+    from tests.laws import (  # noqa: F401
+        faults_buying,
+        faults_chain,
+        faults_keys,
+        faults_selling,
+        faults_treasury,
+    )
 
     return FAULTS

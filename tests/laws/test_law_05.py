@@ -13,12 +13,14 @@ import pytest
 
 from finance.errors import SettlementUnknown
 from finance.models import PaymentState, TxState
+from finance.operations import Token
 from node.gateway import onchain
 from tests.chain_fixtures import ChainProcess, DevchainProcess
 from tests.laws.worlds import on_disk, open_shop
 from tests.recovery.faulty_rpc import FaultyRpc
 from tests.recovery.seller_world import PRICE, Payer, give_usdc, usdc_of
 from tests.recovery.sender_world import sender_world, transfer
+from tests.treasury.wallet_world import WalletWorld
 
 SEND, RECEIPT, ESTIMATE = (
     "eth_sendRawTransaction",
@@ -148,3 +150,20 @@ async def test_money_that_a_reorg_took_back_is_sent_again(
                 while usdc_of(chain, to) == 0:
                     await asyncio.sleep(0.1)
     assert usdc_of(chain, to) == 7
+
+
+async def test_a_withdrawal_confirmed_again_and_again_leaves_once(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    """A double click, a reload, a retry after a time-out: one id, one transaction."""
+    to, id_ = somebody(), secrets.token_hex(16)
+    async with WalletWorld(chain, tmp_path) as world:
+        together = (world.withdraw(Token.USDC, 1_000, to, id_) for _ in range(3))
+        await asyncio.gather(*together, return_exceptions=True)
+        await world.withdraw(Token.USDC, 1_000, to, id_)
+        sent = "SELECT id FROM chain_tx WHERE state NOT IN ('intended', 'signed', 'broadcast')"
+        await world.until(
+            lambda: len(world.rows(sent)) == len(world.rows("SELECT 1 FROM chain_tx"))
+        )
+        assert world.usdc_of(to) == 1_000
+        assert len(world.rows(sent)) == 1

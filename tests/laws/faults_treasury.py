@@ -1,0 +1,25 @@
+"""Broken builds of what operators do with money by hand."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+from pytest import MonkeyPatch
+
+from finance.withdrawals import Withdrawals
+from tests.laws.faults import fault
+
+
+@fault(
+    5,
+    "each click on a confirmation makes a withdrawal of its own",
+    "test_a_withdrawal_confirmed_again_and_again_leaves_once",
+)
+def each_click_withdraws(patch: MonkeyPatch) -> None:
+    send, numbers = Withdrawals._send, count()
+
+    async def anew(self: Withdrawals, withdrawal_id: str, *wish: Any) -> Any:
+        return await send(self, f"{withdrawal_id}{next(numbers)}", *wish)
+
+    patch.setattr(Withdrawals, "_send", anew)
