@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from sqlalchemy.exc import DataError
+
 from backups.errors import (
     BackupBusy,
     BackupError,
@@ -70,6 +72,8 @@ DOMAIN_ERRORS: Final = (
     NodeError,
     TreasuryError,
 )
+# A text no database takes: with NUL (PostgreSQL), or half a surrogate pair (SQLite).
+UNSTORABLE: Final = (UnicodeEncodeError, DataError)
 
 # The most particular class first. What is not here is a 500: a case nobody thought of.
 _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
@@ -125,7 +129,10 @@ class Failure:
 
 
 def explain(error: Exception) -> Failure:
-    """What to answer for one of DOMAIN_ERRORS."""
+    """What to answer for one of DOMAIN_ERRORS or UNSTORABLE."""
+    if isinstance(error, UNSTORABLE):
+        sentence = "A text has characters that cannot be stored, or a number is too large."
+        return Failure(422, "not_storable", sentence)
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     code = getattr(error, "code", "internal_error")
     return Failure(status, code, str(error), getattr(error, "field", None))

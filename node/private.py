@@ -49,6 +49,8 @@ class PrivateListener:
             await self._proxy(scope, receive, send)
         elif scope["type"] != "http":
             await _refuse_other_protocols(receive, send)
+        elif "\0" in path:
+            await PlainTextResponse("There is nothing at this address.", 404)(scope, receive, send)
         elif _host(scope) not in self._names:
             await PlainTextResponse(WRONG_HOST, 421)(scope, receive, send)
         else:

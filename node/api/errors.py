@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from node.bodies import BodyTooLarge
-from node.failures import DOMAIN_ERRORS, Failure, explain
+from node.failures import DOMAIN_ERRORS, UNSTORABLE, Failure, explain
 
 _TITLES = {
     400: "The request cannot be read",
@@ -30,7 +30,7 @@ _log = logging.getLogger("farebox.api")
 
 def handle_errors(app: FastAPI) -> None:
     """Every exception becomes one JSON shape; none shows a traceback."""
-    for kind in DOMAIN_ERRORS:
+    for kind in (*DOMAIN_ERRORS, *UNSTORABLE):
         app.add_exception_handler(kind, _domain)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

@@ -20,7 +20,7 @@ from node.console.forms import FieldError
 from node.console.pages import PageRoute
 from node.console.shell import Frame
 from node.console.visit import Guest, Visit
-from node.failures import DOMAIN_ERRORS, Failure, explain
+from node.failures import DOMAIN_ERRORS, UNSTORABLE, Failure, explain
 
 SESSION_COOKIE = "farebox_session"
 SIGN_IN = "/sign-in"
@@ -45,7 +45,7 @@ class Doorkeeper:
                 return await self._answer(route, request)
             except ClientDisconnect:
                 raise
-            except (*DOMAIN_ERRORS, FieldError) as error:
+            except (*DOMAIN_ERRORS, *UNSTORABLE, FieldError) as error:
                 return self.failed(request, explain(error))
             except (BodyTooLarge, HTTPException) as error:
                 reason = getattr(error, "detail", None) or str(error)

@@ -56,7 +56,7 @@ def test_pages_are_readable_and_ask_nobody_else(
         color_scheme=scheme,
     )
     faults: list[str] = []
-    page.on("console", lambda message: faults.append(f"{page.url}: {message.text}"))
+    page.on("console", lambda told: faults.append(f"{page.url}: {told.text}"))
     page.on(
         "request",
         lambda request: (

@@ -137,3 +137,12 @@ def test_a_wrong_token_and_a_session_that_writes_are_refused(console: Console) -
     session = console.client(Role.ADMIN)
     assert session.get("/api/me").status_code == 200
     assert session.post("/api/tokens", json={}).status_code == 403
+
+
+def test_text_that_no_database_takes_is_refused_with_a_sentence(console: Console) -> None:
+    with console.api(Role.ADMIN) as api:
+        halves = api.post(
+            "/api/users", content=b'{"name": "ab", "email": "\\ud800@b.c", "role": "viewer"}'
+        )
+    assert halves.status_code == 422
+    assert httpx.get(f"{console.url}/listings/%00", trust_env=False).status_code == 404
