@@ -259,8 +259,9 @@ class Node:
         jobs.every(sync.EVERY_SECONDS, "sync", sync.sync_job(self._parts.shop.sync))
         backups = self._parts.backups
         jobs.every(backup.EVERY_SECONDS, "backup", backup.backup_job(backups.upkeep))
-        watch = backup.wallet_job(backups.after, self._paying_channels)
-        jobs.every(backup.WALLET_SECONDS, "wallet", watch)
+        jobs.every(backup.WALLET_SECONDS, "wallet", backup.wallet_job(backups.after))
+        checked = backup.restored_job(backups.after, self._paying_channels)
+        jobs.every(backup.RESTORED_SECONDS, "restored", checked)
         jobs.start()
         stack.callback(jobs.stop)
         stack.push_async_callback(backups.stop)

@@ -12,6 +12,7 @@ from node.vault.upkeep import Upkeep
 
 EVERY_SECONDS = 60.0
 WALLET_SECONDS = 300.0
+RESTORED_SECONDS = 10.0
 
 
 def backup_job(upkeep: Upkeep) -> Job:
@@ -23,14 +24,21 @@ def backup_job(upkeep: Upkeep) -> Job:
     return run
 
 
-def wallet_job(after: AfterRestore, channels: Callable[[], Iterable[Stale]]) -> Job:
-    """A node that was never restored asks nothing. `channels`: those it pays through; once
-    none of them is stale, all books have been held against the chain."""
+def wallet_job(after: AfterRestore) -> Job:
+    """A node that was never restored asks nothing."""
 
     async def run() -> None:
-        now = int(time.time())
-        await after.watch_wallet(now)
+        await after.watch_wallet(int(time.time()))
+
+    return run
+
+
+def restored_job(after: AfterRestore, channels: Callable[[], Iterable[Stale]]) -> Job:
+    """Notes when all books were held against the chain: once none of the `channels` this node
+    pays through is stale. Those that are sold through were, before it served."""
+
+    async def run() -> None:
         if not any(each.stale for each in channels() if each.usable and each.stored):
-            await asyncio.to_thread(after.checked, now)
+            await asyncio.to_thread(after.checked, int(time.time()))
 
     return run
