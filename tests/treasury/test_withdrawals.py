@@ -12,7 +12,8 @@ from finance.errors import RpcUnavailable, WithdrawalRefused
 from finance.operations import Token
 from finance.wallet.signer import Signer
 from finance.withdrawal import DATA_FEE_WEI, Stage
-from finance.withdrawals import WithdrawalView, find_withdrawal
+from finance.withdrawals import WithdrawalView, find_withdrawal, recent_withdrawals
+from node.jobs.withdrawn import withdrawn_job
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.faulty_rpc import Fault, FaultyRpc
 from tests.treasury.wallet_world import ETHER, SOMEBODY, WalletWorld
@@ -201,3 +202,20 @@ async def test_a_withdrawal_that_was_never_signed_is_not_sent_by_a_restart(
         view = find_withdrawal(world.engine, "lost")
         assert view is not None and view.stage is Stage.FAILED
         assert "Nothing was sent" in str(view.error) and world.eth_of(to) == 0
+
+
+async def test_withdrawals_and_their_end_are_kept_on_postgresql_too(
+    chain: DevchainProcess, tmp_path: Path, postgres_url: str
+) -> None:
+    async with WalletWorld(chain, tmp_path, database_url=postgres_url) as world:
+        to, id_ = receiver(), secrets.token_hex(8)
+        await world.withdraw(Token.USDC, 1_000, to, id_)
+        view = await mined(world, await world.withdraw(Token.USDC, 1_000, to, id_))
+        job = withdrawn_job(world.withdrawals, world.store)
+        await job()
+        await job()
+        lines = world.rows("SELECT message FROM event WHERE type = 'withdrawn'")
+        assert [row[0] for row in lines] == [f"Withdrew 0.001 USDC to {to}."]
+        assert recent_withdrawals(world.engine, 5) == [find_withdrawal(world.engine, view.id)]
+        assert world.usdc_of(to) == 1_000
+        await world.assert_books_equal_chain()

@@ -43,17 +43,19 @@ class WalletWorld:
         wallet: Signer | None = None,
         rpc_url: str | None = None,
         atoms: int = 5_000_000,
+        database_url: str = "",
     ) -> None:
         self.chain, self.folder = chain, folder
         self.fresh = wallet is None
         self.wallet = wallet or Signer.random()
         self.rpc_url = rpc_url or chain.rpc_url
         self.atoms = atoms
+        self.database_url = database_url or f"sqlite:///{folder / 'farebox.db'}"
 
     async def __aenter__(self) -> Self:
         if self.fresh:
             self.set_eth(10 * ETHER)
-        self.engine = open_engine(f"sqlite:///{self.folder / 'farebox.db'}")
+        self.engine = open_engine(self.database_url)
         upgrade(self.engine)
         self.store = Journal(self.engine)
         self.rpc = Rpc([self.rpc_url], NETWORK.chain_id, timeout_seconds=3)
