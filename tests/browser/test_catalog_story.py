@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.async_playwright import Axe
+from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
 from playwright.async_api import Page, async_playwright
 from sqlalchemy import insert, text, update
 from sqlmodel import col
@@ -106,8 +106,9 @@ async def browsing(buyer: NodeHome, script: bool) -> AsyncIterator[Page]:
             java_script_enabled=script,
             viewport={"width": 375, "height": 900},
         )
-        host = {"domain": "127.0.0.1", "path": "/"}
-        await context.add_cookies([{"name": COOKIE, "value": token, **host}])  # type: ignore[list-item]
+        await context.add_cookies(
+            [{"name": COOKIE, "value": token, "domain": "127.0.0.1", "path": "/"}]
+        )
         yield await context.new_page()
         await browser.close()
 
