@@ -69,6 +69,12 @@ class Answer:
         if connection is not None and connection.finish():
             self._lines.keep(self._origin, connection)
 
+    def __del__(self) -> None:
+        # Dropped on the way by an error in between: it must not hold its connection.
+        if self._connection is not None:
+            self._connection.cut()
+            self._connection.finish()
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-import aiohttp
 from sqlalchemy import insert
 
 from finance.buying.buyer import Buyer
@@ -28,6 +27,7 @@ from finance.networks import Network
 from finance.store import Batch, Store, Write
 from finance.wallet.signer import Keys
 from node.egress import EgressPolicy
+from node.lines.errors import LineError
 from node.problems import Headers
 from node.proxy.body import ClientGone, Receive, read_body
 from node.proxy.call import Answer, Calls, Request, TermsCache
@@ -263,7 +263,7 @@ async def _send_answer(send: Send, answer: Answer) -> None:
         async for chunk in rest_of(answer.more):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except LineError as error:
         # Without the last, empty part the server cuts the connection: the app sees it broke.
         _log.info("a stream broke off: %r", error)
     finally:

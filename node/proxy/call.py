@@ -10,7 +10,6 @@ import asyncio
 import time
 from dataclasses import dataclass, field, replace
 
-import aiohttp
 from yarl import URL
 
 from finance.buying.buyer import Buyer
@@ -23,7 +22,8 @@ from finance.models import Purchase, PurchaseState
 from finance.money import Usdc
 from finance.store import Batch, Write
 from finance.x402.values import PaymentRequired
-from finance.x402.wire import PAYMENT_RESPONSE, PAYMENT_SIGNATURE
+from finance.x402.wire import PAYMENT_RESPONSE_HEADER, PAYMENT_SIGNATURE_HEADER
+from node.lines.pool import Answer as Received
 from node.problems import Headers
 from node.proxy import idempotency
 from node.proxy.body import Body
@@ -70,7 +70,7 @@ class Answer:
     status: int
     headers: Headers
     start: bytes
-    more: aiohttp.ClientResponse | None = None
+    more: Received | None = None
 
 
 class TermsCache:
@@ -169,7 +169,7 @@ class Calls:
         one it bought. None if it bought none."""
         answer = await self._send(request, earlier.payment_header.encode())
         if answer.status >= 400:
-            answer.release()
+            answer.close()
             if earlier.state == PurchaseState.PAID:
                 raise answer_lost()
             if answer.status == 402:
@@ -207,7 +207,7 @@ class Calls:
 
     # Sending
 
-    async def _deliver(self, request: Request, payment: Payment) -> aiohttp.ClientResponse:
+    async def _deliver(self, request: Request, payment: Payment) -> Received:
         """Send with a payment; whatever goes wrong is booked before it is told."""
         try:
             return await self._send(request, payment.header)
@@ -224,10 +224,10 @@ class Calls:
             )
             raise
 
-    async def _send(self, request: Request, header: bytes | None) -> aiohttp.ClientResponse:
+    async def _send(self, request: Request, header: bytes | None) -> Received:
         headers = to_seller(request.headers)
         if header is not None:
-            headers.append((PAYMENT_SIGNATURE, header.decode()))
+            headers.append((PAYMENT_SIGNATURE_HEADER, header))
         return await self._seller.send(request.method, request.url, headers, request.body)
 
     def _read_terms(self, request: Request, required: PaymentRequired) -> Terms:
@@ -242,7 +242,7 @@ class Calls:
 
     # Answering
 
-    async def _free(self, request: Request, answer: aiohttp.ClientResponse) -> Answer:
+    async def _free(self, request: Request, answer: Received) -> Answer:
         start, complete = await _read_start(answer, keep=False)
         headers = to_buyer(answer.raw_headers, paid=False)
         headers += _ours(request, 0, None)
@@ -250,13 +250,11 @@ class Calls:
         await self._buyer.store.commit(Batch([record.write()], [record.increment()]))
         return _answer(answer, headers, start, complete)
 
-    async def _finish(
-        self, request: Request, payment: Payment, answer: aiohttp.ClientResponse
-    ) -> Answer:
+    async def _finish(self, request: Request, payment: Payment, answer: Received) -> Answer:
         """Book what the answer proves, then hand it on."""
         keep = request.idempotency_key is not None
         verdict = self._buyer.books.judge(
-            payment, answer.status, answer.headers.get(PAYMENT_RESPONSE)
+            payment, answer.status, answer.header(PAYMENT_RESPONSE_HEADER)
         )
         try:
             start, complete = await _read_start(answer, keep=keep)
@@ -299,27 +297,23 @@ def _essence(terms: Terms) -> Terms:
     return replace(terms, envelope=b"", with_id=False)
 
 
-async def _read_start(answer: aiohttp.ClientResponse, keep: bool) -> tuple[bytes, bool]:
+async def _read_start(answer: Received, keep: bool) -> tuple[bytes, bool]:
     """The whole body when it is short or has to be kept, nothing yet of a stream."""
-    length = answer.content_length
+    length = answer.length
     if length == 0 or answer.method == "HEAD" or answer.status in (204, 304):
-        answer.release()
+        answer.close()
         return b"", True
     if not keep and (length is None or length > idempotency.KEPT_BYTES):
         return b"", False
     return await read_up_to(answer, idempotency.KEPT_BYTES)
 
 
-def _answer(
-    answer: aiohttp.ClientResponse, headers: Headers, start: bytes, complete: bool
-) -> Answer:
-    length = (
-        answer.headers.get("content-length") if answer.method == "HEAD" or not complete else None
-    )
+def _answer(answer: Received, headers: Headers, start: bytes, complete: bool) -> Answer:
+    length = answer.length if answer.method == "HEAD" or not complete else None
     if length is None and complete:
-        length = str(len(start))
+        length = len(start)
     if length is not None and answer.status not in (204, 304):
-        headers.append((b"content-length", length.encode()))
+        headers.append((b"content-length", b"%d" % length))
     return Answer(answer.status, headers, start, None if complete else answer)
 
 
@@ -336,7 +330,7 @@ def _ours(request: Request, cost: int, scheme: str | None) -> Headers:
 
 def _record(
     request: Request,
-    answer: aiohttp.ClientResponse,
+    answer: Received,
     scheme: str | None,
     charged: int,
     bytes_out: int,
@@ -353,7 +347,7 @@ def _record(
         key_id=request.key_id,
         scheme=scheme,
         amount_atoms=charged,
-        bytes_out=bytes_out or answer.content_length or 0,
+        bytes_out=bytes_out or answer.length or 0,
     )
 
 

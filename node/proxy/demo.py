@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-import aiohttp
 from sqlalchemy import Connection, Engine, select
 from sqlmodel import col
 
@@ -21,6 +20,7 @@ from catalog.listings import PathAmbiguous, compile_listing, split_path
 from catalog.models import Sample
 from catalog.samples import DemoAnswer
 from finance.store import Batch, Store
+from node.lines.pool import Answer as Received
 from node.problems import Headers
 from node.proxy.call import Answer, Request
 from node.proxy.errors import ProxyError, RequestRefused, SellerFailed
@@ -77,7 +77,7 @@ class DemoDesk:
 
     async def _of_seller(self, request: Request) -> Answer | None:
         """The seller's recorded answer; None when it has none, or says nothing of demo."""
-        headers = [*to_seller(request.headers), (DEMO, "1")]
+        headers = [*to_seller(request.headers), (_MARK[0], b"1")]
         answer = await self._seller.send(request.method, request.url, headers, request.body)
         try:
             return await _passed_on(answer)
@@ -85,8 +85,8 @@ class DemoDesk:
             answer.close()
 
 
-async def _passed_on(answer: aiohttp.ClientResponse) -> Answer | None:
-    if answer.headers.get(DEMO) != "true" or answer.status >= 400:
+async def _passed_on(answer: Received) -> Answer | None:
+    if answer.header(_MARK[0]) != b"true" or answer.status >= 400:
         return None
     body, complete = await read_up_to(answer, MOST_BYTES)
     if not complete:

@@ -43,6 +43,7 @@ _NOT_TO_BUYER = _HOP_BY_HOP | {
     b"clear-site-data",
     b"content-length",
     b"content-security-policy",
+    b"date",  # the server in front of us writes its own
     b"payment-required",
     b"service-worker-allowed",
     b"set-cookie",
@@ -54,11 +55,11 @@ _SANDBOX = (
 )
 
 
-def to_seller(headers: Pairs) -> list[tuple[str, str]]:
+def to_seller(headers: Pairs) -> list[tuple[bytes, bytes]]:
     """The app's headers without what is between it and us (names lower-case, as in ASGI)."""
     named = _connection_names(headers)
     return [
-        (name.decode("latin-1"), value.decode("latin-1"))
+        (name, value)
         for name, value in headers
         if name not in _NOT_TO_SELLER
         and not name.startswith(_NOT_TO_SELLER_PREFIXES)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import aiohttp
-
 from finance.errors import PaymentMalformed
 from finance.x402 import codes
 from finance.x402.receipt import decode_response
 from finance.x402.values import PaymentRequired
-from finance.x402.wire import PAYMENT_REQUIRED, PAYMENT_RESPONSE, decode_required
+from finance.x402.wire import (
+    PAYMENT_REQUIRED_HEADER,
+    PAYMENT_RESPONSE_HEADER,
+    decode_required,
+)
+from node.lines.pool import Answer
 from node.proxy.errors import PaymentImpossible, ProxyError, RequestRefused, SellerFailed
 
 
-def offer_in(answer: aiohttp.ClientResponse) -> PaymentRequired:
+def offer_in(answer: Answer) -> PaymentRequired:
     """The 402's offer; the connection is given back."""
-    header = answer.headers.get(PAYMENT_REQUIRED)
-    answer.release()
+    header = answer.header(PAYMENT_REQUIRED_HEADER)
+    answer.close()
     if header is None:
         raise PaymentImpossible(
             "no_acceptable_offer", "The seller asks for payment, but not by x402 version 2."
@@ -26,10 +29,10 @@ def offer_in(answer: aiohttp.ClientResponse) -> PaymentRequired:
         raise SellerFailed("offer_unreadable", str(error)) from error
 
 
-def refusal_in(answer: aiohttp.ClientResponse) -> tuple[PaymentRequired, str]:
+def refusal_in(answer: Answer) -> tuple[PaymentRequired, str]:
     """A 402 that answers a payment: the offer in it (empty when there is none), the reason."""
     reason = ""
-    if (receipt := answer.headers.get(PAYMENT_RESPONSE)) is not None:
+    if (receipt := answer.header(PAYMENT_RESPONSE_HEADER)) is not None:
         try:
             reason = decode_response(receipt).error_reason or ""
         except PaymentMalformed:

@@ -17,7 +17,7 @@ from finance.buying.terms import Terms, choose
 from finance.errors import PaymentMalformed
 from finance.networks import Network
 from finance.x402.values import PaymentRequired
-from finance.x402.wire import PAYMENT_REQUIRED, decode_required
+from finance.x402.wire import PAYMENT_REQUIRED_HEADER, decode_required
 from node.proxy.errors import RequestRefused, SellerFailed
 from node.proxy.seller import SellerClient
 
@@ -109,14 +109,14 @@ async def probe(
     client.check(target)
     status = 0
     for method in ("GET", "POST"):
-        answer = await client.send(method, target, [("accept", "application/json")], None)
+        answer = await client.send(method, target, [(b"accept", b"application/json")], None)
         status = answer.status
-        header = answer.headers.get(PAYMENT_REQUIRED)
+        header = answer.header(PAYMENT_REQUIRED_HEADER)
         answer.close()
         if status != 402:
             continue
         try:
-            required = decode_required(header or "")
+            required = decode_required(header or b"")
         except PaymentMalformed as error:
             raise SellerFailed("offer_unreadable", str(error)) from error
         prefer = (policy or BuyingPolicy()).prefer

@@ -231,3 +231,14 @@ async def test_a_seller_that_cannot_be_reached_costs_nothing(node: BuyerNode) ->
     assert answer.status_code in (502, 504)
     if answer.json()["code"] == "seller_unreachable":
         assert node.counted("day") == PRICE
+
+
+async def test_an_answer_has_one_date(tmp_path: Path, chain: DevchainProcess) -> None:
+    """Ours; two contradict each other wherever age is reckoned."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller("exact")
+    async with served(seller) as base:
+        node.list("x", base)
+        async with node.running() as proxy:
+            answer = await proxy.call("x/y")
+    assert answer.status_code == 200
+    assert len(answer.headers.get_list("date")) == 1

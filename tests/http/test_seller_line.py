@@ -36,7 +36,7 @@ async def test_seller_that_dies_over_a_kept_connection_may_have_charged() -> Non
         async with await client.send("GET", url, [], None) as first:
             assert await first.read() == b"ok"
         with pytest.raises(SellerFailed):
-            await client.send("GET", url, [("PAYMENT-SIGNATURE", "signed")], None)
+            await client.send("GET", url, [(b"PAYMENT-SIGNATURE", b"signed")], None)
         assert b"PAYMENT-SIGNATURE: signed" in heads[1]
         with pytest.raises(NotSent):
             await client.send("GET", url, [], None)

@@ -162,7 +162,7 @@ async def test_loopback_written_otherwise_is_not_reached(
     async with seller_client() as client:
         with pytest.raises((RequestRefused, NotSent)):
             client.check(url)
-            await client.send("GET", url, [("PAYMENT-SIGNATURE", "signed")], None)
+            await client.send("GET", url, [(b"PAYMENT-SIGNATURE", b"signed")], None)
     assert not service.visitors
 
 

@@ -40,6 +40,7 @@ _START_SECONDS = 60
 _CLAIM_SECONDS = 20
 PRICE = 1_000
 SLUG = "echo-api"
+_WORD = {"name": "word", "in": "path", "required": True, "schema": {"type": "string"}}
 SPEC = {
     "openapi": "3.1.0",
     "info": {"title": "Echo", "version": "1"},
@@ -48,7 +49,7 @@ SPEC = {
             "get": {
                 "summary": "Says what it heard.",
                 "parameters": [
-                    {"name": "word", "in": "path", "required": True, "schema": {"type": "string"}},
+                    _WORD,
                     {
                         "name": "times",
                         "in": "query",
@@ -66,6 +67,7 @@ SPEC = {
             },
             "post": {
                 "summary": "Weighs what it was sent.",
+                "parameters": [_WORD],
                 "requestBody": {
                     "content": {
                         "application/json": {
