@@ -18,27 +18,16 @@ from backups.errors import BackupError, FolderUnusable, WorkerDied
 from catalog.errors import CatalogError
 from finance.errors import ChainError, FinanceError
 from node.accounts.errors import AccountsError
-from node.commands import backup, key, listing, user, wallet
-from node.commands.call import call
-from node.commands.demo import demo
-from node.commands.node import database, devchain, init, status, up
-from node.commands.reconcile import reconcile
+from node.commands.lazy import LazyGroup
 from node.errors import NodeError
 
 app = typer.Typer(
     name="farebox",
+    cls=LazyGroup,
     help="A self-hosted control center for a marketplace of paid APIs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (init, up, status, call, reconcile, devchain, demo):
-    app.command()(command)
-app.add_typer(wallet.app, name="wallet")
-app.add_typer(listing.app, name="listing")
-app.add_typer(key.app, name="key")
-app.add_typer(user.app, name="user")
-app.add_typer(database, name="db")
-app.add_typer(backup.app, name="backup")
 
 
 @app.callback()
