@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ from tests.chain_fixtures import DevchainProcess
 from tests.console_world import PASSWORD
 from tests.recovery.market_world import BUYER_ATOMS, PRICE, Errand, Market, open_market
 from tests.recovery.node_home import until
+from tests.recovery.seller_world import chain_now
 from tests.treasury.market_console import program
-
-DELAY = 900
 
 
 @pytest_asyncio.fixture
@@ -88,7 +86,9 @@ async def test_a_seller_that_is_gone_keeps_nothing_but_what_it_is_owed(market: M
         before = await market.buyer.number(signed)
         assert await market.ask(Errand("while it is closed")) != 200
         assert await market.buyer.number(signed) == before
-        market.chain.rpc("evm_increaseTime", DELAY + 1)
+        wait = waiting["closing"]["finalize_after"] - chain_now(market.chain)
+        assert wait > 0
+        market.chain.rpc("evm_increaseTime", wait + 1)
         market.chain.rpc("evm_mine")
         closed = await until_step(api, "closed", "failed")
     assert closed["closing"]["step"] == "closed", closed
@@ -100,5 +100,4 @@ async def test_a_seller_that_is_gone_keeps_nothing_but_what_it_is_owed(market: M
     await market.seller.start()
     await market.claim_all()
     assert market.usdc(market.seller) == 3 * PRICE
-    await asyncio.sleep(0)
     await market.reconcile()
