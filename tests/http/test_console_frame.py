@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,11 +15,13 @@ from sqlalchemy import Engine, delete
 from node.accounts.access import Role
 from node.accounts.models import User
 from node.accounts.sessions import COOKIE
+from node.app import RECURSION
 from node.console.visit import Guest
 from node.db.engine import writer
 from tests.console_world import Console, serve_console
 
 PAGE = "/settings/appearance"
+JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture
@@ -146,3 +149,16 @@ def test_text_that_no_database_takes_is_refused_with_a_sentence(console: Console
         )
     assert halves.status_code == 422
     assert httpx.get(f"{console.url}/listings/%00", trust_env=False).status_code == 404
+
+
+def test_a_body_nested_without_an_end_is_refused_and_ends_nothing(console: Console) -> None:
+    """A node starts with this limit: what it imports raises it so far that C code overflows."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(RECURSION)
+    try:
+        with console.api(Role.ADMIN) as api:
+            answer = api.post("/api/users", content=b"[" * 1_000_000, headers=JSON)
+            assert (answer.status_code, answer.json()["code"]) == (400, "request_invalid")
+            assert api.get("/api/me").status_code == 200
+    finally:
+        sys.setrecursionlimit(before)
