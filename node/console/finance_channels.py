@@ -18,14 +18,12 @@ from finance.channel_views import (
     sold_channels,
     sold_totals,
 )
-from finance.money import Usdc, Wei
+from finance.money import Usdc
 from finance.operations import ClosingStep
-from finance.transaction_views import TransactionView, recent_transactions
 from node.accounts.access import Permission
 from node.accounts.audit import audit_write
 from node.console.finance_confirm import Deed, ask, do
-from node.console.finance_history import PURPOSES
-from node.console.finance_withdraw import TONES, stages_of
+from node.console.finance_transactions import TransactionRow, transaction_rows
 from node.console.format import (
     Amount,
     Moment,
@@ -38,7 +36,6 @@ from node.console.format import (
     exact_text,
     moment,
     short,
-    transaction,
 )
 from node.console.pager import Pager, numbered, page_number
 from node.console.pages import Pages
@@ -58,20 +55,6 @@ STEPS = {
     ClosingStep.CLOSED: "Closed",
     ClosingStep.FAILED: "Not closed",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class TransactionRow:
-    """One of our transactions, formatted."""
-
-    at: Moment
-    what: str
-    tone: str
-    stage: str
-    stages: tuple[tuple[str, str], ...]
-    hash: Short | None
-    fee: Amount | None
-    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +287,7 @@ def _sold_view(treasury: Treasury, visit: Visit) -> SoldView:
         leaving=count(totals.leaving),
         owes=totals.unclaimed > 0,
         claiming=treasury.selling.claiming,
-        transactions=_transactions(treasury, visit, _PURPOSES[:2]),
+        transactions=transaction_rows(treasury, visit, _PURPOSES[:2]),
         pager=numbered(SOLD, {}, page, PER_PAGE, totals.channels),
         may_move=visit.identity.may(Permission.MOVE_MONEY),
     )
@@ -334,7 +317,7 @@ def _bought_view(treasury: Treasury, visit: Visit) -> BoughtView:
     total = count_bought(treasury.engine, chain_id)
     return BoughtView(
         rows=tuple(_bought_row(each, visit) for each in found),
-        transactions=_transactions(treasury, visit, _PURPOSES[2:]),
+        transactions=transaction_rows(treasury, visit, _PURPOSES[2:]),
         pager=numbered(BOUGHT, {}, page, PER_PAGE, total),
         may_move=visit.identity.may(Permission.MOVE_MONEY),
     )
@@ -356,28 +339,6 @@ def _bought_row(found: BoughtChannel, visit: Visit) -> BoughtRow:
         step=STEPS[closing.step] if closing else "",
         available=moment(after, visit.now, visit.zone) if after else None,
         closable=found.closable,
-    )
-
-
-def _transactions(
-    treasury: Treasury, visit: Visit, purposes: tuple[str, ...]
-) -> tuple[TransactionRow, ...]:
-    found = recent_transactions(treasury.engine, treasury.network.chain_id, purposes, 8)
-    return tuple(transaction_row(each, treasury, visit) for each in found)
-
-
-def transaction_row(found: TransactionView, treasury: Treasury, visit: Visit) -> TransactionRow:
-    """One of our transactions, formatted."""
-    words = PURPOSES.get(found.purpose, found.purpose)
-    return TransactionRow(
-        at=moment(found.created_at, visit.now, visit.zone),
-        what=words[:1].upper() + words[1:],
-        tone=TONES[found.stage],
-        stage=found.stage.value.capitalize(),
-        stages=stages_of(found.stage, bool(found.tx_hash)),
-        hash=transaction(found.tx_hash, treasury.network) if found.tx_hash else None,
-        fee=None if found.fee_wei is None else exact_amount(Wei(found.fee_wei)),
-        error=found.error,
     )
 
 

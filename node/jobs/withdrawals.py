@@ -7,8 +7,8 @@ import time
 from finance.selling.claim_policy import Reason
 from finance.selling.claims import Claims
 from finance.store import Batch, Store
-from node.jobs.claim import claim_events
 from node.jobs.runner import Job
+from node.treasury.claim_lines import claim_events
 
 EVERY_SECONDS = 15.0
 

@@ -16,7 +16,7 @@ from finance.selling.claims import Claims
 from finance.selling.refunds import Refunds
 from finance.store import Batch, Store, Write
 from node.accounts.audit import Actor, audit_write
-from node.jobs.claim import claim_events
+from node.treasury.claim_lines import claim_events
 from node.treasury.errors import NotPossible, TreasuryUnknown
 from node.usage.events import event
 
