@@ -32,6 +32,17 @@ class ConsumerKey(SQLModel, table=True):
     previous_until: int | None = Field(
         default=None, sa_type=BigInteger, description="Unix seconds; the old secret ends then"
     )
+    owner_email: str = Field(default="", description="whom to write to about it")
+    integrator: bool = Field(default=False, description="third party: metered, within quotas")
+    scopes: str = Field(
+        default="", sa_type=Text, description="ids of listings, one a line; empty: all"
+    )
+    per_minute: int | None = Field(
+        default=None, sa_type=BigInteger, description="calls in any 60 seconds; null: no end"
+    )
+    version: int = Field(
+        default=0, sa_type=BigInteger, index=True, description="grows with every change of any key"
+    )
 
 
 class Call(SQLModel, table=True):

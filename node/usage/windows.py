@@ -1,4 +1,5 @@
-"""Sums over calls of any stretch of time, exact to the millisecond.
+"""Stretches of time: sums over the calls of any, exact to the millisecond, and the months
+in which quotas are counted.
 
 Whole quarter-hours are read from the sums that the journal keeps; what sticks out at
 either end is added up from `call`, of which an index holds all that is needed. So a
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -27,6 +29,26 @@ from sqlmodel import col
 
 from node.usage.calls import SLOT_SECONDS, slot_of
 from node.usage.models import Call, CallHistory, CallRollup, Side
+
+RESET_SECONDS = 60  # a month of quotas begins on the 1st at 00:01 UTC
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The month in which something counts: [start, end), Unix seconds."""
+
+    start: int
+    end: int
+
+
+def window_of(at: int) -> Window:
+    """The month of a moment. Its first minute belongs to the month before."""
+    day = datetime.fromtimestamp(at - RESET_SECONDS, UTC)
+    first = datetime(day.year, day.month, 1, tzinfo=UTC)
+    following = datetime(day.year + day.month // 12, day.month % 12 + 1, 1, tzinfo=UTC)
+    return Window(
+        int(first.timestamp()) + RESET_SECONDS, int(following.timestamp()) + RESET_SECONDS
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,9 @@ import finance.operations
 import node.accounts.models
 import node.alerts.models
 import node.preferences
+import node.usage.metering
 import node.usage.models
+import node.usage.stream_rows
 from node.db.engine import writer
 
 MODELS = (
@@ -31,7 +33,9 @@ MODELS = (
     node.accounts.models,
     node.alerts.models,
     node.preferences,
+    node.usage.metering,
     node.usage.models,
+    node.usage.stream_rows,
 )
 _UPGRADE_LOCK = 0x66617265  # "fare": one process upgrades PostgreSQL at a time
 

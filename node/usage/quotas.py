@@ -1,0 +1,200 @@
+"""What is left of a month's quota, decided in memory, and counted in the call's own transaction.
+
+A call reserves before it begins; `commit` turns that into the increment which becomes
+durable together with the call, and `release` gives it back when nothing was delivered. So
+calls at once never pass a quota together, and nothing is counted twice or lost by a crash.
+One `Quotas` per process, used on its event loop alone; `quota_usage` has the truth, from
+which a start reads it. All methods but `load` are look-ups: no I/O on the paid path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from enum import StrEnum
+from typing import Final
+
+from sqlalchemy import Engine, select, text
+from sqlmodel import col
+
+from finance.store import Increment
+from node.usage.metering import QuotaUsage
+from node.usage.windows import Window, window_of
+
+ALL_KEYS: Final = "key:"  # the quota that all integrators share
+
+ADD_TO_QUOTA = text(
+    "INSERT INTO quota_usage (subject, meter, window_start, used)"
+    " VALUES (:subject, :meter, :window_start, :used)"
+    " ON CONFLICT (subject, meter, window_start)"
+    " DO UPDATE SET used = quota_usage.used + excluded.used"
+)
+
+
+class Meter(StrEnum):
+    """What is counted; stored, only ever added to."""
+
+    CALLS = "calls"
+    STREAM_SECONDS = "stream_seconds"
+
+
+class QuotaExceeded(Exception):
+    """The month's quota is used up. `used` includes what is reserved by calls under way;
+    `resets_at` in Unix seconds."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, meter: Meter, used: int, limit: int, resets_at: int) -> None:
+        super().__init__(f"The quota of {limit:,} {_UNITS[meter]} a month is used up.")
+        self.meter, self.used, self.limit, self.resets_at = meter, used, limit, resets_at
+
+
+def key_subject(key_id: str) -> str:
+    """Whom the calls of a consumer key are counted on."""
+    return ALL_KEYS + key_id
+
+
+class _Counter:
+    """Used and reserved, of one subject, meter and month."""
+
+    __slots__ = ("taken",)
+
+    def __init__(self, taken: int = 0) -> None:
+        self.taken = taken
+
+
+class Reservation:
+    """Part of a quota, held for something that has begun."""
+
+    __slots__ = ("_amount", "_counters", "_key", "committed")
+
+    def __init__(
+        self,
+        counters: tuple[_Counter, ...],
+        amount: int,
+        key: tuple[tuple[str, str | int], ...],
+    ) -> None:
+        self._counters, self._amount, self._key = counters, amount, key
+        self.committed = False
+
+    def commit(self, amount: int | None = None) -> Increment:
+        """What to write with the thing itself; `amount` where it came out otherwise. When
+        that transaction fails, `release` takes it back."""
+        if amount is not None and amount != self._amount:
+            self._take(amount - self._amount)
+        self.committed = True
+        return Increment(ADD_TO_QUOTA, self._key, (("used", self._amount),))
+
+    def release(self) -> None:
+        """Nothing was delivered; twice is harmless."""
+        self._take(-self._amount)
+        self.committed = False
+
+    def _take(self, more: int) -> None:
+        for counter in self._counters:
+            counter.taken += more
+        self._amount += more
+
+
+class Quotas:
+    """The counters of this process. `load` before anything is reserved."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._counters: dict[tuple[str, Meter, int], _Counter] = {}
+        self._window = Window(0, 0)
+        self._loaded = False
+
+    async def load(self, now: int) -> None:
+        """What was used this month before the start, of all subjects in one query. Later
+        calls do nothing: what is not there was not used."""
+        if self._loaded:
+            return
+        self._loaded = True
+        window = self._window_at(now)
+        for subject, meter, used in await asyncio.to_thread(_read, self._engine, window.start):
+            self._find(subject, meter, window.start).taken += used
+            self._find(_pool(subject), meter, window.start).taken += used
+
+    def reserve(
+        self,
+        subject: str,
+        meter: Meter,
+        amount: int,
+        limit: int | None,
+        now: int,
+        *,
+        shared: bool = False,
+    ) -> Reservation:
+        """Hold `amount` of what is left below `limit` (None: no end) this month.
+
+        `shared`: the limit holds for all subjects of the same kind together. Raises
+        QuotaExceeded, and then holds nothing.
+        """
+        window = self._window_at(now)
+        own = self._find(subject, meter, window.start)
+        pool = self._find(_pool(subject), meter, window.start)
+        taken = (pool if shared else own).taken
+        if limit is not None and taken + amount > limit:
+            raise QuotaExceeded(meter, taken, limit, window.end)
+        own.taken += amount
+        pool.taken += amount
+        key = (("subject", subject), ("meter", meter.value), ("window_start", window.start))
+        return Reservation((own, pool), amount, key)
+
+    def used(self, subject: str, meter: Meter, now: int) -> int:
+        """Used and reserved this month; of all subjects of a kind for `key:` and the like."""
+        found = self._counters.get((subject, meter, self._window_at(now).start))
+        return 0 if found is None else found.taken
+
+    def _window_at(self, now: int) -> Window:
+        if not self._window.start <= now < self._window.end:
+            self._window = window_of(now)
+            self._forget(self._window.start)
+        return self._window
+
+    def _forget(self, start: int) -> None:
+        """Months that are long over. The one before stays, for clocks that are set back."""
+        oldest = window_of(start - 1).start
+        self._counters = {key: each for key, each in self._counters.items() if key[2] >= oldest}
+
+    def _find(self, subject: str, meter: Meter, start: int) -> _Counter:
+        key = (subject, meter, start)
+        found = self._counters.get(key)
+        if found is None:
+            found = self._counters[key] = _Counter()
+        return found
+
+
+def _pool(subject: str) -> str:
+    return subject[: subject.find(":") + 1]
+
+
+def _read(engine: Engine, window_start: int) -> list[tuple[str, Meter, int]]:
+    statement = select(col(QuotaUsage.subject), col(QuotaUsage.meter), col(QuotaUsage.used)).where(
+        col(QuotaUsage.window_start) == window_start
+    )
+    with engine.connect() as connection:
+        rows = connection.execute(statement).all()
+    return [(subject, Meter(meter), used) for subject, meter, used in rows]
+
+
+def used_by_subject(engine: Engine, meter: Meter, now: int) -> dict[str, int]:
+    """What each subject has used this month, as the database says (blocking)."""
+    statement = select(col(QuotaUsage.subject), col(QuotaUsage.used)).where(
+        col(QuotaUsage.window_start) == window_of(now).start, col(QuotaUsage.meter) == meter.value
+    )
+    with engine.connect() as connection:
+        return {row[0]: row[1] for row in connection.execute(statement)}
+
+
+def used_together(engine: Engine, meter: Meter, now: int, subject: str = ALL_KEYS) -> int:
+    """What all subjects of a kind, or one, have used this month (blocking)."""
+    used: defaultdict[str, int] = defaultdict(int)
+    for each, amount in used_by_subject(engine, meter, now).items():
+        used[each] += amount
+        used[_pool(each)] += amount
+    return used[subject]
+
+
+_UNITS: Final = {Meter.CALLS: "calls", Meter.STREAM_SECONDS: "seconds of streams"}
