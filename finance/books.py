@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,11 @@ _EVENTS = ChainEvent.__table__  # type: ignore[attr-defined]
 Place = tuple[str, int]  # transaction hash, log index
 # Accounts the watcher books, each row by its event.
 _BY_EVENT = (Account.WALLET, Account.CLAIMED, Account.DEPOSITED)
+
+# What reconciliation looks at; transactions that never left have no trace on the chain.
+_PAYING = (PaymentState.OWED, PaymentState.SENT, PaymentState.CONFIRMED)
+_BUYING = (PurchaseState.PAID, PurchaseState.INTENT, PurchaseState.UNKNOWN)
+_SENT = tuple(each for each in TxState if each not in (TxState.REJECTED, TxState.INTENDED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +97,13 @@ def read_books(engine: Engine, chain_id: int, block_number: int) -> Books:
         ours = (_EVENTS.c.chain_id == chain_id, _EVENTS.c.orphaned.is_(False))
         above = _rows(connection, _EVENTS, *ours, _EVENTS.c.block_number > block_number)
         later = frozenset((row.tx_hash, row.log_index) for row in above)
+        seen = (*ours, _EVENTS.c.block_number <= block_number, _EVENTS.c.name == "Settled")
         sums = _sum(connection.execute(select(_LEDGER)), later)
-        settled = _rows(
-            connection,
-            _EVENTS,
-            *ours,
-            _EVENTS.c.name == "Settled",
-            _EVENTS.c.block_number <= block_number,
-        )
         return Books(
             opening=sums.opening,
             moved=dict(sums.moved),
             later=later,
-            settled=tuple(
-                SettledEvent(row.tx_hash, row.log_index, int(read_args(row.args)["amount"]))
-                for row in settled
-            ),
+            settled=_settled(_rows(connection, _EVENTS, *seen)),
             charged=dict(sums.by_channel[Account.CHARGED]),
             claimed=dict(sums.by_channel[Account.CLAIMED]),
             spent=dict(sums.by_channel[Account.SPENT]),
@@ -117,28 +113,21 @@ def read_books(engine: Engine, chain_id: int, block_number: int) -> Books:
             spent_exact=sums.spent_exact,
             sold=_rows(connection, _SELLER, _SELLER.c.chain_id == chain_id),
             bought=_rows(connection, _BUYER, _BUYER.c.chain_id == chain_id),
-            payments=_rows(
-                connection,
-                _PAYMENTS,
-                _PAYMENTS.c.chain_id == chain_id,
-                _PAYMENTS.c.state.in_(
-                    [PaymentState.OWED, PaymentState.SENT, PaymentState.CONFIRMED]
-                ),
-            ),
-            transactions=_rows(
-                connection,
-                _TXS,
-                _TXS.c.chain_id == chain_id,
-                _TXS.c.state.not_in([TxState.REJECTED, TxState.INTENDED]),
-            ),
-            purchases=_rows(
-                connection,
-                _PURCHASES,
-                _PURCHASES.c.state.in_(
-                    [PurchaseState.PAID, PurchaseState.INTENT, PurchaseState.UNKNOWN]
-                ),
-            ),
+            payments=_rows(connection, _PAYMENTS, *_on_chain(_PAYMENTS, chain_id, _PAYING)),
+            transactions=_rows(connection, _TXS, *_on_chain(_TXS, chain_id, _SENT)),
+            purchases=_rows(connection, _PURCHASES, _PURCHASES.c.state.in_(_BUYING)),
         )
+
+
+def _on_chain(table: Any, chain_id: int, states: Sequence[str]) -> tuple[Any, Any]:
+    return table.c.chain_id == chain_id, table.c.state.in_(states)
+
+
+def _settled(events: Iterable[Row[Any]]) -> tuple[SettledEvent, ...]:
+    return tuple(
+        SettledEvent(row.tx_hash, row.log_index, int(read_args(row.args)["amount"]))
+        for row in events
+    )
 
 
 def _rows(connection: Connection, table: Any, *where: Any) -> tuple[Row[Any], ...]:

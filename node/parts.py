@@ -17,6 +17,7 @@ from finance.selling.claims import Claims
 from finance.selling.mirror import Mirror
 from finance.selling.refunds import Refunds
 from finance.selling.settlement import Settlement
+from finance.selling.tools import SellerTools
 from finance.wallet.keystore import Keystore
 from finance.wallet.signer import Keys
 from finance.x402.text import checksum, parse_address
@@ -86,7 +87,7 @@ def build_money(network: Network, keys: Keys, engine: Engine) -> Money:
     mirror = Mirror(journal, rpc, network)
     channels = SellerChannels(journal, mirror)
     settlement = Settlement(journal, sender, rpc, channels, mirror, network)
-    shared = (journal, sender, rpc, keys.receiver, channels, mirror, network)
+    tools = SellerTools(journal, sender, rpc, keys.receiver, channels, mirror, network)
     return Money(
         network,
         journal,
@@ -95,8 +96,8 @@ def build_money(network: Network, keys: Keys, engine: Engine) -> Money:
         mirror,
         channels,
         settlement,
-        Claims(*shared),
-        Refunds(*shared),
+        Claims(tools),
+        Refunds(tools),
     )
 
 

@@ -14,11 +14,9 @@ from itertools import groupby
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.reverts import explain_revert
-from finance.chain.rpc import Rpc
-from finance.chain.sender import Sender, TxOutcome
+from finance.chain.sender import TxOutcome
 from finance.errors import CallReverted, FinanceError, SettlementUnknown
 from finance.models import TxState
-from finance.networks import Network
 from finance.selling.claim_policy import ClaimPolicy, Reason, due, withdrawing
 from finance.selling.claimable import (
     CLAIM,
@@ -31,11 +29,9 @@ from finance.selling.claimable import (
     next_reference,
     raise_claimed,
 )
-from finance.selling.mirror import Mirror
-from finance.selling.settlement import ChannelBook
 from finance.selling.settlement_events import BATCH_SETTLEMENT, CLAIMED
-from finance.store import Batch, Store
-from finance.wallet.signer import Signer
+from finance.selling.tools import SellerTools
+from finance.store import Batch
 from finance.x402.text import to_hex
 
 CHANNELS_PER_TRANSACTION = 100
@@ -61,24 +57,10 @@ class ClaimReport:
 class Claims:
     """Claims and sweeps for one receiver authorizer."""
 
-    def __init__(
-        self,
-        store: Store,
-        sender: Sender,
-        rpc: Rpc,
-        receiver: Signer,
-        channels: ChannelBook,
-        mirror: Mirror,
-        network: Network,
-        policy: ClaimPolicy | None = None,
-    ) -> None:
-        self._store = store
-        self._sender = sender
-        self._rpc = rpc
-        self._receiver = receiver
-        self._channels = channels
-        self._mirror = mirror
-        self._network = network
+    def __init__(self, tools: SellerTools, policy: ClaimPolicy | None = None) -> None:
+        self._store, self._sender, self._rpc = tools.store, tools.sender, tools.rpc
+        self._receiver, self._network = tools.receiver, tools.network
+        self._channels, self._mirror = tools.channels, tools.mirror
         self.policy = policy or ClaimPolicy()
         # Two claims at once would claim the same twice: harmless, but paid for.
         self._turn = asyncio.Lock()

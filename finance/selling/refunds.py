@@ -15,8 +15,7 @@ from typing import Any, Protocol
 from sqlalchemy import Engine, Row, bindparam, select, update
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
-from finance.chain.rpc import Rpc
-from finance.chain.sender import Sender, TxOutcome
+from finance.chain.sender import TxOutcome
 from finance.chain.transactions import unix_now
 from finance.errors import (
     ChannelBusy,
@@ -27,13 +26,11 @@ from finance.errors import (
     StoreConflict,
 )
 from finance.models import ChainTx, ChannelState, SellerChannel, TxState
-from finance.networks import Network
 from finance.selling.claimable import claim_call, load_claimable, next_reference
-from finance.selling.mirror import Mirror, OnchainState, config_of, mirror_writes
-from finance.selling.settlement import ChannelBook
+from finance.selling.mirror import OnchainState, config_of, mirror_writes
 from finance.selling.settlement_events import BATCH_SETTLEMENT, REFUNDED
-from finance.store import Batch, Store, Write
-from finance.wallet.signer import Signer
+from finance.selling.tools import SellerTools
+from finance.store import Batch, Write
 from finance.x402 import codes, vouchers
 
 REFUND = "refund"
@@ -83,23 +80,10 @@ class Refunded:
 class Refunds:
     """Cooperative refunds, one channel each."""
 
-    def __init__(
-        self,
-        store: Store,
-        sender: Sender,
-        rpc: Rpc,
-        receiver: Signer,
-        channels: ChannelBook,
-        mirror: Mirror,
-        network: Network,
-    ) -> None:
-        self._store = store
-        self._sender = sender
-        self._rpc = rpc
-        self._receiver = receiver
-        self._channels = channels
-        self._mirror = mirror
-        self._network = network
+    def __init__(self, tools: SellerTools) -> None:
+        self._store, self._sender, self._rpc = tools.store, tools.sender, tools.rpc
+        self._receiver, self._network = tools.receiver, tools.network
+        self._channels, self._mirror = tools.channels, tools.mirror
         self._tasks: set[asyncio.Task[Refunded]] = set()
 
     async def start(self) -> None:

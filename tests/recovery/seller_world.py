@@ -28,6 +28,7 @@ from finance.selling.claims import Claims
 from finance.selling.mirror import Mirror
 from finance.selling.refunds import Refunds
 from finance.selling.settlement import Settlement
+from finance.selling.tools import SellerTools
 from finance.store import Batch, Write
 from finance.wallet.signer import Signer
 from finance.x402 import digest, vouchers
@@ -126,7 +127,7 @@ class World:
         self.mirror = Mirror(self.store, self.rpc, NETWORK)
         self.channels = SellerChannels(self.store, self.mirror)
         self.checks = ChainChecks(self.rpc)
-        self.claims = Claims(
+        tools = SellerTools(
             self.store,
             self.sender,
             self.rpc,
@@ -135,15 +136,7 @@ class World:
             self.mirror,
             NETWORK,
         )
-        self.refunds = Refunds(
-            self.store,
-            self.sender,
-            self.rpc,
-            self.receiver,
-            self.channels,
-            self.mirror,
-            NETWORK,
-        )
+        self.claims, self.refunds = Claims(tools), Refunds(tools)
         self.settlement = Settlement(
             self.store, self.sender, self.rpc, self.channels, self.mirror, NETWORK
         )
