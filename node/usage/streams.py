@@ -1,0 +1,263 @@
+"""The time streams are connected, idle or not, to the second.
+
+Opening and ending a stream is a matter of memory. A ticker writes how long every open one
+has been connected, all in one batch, and those that ended soon after they did. A crash
+loses what came after the last tick: at the next start such streams end there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from sqlalchemy import select, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlmodel import col
+
+from finance.errors import FinanceError
+from finance.store import Batch, Store, Write
+from node.db.presence import Presence
+from node.usage.models import Side
+from node.usage.stream_rows import StreamKind, StreamSession, StreamState
+
+TICK_SECONDS = 15.0
+FLUSH_SECONDS = 1.0
+NODE_STOPPED = "node_stopped"
+NODE_LOST = "node_lost"  # the process that held it died
+
+_log = logging.getLogger("farebox.streams")
+
+# A row that somebody has ended is not opened again by a process that was thought dead.
+_PUT = text(
+    "INSERT INTO stream_session (id, side, listing_id, key_id, payer, kind, started_at,"
+    " last_tick_at, ended_at, seconds, state, reason, owner)"
+    " VALUES (:id, :side, :listing_id, :key_id, :payer, :kind, :started_at,"
+    " :last_tick_at, :ended_at, :seconds, :state, :reason, :owner)"
+    " ON CONFLICT (id) DO UPDATE SET last_tick_at = excluded.last_tick_at,"
+    " ended_at = excluded.ended_at, seconds = excluded.seconds, state = excluded.state,"
+    " reason = excluded.reason WHERE stream_session.state = 'open'"
+)
+_END_AT_LAST_TICK = text(
+    "UPDATE stream_session SET ended_at = last_tick_at, state = 'cut', reason = :reason"
+    " WHERE owner = :owner AND state = 'open'"
+)
+
+
+class Stream:
+    """One open stream. `stop` is how its holder is asked to close it: called once, with a
+    code; it must not block."""
+
+    __slots__ = (
+        "_streams",
+        "ended_at",
+        "id",
+        "key_id",
+        "kind",
+        "listing_id",
+        "payer",
+        "reason",
+        "seen_at",
+        "side",
+        "started_at",
+        "state",
+        "stop",
+        "stopping",
+    )
+
+    def __init__(
+        self,
+        streams: Streams,
+        call_id: str,
+        side: Side,
+        kind: StreamKind,
+        listing_id: str,
+        key_id: str | None,
+        payer: str | None,
+        stop: Callable[[str], None],
+        now: int,
+    ) -> None:
+        self._streams = streams
+        self.id, self.side, self.kind, self.listing_id = call_id, side, kind, listing_id
+        self.key_id, self.payer, self.stop = key_id, payer, stop
+        self.started_at = self.seen_at = now
+        self.ended_at: int | None = None
+        self.state, self.reason, self.stopping = StreamState.OPEN, "", False
+
+    def end(self, reason: str, *, cut: bool = False) -> None:
+        """It is over. Twice is harmless: the first reason stands."""
+        if self.state is StreamState.OPEN:
+            self.state = StreamState.CUT if cut else StreamState.ENDED
+            self.reason = reason
+            self._streams.note_end(self)
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Have its holder close it; once."""
+        if not self.stopping and self.state is StreamState.OPEN:
+            self.stopping = True
+            self.stop(reason)
+
+    def see(self, now: int) -> None:
+        """It is connected at `now`; a clock that was set back takes nothing away."""
+        self.seen_at = max(self.seen_at, now)
+
+    def write(self, owner: int) -> Write:
+        """Its row as it is now."""
+        return Write(
+            _PUT,
+            {
+                "id": self.id,
+                "side": self.side,
+                "listing_id": self.listing_id,
+                "key_id": self.key_id,
+                "payer": self.payer,
+                "kind": self.kind,
+                "started_at": self.started_at,
+                "last_tick_at": self.seen_at,
+                "ended_at": self.ended_at,
+                "seconds": self.seen_at - self.started_at,
+                "state": self.state,
+                "reason": self.reason,
+                "owner": owner,
+            },
+            rows=None,
+        )
+
+
+class Streams:
+    """All streams of this process, of both sides. `clock` gives Unix seconds."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], float] = time.time,
+        tick_seconds: float = TICK_SECONDS,
+        flush_seconds: float = FLUSH_SECONDS,
+    ) -> None:
+        self._store, self._clock = store, clock
+        self._tick_seconds, self._flush_seconds = tick_seconds, flush_seconds
+        self._presence = Presence(store.engine)
+        self._open: dict[str, Stream] = {}
+        self._over: list[Stream] = []
+        self._wanted = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._ticker: asyncio.Task[None] | None = None
+        self.closing = ""  # once no new stream may begin: why
+
+    async def start(self) -> None:
+        """End what a crash left open, at its last tick; then tick."""
+        await self._end_departed()
+        self._ticker = asyncio.create_task(self._keep_ticking(), name="streams")
+
+    async def stop(self) -> None:
+        """Write the last second of everything and end what is still open."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+        for stream in list(self._open.values()):
+            stream.end(NODE_STOPPED, cut=True)
+        await self._write()
+        await asyncio.to_thread(self._presence.leave)
+
+    def open(
+        self,
+        call_id: str,
+        side: Side,
+        kind: StreamKind,
+        listing_id: str,
+        stop: Callable[[str], None],
+        *,
+        key_id: str | None = None,
+        payer: str | None = None,
+    ) -> Stream:
+        """A stream is connected from now on; whoever opens it ends it."""
+        now = int(self._clock())
+        stream = Stream(self, call_id, side, kind, listing_id, key_id, payer, stop, now)
+        self._open[call_id] = stream
+        if self.closing:
+            stream.ask_to_stop(self.closing)
+        return stream
+
+    async def close_all(self, reason: str = NODE_STOPPED, seconds: float = 5.0) -> None:
+        """Ask every stream to close, and each that still opens; wait for them, not for long."""
+        self.closing = reason
+        for stream in list(self._open.values()):
+            stream.ask_to_stop(reason)
+        self._empty.clear()
+        if self._open:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._empty.wait()
+
+    def live(self, side: Side) -> Counter[tuple[str, str]]:
+        """Streams open in this process, by listing and by who holds them (key or payer)."""
+        return Counter(
+            (stream.listing_id, stream.key_id or stream.payer or "")
+            for stream in self._open.values()
+            if stream.side is side
+        )
+
+    def note_end(self, stream: Stream) -> None:
+        """Called by a stream that ends."""
+        stream.see(int(self._clock()))
+        stream.ended_at = stream.seen_at
+        self._open.pop(stream.id, None)
+        self._over.append(stream)
+        self._wanted.set()
+        if not self._open:
+            self._empty.set()
+
+    async def tick(self) -> None:
+        """Write how long every open stream has been connected by now."""
+        now = int(self._clock())
+        for stream in self._open.values():
+            stream.see(now)
+        await self._write(self._open.values())
+
+    async def _write(self, also: Iterable[Stream] = ()) -> None:
+        over, self._over = self._over, []
+        writes = [stream.write(self._presence.number) for stream in (*over, *also)]
+        if not writes:
+            return
+        try:
+            await self._store.commit(Batch(writes))
+        except FinanceError as error:
+            self._over = over + self._over  # with the next tick
+            _log.warning("the time of %d streams cannot be written now: %s", len(writes), error)
+
+    async def _keep_ticking(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._tick_seconds
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await self._wanted.wait()
+            if loop.time() >= due:
+                due = loop.time() + self._tick_seconds
+                await self.tick()
+                await self._end_departed()
+            else:
+                # Those that end together are written together.
+                await asyncio.sleep(self._flush_seconds)
+                self._wanted.clear()
+                await self._write()
+
+    async def _end_departed(self) -> None:
+        """Streams of processes that are gone ended at their last tick."""
+        try:
+            gone = await asyncio.to_thread(self._departed)
+            for owner in gone:
+                params = {"owner": owner, "reason": NODE_LOST}
+                await self._store.commit(Batch([Write(_END_AT_LAST_TICK, params, rows=None)]))
+        except (FinanceError, SQLAlchemyError) as error:
+            _log.warning("streams of other processes cannot be looked at now: %s", error)
+
+    def _departed(self) -> Iterable[int]:
+        self._presence.show()
+        statement = select(col(StreamSession.owner)).where(col(StreamSession.state) == "open")
+        with self._store.engine.connect() as connection:
+            owners = set(connection.execute(statement.distinct()).scalars())
+        return self._presence.departed(owners)
