@@ -42,7 +42,7 @@ async def run_task(request: Request, kind: type[R], progress: Progress | None = 
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+            await asyncio.shield(process.wait())
 
 
 async def _converse(

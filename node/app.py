@@ -134,6 +134,7 @@ class Node:
         self._parts = parts
         self._lock = lock
         self._stop = asyncio.Event()
+        self._restored = False
         self._tasks: set[asyncio.Task[None]] = set()
         money = parts.money
         self._payers = ChannelWatch(money.mirror, money.claims, money.settlement)
@@ -148,6 +149,10 @@ class Node:
 
     async def _seen(self, event: SeenEvent) -> None:
         self._parts.proxy.notice((event,))
+        if self._restored and event.name == "Claimed":
+            # Perhaps by a voucher of the time that the backup does not know.
+            claimed = [c for c in self._paying_channels() if c.id_hex == event.channel_id]
+            mark_stale(claimed)
         await self._payers.handle(event)
         await self._parts.treasury.purse.notice(event)
 
@@ -212,7 +217,9 @@ class Node:
         await self._start(stack, proxy.start, proxy.stop)
         treasury = self._parts.treasury
         await self._start(stack, treasury.start, treasury.stop)
-        if (await asyncio.to_thread(self._parts.backups.after.read)).unchecked:
+        fact = await asyncio.to_thread(self._parts.backups.after.read)
+        self._restored = bool(fact.restored_at)
+        if fact.unchecked:
             mark_stale(self._paying_channels())
         await self._take_over_changes()
 

@@ -29,6 +29,7 @@ from backups.tasks import Check, Look, Outcome, Request
 from node.settings import Settings
 from node.vault.restore import look_inside, stage, swap, sweep_staged
 from tests.backups.home import LIMIT, PASSWORD, Home, at, contents, limits
+from tests.backups.processes import children_at_work
 
 SOAK = os.environ.get("FAREBOX_SOAK") == "1"
 KILLS = 60 if SOAK else 8
@@ -155,20 +156,19 @@ def _worker(request: Request, most_bytes: int) -> dict[str, str]:
     def confine() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; sys.path.insert(0, '.'); from backups.worker import main; main()",
-        ],
-        input=msgspec.json.encode(request) + b"\n",
+    process = subprocess.Popen(
+        [sys.executable, "-m", "backups.worker"],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         preexec_fn=confine,
         cwd=Path(__file__).parent.parent.parent,
-        check=False,
     )
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    found: dict[str, str] = lines[-1] if lines else {}
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(msgspec.json.encode(request) + b"\n")
+    process.stdin.flush()  # and left open: the worker ends with it
+    found: dict[str, str] = [json.loads(line) for line in process.stdout][-1]
+    process.stdin.close()
+    process.wait()
     return found
 
 
@@ -287,24 +287,11 @@ async def test_worker_that_dies_is_an_error_and_not_a_wait(home: Home) -> None:
     task = asyncio.create_task(run_task(home.create(), Outcome))
     for _ in range(200):
         await asyncio.sleep(0.05)
-        if children := _workers(home):
+        if children := children_at_work():
             os.kill(children[0], signal.SIGKILL)
             break
     with pytest.raises(WorkerDied, match="Nothing was changed"):
         await task
-
-
-def _workers(home: Home) -> list[int]:
-    """Worker processes that this one started."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdecimal() and b"backups.worker" in (folder / "cmdline").read_bytes():
-                stat = (folder / "stat").read_text().rpartition(")")[2].split()
-                found += [int(folder.name)] if int(stat[1]) == os.getpid() else []
-        except OSError:
-            continue
-    return found
 
 
 def test_one_writer_at_a_time(home: Home) -> None:
@@ -336,7 +323,7 @@ async def _watch(home: Home, request: Request, secrets: list[bytes], said: list[
     task, seen = asyncio.create_task(run_task(request, Outcome, listen)), 0
     while not task.done():
         await asyncio.sleep(0.01)
-        for pid in _workers(home):
+        for pid in children_at_work():
             for name in ("cmdline", "environ"):
                 try:
                     content = Path(f"/proc/{pid}/{name}").read_bytes()

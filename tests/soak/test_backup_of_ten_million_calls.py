@@ -1,0 +1,100 @@
+"""A busy year in one backup: in minutes, in little memory, while paid calls go on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from backups.client import run_task
+from backups.tasks import MadeKey, MakeKey, Outcome
+from finance.store import Batch
+from node.db.engine import open_engine
+from node.db.journal import Journal
+from node.usage.calls import CallRecord
+from node.usage.models import Side
+from tests.backups.home import PASSWORD, make_home
+from tests.backups.processes import children_at_work
+from tests.soak.many_calls import write_calls
+
+CALLS = int(os.environ.get("FAREBOX_SOAK_CALLS", "10000000"))
+MOST_SECONDS = 180
+MOST_MIB = 200
+LEAST_SHARE = 0.8
+ROOM_GIB = 25
+AT_ONCE = 16
+MEASURED_SECONDS = 20.0
+
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(os.environ.get("FAREBOX_SOAK") != "1", reason="only in `make soak`"),
+]
+
+
+async def test_ten_million_calls_are_backed_up_in_three_minutes(tmp_path: Path) -> None:
+    if shutil.disk_usage(tmp_path).free < ROOM_GIB << 30:
+        pytest.skip(f"less than {ROOM_GIB} GiB are free")
+    key = await run_task(MakeKey(PASSWORD), MadeKey)
+    home = await asyncio.to_thread(make_home, tmp_path / "node", key)
+    await asyncio.to_thread(write_calls, home.engine, CALLS)
+    journal = Journal(open_engine(home.settings.database))
+    quiet = await _calls_per_second(journal, MEASURED_SECONDS)
+    began, work = time.monotonic(), asyncio.create_task(run_task(home.create(), Outcome))
+    peak = asyncio.create_task(_peak_mib(work))
+    busy = await _calls_per_second(journal, MEASURED_SECONDS)
+    outcome = await work
+    seconds = time.monotonic() - began
+    journal.close()
+    print(
+        f"{seconds:.0f} s, {outcome.size >> 20} MiB, worker {await peak:.0f} MiB,"
+        f" {quiet:.0f} journaled calls/s alone, {busy:.0f} beside it"
+    )
+    assert outcome.manifest.counts["call"] >= CALLS
+    assert seconds < MOST_SECONDS
+    assert await peak < MOST_MIB
+    assert busy > quiet * LEAST_SHARE
+
+
+async def _calls_per_second(journal: Journal, seconds: float) -> float:
+    """What the journal, the narrowest part of a paid call, commits."""
+    until, done = time.monotonic() + seconds, 0
+
+    async def caller(number: int) -> None:
+        nonlocal done
+        while time.monotonic() < until:
+            record = _call(f"soak-{time.monotonic_ns()}-{number}")
+            await journal.commit(Batch([record.write()], [record.increment()]))
+            done += 1
+
+    await asyncio.gather(*(caller(number) for number in range(AT_ONCE)))
+    return done / seconds
+
+
+def _call(call_id: str) -> CallRecord:
+    now = time.time_ns() // 1_000_000
+    return CallRecord(
+        call_id, Side.SERVED, now, "listing-1", "GET", "/v1", 200, 1500, amount_atoms=1000
+    )
+
+
+async def _peak_mib(work: asyncio.Task[Outcome]) -> float:
+    """The most memory the worker held: its pages, not those of the files it maps."""
+    peak = 0.0
+    while not work.done():
+        for pid in children_at_work():
+            peak = max(peak, _resident_mib(pid))
+        await asyncio.sleep(0.1)
+    return peak
+
+
+def _resident_mib(pid: int) -> float:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    found = [line for line in lines if line.startswith("VmHWM:")]
+    return int(found[0].split()[1]) / 1024 if found else 0.0
