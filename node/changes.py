@@ -18,7 +18,8 @@ from sqlmodel import col
 from catalog.editing import catalog_version
 from finance.models import SpendLimit
 from node.preferences import preferences_version
-from node.usage.models import ConsumerKey
+from node.usage.keys import keys_version
+from node.usage.overrides import overrides_version
 
 LOOK_SECONDS = 1.0
 
@@ -27,20 +28,14 @@ _log = logging.getLogger(__name__)
 
 def read_version(engine: Engine) -> tuple[object, ...]:
     """Differs whenever something did that a running node must take over."""
-    # A hash changes when its secret is rotated, the comparison when the old one's time is up.
-    keys = select(
-        col(ConsumerKey.id),
-        col(ConsumerKey.revoked_at),
-        col(ConsumerKey.secret_hash),
-        col(ConsumerKey.previous_until) > int(time.time()),
-    ).order_by(col(ConsumerKey.id))
     limits = select(
         col(SpendLimit.scope), col(SpendLimit.subject), col(SpendLimit.limit_atoms)
     ).order_by(col(SpendLimit.scope), col(SpendLimit.subject))
     with engine.connect() as connection:
-        rows = [*connection.execute(keys), *connection.execute(limits)]
-        chosen = preferences_version(connection)
-    return (chosen, *catalog_version(engine), *(tuple(row) for row in rows))
+        rows = connection.execute(limits).all()
+        chosen = preferences_version(connection), keys_version(connection, int(time.time()))
+        lifted = overrides_version(connection)
+    return (*chosen, lifted, *catalog_version(engine), *(tuple(row) for row in rows))
 
 
 async def follow_changes(engine: Engine, take_over: Callable[[], Awaitable[None]]) -> None:

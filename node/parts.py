@@ -35,6 +35,7 @@ from node.proxy.app import Proxy
 from node.settings import Settings
 from node.shop import build_shop
 from node.treasury.treasury import Treasury, build_treasury, build_watch
+from node.usage.quotas import Quotas
 from node.vault.build import VaultParts, build_vault
 
 
@@ -120,7 +121,8 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         paused=watch.guard.paused,
         ready=ready,
     )
-    proxy = Proxy(money.journal, keys, network, money.rpc, egress=egress)
+    quotas = Quotas(engine)
+    proxy = Proxy(money.journal, keys, network, money.rpc, egress=egress, quotas=quotas)
     gateway = Gateway(seller)
     shop = build_shop(settings, network, engine, alerts, egress, proxy, gateway)
     backups = build_vault(settings, keys, money.journal, money.rpc, money.claims, alerts)

@@ -23,6 +23,7 @@ from finance.buying.policy import BuyingPolicy
 from finance.buying.recovery import restore, settle_channels, settle_exact
 from finance.chain.events import SeenEvent
 from finance.errors import ChainError, FinanceError, StoreConflict, StoreUnavailable
+from finance.models import Purchase
 from finance.networks import Network
 from finance.store import Batch, Store, Write
 from finance.wallet.signer import Keys
@@ -33,6 +34,7 @@ from node.proxy.body import ClientGone, Receive, read_body
 from node.proxy.call import Answer, Calls, Request, TermsCache
 from node.proxy.demo import DemoDesk
 from node.proxy.errors import ProxyError, RequestRefused, rendered, translated
+from node.proxy.gate import Gate
 from node.proxy.headers import find
 from node.proxy.idempotency import IdempotencyKeys, kept_headers, read_key
 from node.proxy.keyring import Keyring
@@ -40,7 +42,9 @@ from node.proxy.seller import SellerClient, rest_of
 from node.proxy.sources import Offered, Source, checked_path, load_sources, probe
 from node.proxy.tryout import Trial, Tried, try_out
 from node.usage.calls import CallRecord, new_call_id
+from node.usage.keys import KeyRecord
 from node.usage.models import Event, Side
+from node.usage.quotas import Quotas
 
 _log = logging.getLogger(__name__)
 _PREFIX = b"/call/"
@@ -66,14 +70,17 @@ class Proxy:
         policy: BuyingPolicy | None = None,
         answer_seconds: float = 120.0,
         egress: EgressPolicy | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
-        """`egress` stands for `allowed_hosts` where several parts share one policy."""
+        """`egress` stands for `allowed_hosts` where several parts share one policy; `quotas`
+        are those of the process."""
         self.buyer = Buyer(store, keys, network, rpc, _event, policy)
         self._store = store
         policed = egress or EgressPolicy(allowed_hosts)
         self._client = SellerClient(policed, answer_seconds=answer_seconds)
         self._calls = Calls(self.buyer, self._client, TermsCache())
         self._demo = DemoDesk(store, self._client)
+        self.gate = Gate(store, quotas or Quotas(store.engine))
         self._keys = Keyring({})
         self._sources: dict[str, Source] = {}
         self._idempotency = IdempotencyKeys(store.engine)
@@ -84,6 +91,7 @@ class Proxy:
         """Load channels, counters, keys and listings; take up what a crash left open."""
         await self._client.start()
         await restore(self.buyer)
+        await self.gate.start()
         await self.reload()
         self._upkeep = asyncio.create_task(self._keep_up())
 
@@ -92,6 +100,7 @@ class Proxy:
             self._upkeep.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._upkeep
+        await self.gate.stop()
         await self._client.stop()
 
     async def reload(self) -> None:
@@ -100,6 +109,7 @@ class Proxy:
         self._keys = await asyncio.to_thread(Keyring.load, engine)
         self._sources = dict(await asyncio.to_thread(load_sources, engine))
         await asyncio.to_thread(self.buyer.spending.load_limits)
+        await self.gate.reload()
 
     def notice(self, events: Iterable[SeenEvent]) -> None:
         """What the watcher saw on the chain: channels that it changed are looked at."""
@@ -132,28 +142,33 @@ class Proxy:
         await _send_answer(send, answer)
 
     async def _answer(self, scope: Scope, receive: Receive, call_id: str) -> Answer:
-        key_id = self._keys.find(find(scope["headers"], b"authorization"))
-        if key_id is None:
+        key = self._keys.find(find(scope["headers"], b"authorization"))
+        if key is None:
             sentence = "Send the header `Authorization: Bearer <secret>` with a key of this node."
             raise RequestRefused("secret_invalid", sentence)
-        return await self._serve(key_id, scope, receive, call_id)
+        standing = self.gate.admit(key, int(time.time()))
+        answer = await self._serve(key, scope, receive, call_id)
+        if standing is not None:
+            answer.headers = [*answer.headers, *standing.headers()]
+        return answer
 
     async def _serve(
-        self, key_id: str, scope: Scope, receive: Receive, call_id: str, demo: bool = False
+        self, key: KeyRecord, scope: Scope, receive: Receive, call_id: str, demo: bool = False
     ) -> Answer:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         source, path = self._find(scope)
+        self.gate.check_scope(key, source.listing_id)
         if demo and not source.demo:
             source = replace(source, demo=True)
         url = source.url(path, scope["query_string"].decode("latin-1"))
         self._client.check(url)
         has_body = any(name in _BODY_HEADERS for name, _ in headers)
         body = await read_body(headers, receive) if has_body else None
-        request = Request(call_id, key_id, source, scope["method"], path, url, headers, body)
+        request = Request(call_id, key.id, source, scope["method"], path, url, headers, body)
         try:
             if source.demo:
                 return await self._demo.answer(request)
-            return await self._guarded(request)
+            return await self._guarded(key, request)
         except ProxyError as error:
             await self._record_failure(request, error)
             raise
@@ -172,28 +187,45 @@ class Proxy:
             raise RequestRefused("listing_paused", "Its operator has paused it on this node.")
         return source, checked_path(path)
 
-    async def _guarded(self, request: Request) -> Answer:
+    async def _guarded(self, key: KeyRecord, request: Request) -> Answer:
         """The call, once per Idempotency-Key."""
-        key = read_key(find(request.headers, b"idempotency-key"))
+        name = read_key(find(request.headers, b"idempotency-key"))
         try:
-            if key is None:
-                return await self._calls.buy(request)
-            request.idempotency_key = key
+            if name is None:
+                return await self._buy(key, request)
+            request.idempotency_key = name
             request.fingerprint = _fingerprint(request)
-            self._idempotency.begin(request.key_id, key)
+            self._idempotency.begin(request.key_id, name)
             try:
-                return await self._once(request, key)
+                return await self._once(key, request, name)
             finally:
-                self._idempotency.end(request.key_id, key)
+                self._idempotency.end(request.key_id, name)
         except FinanceError as error:
             raise translated(error) from error
 
-    async def _once(self, request: Request, key: str) -> Answer:
-        known = await self._idempotency.look_up(request.key_id, key, request.fingerprint)
+    async def _once(self, key: KeyRecord, request: Request, name: str) -> Answer:
+        known = await self._idempotency.look_up(request.key_id, name, request.fingerprint)
         if known.answer is not None:
             headers = [*kept_headers(known.answer), (b"farebox-replayed", b"true")]
             return Answer(known.answer.status, headers, known.answer.body)
-        return await self._calls.buy(request, known.purchase)
+        return await self._buy(key, request, known.purchase)
+
+    async def _buy(
+        self, key: KeyRecord, request: Request, earlier: Purchase | None = None
+    ) -> Answer:
+        """Within the key's quota, which gets its part back when nothing was delivered."""
+        held = request.held = self.gate.reserve(key, request.at_ms // 1000)
+        if held is None:
+            return await self._calls.buy(request, earlier)
+        try:
+            return await self._calls.buy(request, earlier)
+        except Exception:
+            held.release()
+            raise
+        finally:
+            # A call that is cut off while it is booked is booked all the same.
+            if not held.committed:
+                held.release()
 
     async def _record_failure(self, request: Request, error: ProxyError) -> None:
         status, _, _ = rendered(error, None)

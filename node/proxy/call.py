@@ -20,7 +20,7 @@ from finance.buying.terms import Terms, choose
 from finance.errors import FinanceError
 from finance.models import Purchase, PurchaseState
 from finance.money import Usdc
-from finance.store import Batch, Write
+from finance.store import Batch, Increment, Write
 from finance.x402.values import PaymentRequired
 from finance.x402.wire import PAYMENT_RESPONSE_HEADER, PAYMENT_SIGNATURE_HEADER
 from node.lines.pool import Answer as Received
@@ -39,6 +39,7 @@ from node.proxy.seller import NotSent, SellerClient, read_up_to
 from node.proxy.sources import Source
 from node.usage.calls import CallRecord
 from node.usage.models import Side
+from node.usage.quotas import Reservation
 
 # First terms, then a price change, then a corrected channel: more is a seller playing games.
 MAX_PAYMENTS = 3
@@ -47,7 +48,8 @@ MAX_CACHED_TERMS = 4096
 
 @dataclass(slots=True)
 class Request:
-    """What the app asked for; `path` is below the listing, percent-encoded."""
+    """What the app asked for; `path` is below the listing, percent-encoded. `held`: its part
+    of the month's quota, None for a key without one."""
 
     call_id: str
     key_id: str
@@ -59,6 +61,7 @@ class Request:
     body: Body | None
     fingerprint: str = ""
     idempotency_key: str | None = None
+    held: Reservation | None = None
     at_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     started: float = field(default_factory=time.perf_counter)
 
@@ -182,7 +185,7 @@ class Calls:
         writes = [record.write(), *found(earlier, int(time.time()))]
         if complete:
             writes.append(_kept(request, answer.status, headers, start))
-        await self._buyer.store.commit(Batch(writes, [record.increment()]))
+        await self._buyer.store.commit(Batch(writes, _counted(request, record)))
         return _answer(answer, headers, start, complete)
 
     def _reopen(self, request: Request, earlier: Purchase) -> Payment | None:
@@ -247,7 +250,7 @@ class Calls:
         headers = to_buyer(answer.raw_headers, paid=False)
         headers += _ours(request, 0, None)
         record = _record(request, answer, None, 0, len(start))
-        await self._buyer.store.commit(Batch([record.write()], [record.increment()]))
+        await self._buyer.store.commit(Batch([record.write()], _counted(request, record)))
         return _answer(answer, headers, start, complete)
 
     async def _finish(self, request: Request, payment: Payment, answer: Received) -> Answer:
@@ -271,7 +274,7 @@ class Calls:
         writes = [record.write()]
         if keep and complete and verdict.state == PurchaseState.PAID:
             writes.append(_kept(request, answer.status, headers, start))
-        await self._buyer.books.book(payment, verdict, writes, [record.increment()])
+        await self._buyer.books.book(payment, verdict, writes, _counted(request, record))
         return _answer(answer, headers, start, complete)
 
 
@@ -349,6 +352,15 @@ def _record(
         amount_atoms=charged,
         bytes_out=bytes_out or answer.length or 0,
     )
+
+
+def _counted(request: Request, record: CallRecord) -> list[Increment]:
+    """What a call adds up to. An answer counts against the quota, unless the seller failed
+    and took nothing."""
+    held = request.held
+    if held is None or (record.status >= 500 and not record.amount_atoms):
+        return [record.increment()]
+    return [record.increment(), held.commit()]
 
 
 def _kept(request: Request, status: int, headers: Headers, body: bytes) -> Write:

@@ -1,8 +1,8 @@
 """What can end a bought call, and how the buyer's app hears of it (RFC 9457).
 
     ProxyError
-    ├── RequestRefused     the request itself: 400, 401, 404, 409, 413
-    ├── PaymentImpossible  402: a limit, no acceptable offer, or the seller refused to be paid
+    ├── RequestRefused     the request itself: 400, 401, 403, 404, 409, 413, 429
+    ├── PaymentImpossible  402: a limit or quota, no acceptable offer, or the seller refused
     ├── SellerFailed       502: the seller answered with nonsense, or broke off
     ├── SellerSilent       504: not reached, or not in time
     └── NodeUnable         503: chain or database cannot be asked now
@@ -12,6 +12,7 @@ None of them carries PAYMENT-REQUIRED, so no x402 client in front of us pays by 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from finance.buying.limits import SpendingRefused
@@ -34,6 +35,8 @@ TABLE: Final[dict[str, tuple[int, str]]] = {
     "secret_invalid": (401, "The secret is missing or wrong"),
     "no_acceptable_offer": (402, "The seller offers no payment this node can make"),
     "payment_refused": (402, "The seller refused the payment"),
+    "quota_exceeded": (402, "The month's quota is used up"),
+    "listing_out_of_scope": (403, "The key is not for this listing"),
     "no_such_listing": (404, "No such listing"),
     "listing_paused": (404, "The listing is paused"),
     "demo_not_recorded": (404, "The listing is in demo mode and has no sample of this"),
@@ -42,6 +45,7 @@ TABLE: Final[dict[str, tuple[int, str]]] = {
     "idempotency_in_flight": (409, "The first request with this Idempotency-Key is running"),
     "answer_not_kept": (409, "The call was paid, but its answer was too large to be kept"),
     "body_too_large": (413, "The request body is too large"),
+    "rate_limited": (429, "Too many calls within a minute"),
     "internal_error": (500, "Something went wrong here"),
     "seller_failed": (502, "The seller failed"),
     "answer_lost": (502, "The seller charged for this call, but its answer was lost"),
@@ -54,7 +58,10 @@ TABLE: Final[dict[str, tuple[int, str]]] = {
 
 
 class ProxyError(Exception):
-    """A call that ends with a problem document; `extra` are its own members."""
+    """A call that ends with a problem document; `extra` are its own members, `headers` go with
+    it."""
+
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
     def __init__(self, code: str, detail: str = "", **extra: Any) -> None:
         super().__init__(detail or code)
@@ -92,6 +99,7 @@ def rendered(error: ProxyError, call_id: str | None) -> tuple[int, bytes, Header
         headers.append((b"www-authenticate", b'Bearer realm="farebox"'))
     if status in (409, 503):
         headers.append((b"retry-after", b"1"))
+    headers.extend(error.headers)
     return status, body, headers
 
 

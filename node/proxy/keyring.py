@@ -9,23 +9,23 @@ from collections.abc import Mapping
 
 from sqlalchemy import Engine
 
-from node.usage.keys import valid_hashes
+from node.usage.keys import KeyRecord, valid_keys
 
 
 class Keyring:
     """The keys that may call; replaced whole when one is created or revoked."""
 
-    def __init__(self, hashes: Mapping[str, str]) -> None:
-        """`hashes`: SHA-256 of the secret (hex) to key id."""
-        self._ids = dict(hashes)
+    def __init__(self, keys: Mapping[str, KeyRecord]) -> None:
+        """`keys`: by the SHA-256 of their secrets (hex)."""
+        self._keys = dict(keys)
 
     @classmethod
     def load(cls, engine: Engine) -> Keyring:
         """All secrets that are good now (blocking: call it off the loop)."""
-        return cls(valid_hashes(engine, int(time.time())))
+        return cls(valid_keys(engine, int(time.time())))
 
-    def find(self, authorization: bytes | None) -> str | None:
-        """The key id behind an Authorization header, or None.
+    def find(self, authorization: bytes | None) -> KeyRecord | None:
+        """The key behind an Authorization header, or None.
 
         The lookup is by hash, so its timing says nothing about a secret; the comparison
         that decides takes the same time for every secret.
@@ -33,6 +33,6 @@ class Keyring:
         if authorization is None or authorization[:7].lower() != b"bearer ":
             return None
         given = hashlib.sha256(authorization[7:].strip()).hexdigest()
-        key_id = self._ids.get(given)
-        known = given if key_id is not None else "0" * 64
-        return key_id if hmac.compare_digest(given, known) else None
+        key = self._keys.get(given)
+        known = given if key is not None else "0" * 64
+        return key if hmac.compare_digest(given, known) else None

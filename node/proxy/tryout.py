@@ -17,9 +17,11 @@ from node.proxy.call import Answer
 from node.proxy.errors import ProxyError, SellerFailed, SellerSilent, rendered
 from node.proxy.seller import read_up_to
 from node.usage.calls import new_call_id
+from node.usage.keys import KeyRecord
 
 SHOWN_BYTES: Final = 512 * 1024
-KEY_ID: Final = "console"  # whom such calls are booked on; it has limits like any key
+# Whom such calls are booked on: it has limits like any key, and is no integrator.
+KEY: Final = KeyRecord("console")
 _SECONDS = 90.0
 _log = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ async def try_out(serve: Serve, trial: Trial) -> Tried:
     whole = True
     try:
         async with asyncio.timeout(_SECONDS):
-            answer = await serve(KEY_ID, _scope(trial), _receive(trial.body), call_id, trial.demo)
+            answer = await serve(KEY, _scope(trial), _receive(trial.body), call_id, trial.demo)
             status, headers = answer.status, answer.headers
             body, whole = await _body(answer)
     except TimeoutError:

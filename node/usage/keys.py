@@ -13,16 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Engine, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, func, insert, select, update
 from sqlmodel import col
 
 from node.accounts.audit import COMMAND, Actor, record
 from node.accounts.errors import AccountInvalid, AccountUnknown
 from node.db.engine import writer
+from node.usage.key_choices import KeyChoices, read_scopes
 from node.usage.models import ConsumerKey
+from node.usage.quotas import key_subject
 
 PREFIX = "fbx_"
-MAX_NAME = 60
 LONGEST_GRACE_SECONDS = 30 * 86_400
 
 
@@ -38,13 +39,36 @@ class NewKey:
 @dataclass(frozen=True, slots=True)
 class KeyView:
     """A key as operators see it; times in Unix seconds. `previous_until` is set while the
-    secret before the last rotation is still good."""
+    secret before the last rotation is still good; `last_used_at` is seconds behind at most."""
 
     id: str
     name: str
     created_at: int
     revoked_at: int | None
     previous_until: int | None
+    last_used_at: int | None
+    owner_email: str
+    integrator: bool
+    scopes: tuple[str, ...]
+    per_minute: int | None
+
+    @property
+    def choices(self) -> KeyChoices:
+        return KeyChoices(
+            self.name, self.owner_email, self.integrator, self.scopes, self.per_minute
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A key as the proxy needs it for each call. `scopes` None: every listing; `subject` is
+    whom its calls are counted on."""
+
+    id: str
+    integrator: bool = False
+    scopes: frozenset[str] | None = None
+    per_minute: int | None = None
+    subject: str = ""
 
 
 def hash_secret(secret: str) -> str:
@@ -52,17 +76,34 @@ def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def create_key(engine: Engine, name: str, now: int, actor: Actor = COMMAND) -> NewKey:
-    """Make a key and store its hash (blocking). Raises AccountInvalid."""
-    name = name.strip()
-    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
-        raise AccountInvalid("name", f"Name the app it is for, in at most {MAX_NAME} characters.")
-    key = NewKey(f"key_{secrets.token_hex(6)}", name, _new_secret())
-    row = {"id": key.id, "name": name, "secret_hash": hash_secret(key.secret), "created_at": now}
+def create_key(
+    engine: Engine, choices: KeyChoices | str, now: int, actor: Actor = COMMAND
+) -> NewKey:
+    """Make a key and store its hash; a name alone makes an internal key without limits of its
+    own (blocking). Raises AccountInvalid."""
+    if isinstance(choices, str):
+        choices = KeyChoices(choices)
+    key_id, secret = f"key_{secrets.token_hex(6)}", _new_secret()
     with writer(engine).begin() as connection:
+        choices = choices.checked(connection)
+        row = {"id": key_id, "secret_hash": hash_secret(secret), "created_at": now}
+        row |= {"version": _next_version(connection), **choices.columns()}
         connection.execute(insert(ConsumerKey), row)
-        record(connection, actor, "key.create", key.id, now, after={"name": name})
-    return key
+        record(connection, actor, "key.create", key_id, now, after=choices.told())
+    return NewKey(key_id, choices.name, secret)
+
+
+def change_key(
+    engine: Engine, key_id: str, choices: KeyChoices, now: int, actor: Actor = COMMAND
+) -> None:
+    """Choose anew for a key that is valid (blocking). Raises AccountInvalid, AccountUnknown."""
+    with writer(engine).begin() as connection:
+        before = _view(_valid(connection, key_id)).choices
+        choices = choices.checked(connection)
+        if choices == before:
+            return
+        _update(connection, key_id, choices.columns())
+        record(connection, actor, "key.change", key_id, now, before.told(), choices.told())
 
 
 def rotate_key(
@@ -75,20 +116,15 @@ def rotate_key(
     """
     if not 0 <= grace_seconds <= LONGEST_GRACE_SECONDS:
         raise AccountInvalid("grace_seconds", "The old secret can be kept for up to 30 days.")
-    secret, open_ = _new_secret(), col(ConsumerKey.revoked_at).is_(None)
+    secret = _new_secret()
     with writer(engine).begin() as connection:
-        found = select(col(ConsumerKey.name), col(ConsumerKey.secret_hash)).where(
-            col(ConsumerKey.id) == key_id, open_
-        )
-        row = connection.execute(found).first()
-        if row is None:
-            raise AccountUnknown("There is no such secret that is still valid.")
+        row = _valid(connection, key_id)
         values: dict[str, Any] = {"secret_hash": hash_secret(secret)}
-        values["previous_hash"] = row[1] if grace_seconds else None
+        values["previous_hash"] = row["secret_hash"] if grace_seconds else None
         values["previous_until"] = now + grace_seconds if grace_seconds else None
-        connection.execute(update(ConsumerKey).where(col(ConsumerKey.id) == key_id).values(values))
+        _update(connection, key_id, values)
         record(connection, actor, "key.rotate", key_id, now, after={"grace_seconds": grace_seconds})
-    return NewKey(key_id, row[0], secret)
+    return NewKey(key_id, row["name"], secret)
 
 
 def revoke_key(engine: Engine, key: str, now: int, actor: Actor = COMMAND) -> int:
@@ -105,8 +141,9 @@ def revoke_key_id(engine: Engine, key_id: str, now: int, actor: Actor) -> None:
 
 def _revoke(engine: Engine, found: ColumnElement[bool], now: int, actor: Actor) -> Sequence[str]:
     open_ = col(ConsumerKey.revoked_at).is_(None)
-    revoked = update(ConsumerKey).where(found, open_).values(revoked_at=now)
+    revoked = update(ConsumerKey).where(found, open_)
     with writer(engine).begin() as connection:
+        revoked = revoked.values(revoked_at=now, version=_next_version(connection))
         ids = connection.scalars(revoked.returning(col(ConsumerKey.id))).all()
         for each in ids:
             record(connection, actor, "key.revoke", each, now)
@@ -115,31 +152,78 @@ def _revoke(engine: Engine, found: ColumnElement[bool], now: int, actor: Actor) 
 
 def list_keys(engine: Engine) -> list[KeyView]:
     """Every key, newest first (blocking)."""
-    columns = [col(getattr(ConsumerKey, name)) for name in KeyView.__slots__]
-    statement = select(*columns).order_by(col(ConsumerKey.created_at).desc(), col(ConsumerKey.id))
+    statement = _KEYS.order_by(col(ConsumerKey.created_at).desc(), col(ConsumerKey.id))
     with engine.connect() as connection:
-        return [KeyView(**row) for row in connection.execute(statement).mappings()]
+        return [_view(row) for row in connection.execute(statement).mappings()]
 
 
-def valid_hashes(engine: Engine, now: int) -> dict[str, str]:
-    """Hash of every secret that opens the proxy now, to its key's id (blocking)."""
+def read_key(engine: Engine, key_id: str) -> KeyView:
+    """One key, also a revoked one (blocking). Raises AccountUnknown."""
     with engine.connect() as connection:
-        rows = connection.execute(_SECRETS.where(col(ConsumerKey.revoked_at).is_(None)))
-        found: dict[str, str] = {}
-        for key_id, secret_hash, previous_hash, previous_until in rows:
-            found[secret_hash] = key_id
-            if previous_hash is not None and previous_until > now:
-                found[previous_hash] = key_id
+        row = connection.execute(_KEYS.where(col(ConsumerKey.id) == key_id)).mappings().first()
+    if row is None:
+        raise AccountUnknown("There is no such secret.")
+    return _view(row)
+
+
+def valid_keys(engine: Engine, now: int) -> dict[str, KeyRecord]:
+    """Hash of every secret that opens the proxy now, to its key (blocking)."""
+    found: dict[str, KeyRecord] = {}
+    with engine.connect() as connection:
+        for row in connection.execute(_SECRETS.where(col(ConsumerKey.revoked_at).is_(None))):
+            scopes = frozenset(read_scopes(row.scopes)) or None
+            key = KeyRecord(row.id, row.integrator, scopes, row.per_minute, key_subject(row.id))
+            found[row.secret_hash] = key
+            if row.previous_hash is not None and row.previous_until > now:
+                found[row.previous_hash] = key
     return found
+
+
+def keys_version(connection: Connection, now: int) -> tuple[int, ...]:
+    """Differs whenever the proxy must take over something, also when the time of an old secret
+    is up."""
+    going = col(ConsumerKey.previous_until) > now
+    statement = select(func.max(col(ConsumerKey.version)), func.count())
+    old = select(func.count()).select_from(ConsumerKey).where(going)
+    version, count = connection.execute(statement.select_from(ConsumerKey)).one()
+    return version or 0, count, connection.scalar(old) or 0
+
+
+def _valid(connection: Connection, key_id: str) -> RowMapping:
+    statement = _KEYS.add_columns(col(ConsumerKey.secret_hash)).where(
+        col(ConsumerKey.id) == key_id, col(ConsumerKey.revoked_at).is_(None)
+    )
+    row = connection.execute(statement).mappings().first()
+    if row is None:
+        raise AccountUnknown("There is no such secret that is still valid.")
+    return row
+
+
+def _update(connection: Connection, key_id: str, values: dict[str, Any]) -> None:
+    values = values | {"version": _next_version(connection)}
+    connection.execute(update(ConsumerKey).where(col(ConsumerKey.id) == key_id).values(values))
+
+
+def _next_version(connection: Connection) -> int:
+    return (connection.scalar(select(func.max(col(ConsumerKey.version)))) or 0) + 1
+
+
+def _view(row: RowMapping) -> KeyView:
+    fields = {name: row[name] for name in KeyView.__slots__}
+    return KeyView(**fields | {"scopes": read_scopes(row["scopes"])})
 
 
 def _new_secret() -> str:
     return PREFIX + secrets.token_urlsafe(32)
 
 
+_KEYS: Final[Any] = select(*(col(getattr(ConsumerKey, name)) for name in KeyView.__slots__))
 _SECRETS: Final[Any] = select(
     col(ConsumerKey.id),
     col(ConsumerKey.secret_hash),
     col(ConsumerKey.previous_hash),
     col(ConsumerKey.previous_until),
+    col(ConsumerKey.integrator),
+    col(ConsumerKey.scopes),
+    col(ConsumerKey.per_minute),
 )

@@ -583,7 +583,11 @@ def test_a_rotated_secret_leaves_the_old_one_its_time(either_world: World) -> No
     key = secrets_of_apps.create_key(engine, "app", NOW, COMMAND)
     rotated = secrets_of_apps.rotate_key(engine, key.id, 60, NOW, COMMAND)
     old, new = (secrets_of_apps.hash_secret(each.secret) for each in (key, rotated))
-    valid = secrets_of_apps.valid_hashes
+
+    def valid(engine: Engine, now: int) -> dict[str, str]:
+        found = secrets_of_apps.valid_keys(engine, now)
+        return {each: record.id for each, record in found.items()}
+
     assert valid(engine, NOW + 59) == {old: key.id, new: key.id}
     assert valid(engine, NOW + 60) == {new: key.id}
     secrets_of_apps.rotate_key(engine, key.id, 0, NOW, COMMAND)
