@@ -40,11 +40,14 @@ class Connection(asyncio.Protocol):
         self._head_bytes = self._field_bytes = 0
         self._head_done = self.complete = self._keep = False
         self._until_end = False
+        self._switches = False
         self._chunks: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._paused = False
         self.error: LineError | None = None
         self.touched = False  # whether any byte of an answer came
+        # What came after a 101, until somebody takes the line over; None without one.
+        self.beyond: bytes | None = None
 
     # -- asking
 
@@ -55,11 +58,12 @@ class Connection(asyncio.Protocol):
         body: AsyncIterator[bytes] | None,
         chunked: bool,
         timeout_seconds: float,
+        switches: bool = False,
     ) -> None:
         """Send a request (`request`: its head, and its body if that is short) and wait for
-        the answer's head. Raises Broken or Silent."""
+        the answer's head. `switches`: it asks for another protocol. Raises Broken or Silent."""
         self._reset(method, timeout_seconds)
-        self.in_use = True
+        self.in_use, self._switches = True, switches
         self._since = self._loop.time()
         self._timer = self._loop.call_later(timeout_seconds, self._look)
         self.transport.write(request)
@@ -151,6 +155,32 @@ class Connection(asyncio.Protocol):
         self.cut()
         return False
 
+    def wait_without_limit(self) -> None:
+        """The rest of this answer may take as long as it likes."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def end_here(self) -> None:
+        """Take what has come for the whole answer: whoever reads it sees its end."""
+        self.complete, self._keep = True, False
+        self.cut()
+        self._wake()
+
+    def hand_over(self, heir: asyncio.Protocol) -> None:
+        """After a 101: the line is `heir`'s, with what has come beyond the head. Raises
+        Broken if it has ended meanwhile."""
+        if self._lost or self.beyond is None:
+            raise Broken("the connection ended")
+        self.wait_without_limit()
+        self.in_use, self._lost = False, True
+        beyond, self.beyond = self.beyond, None
+        self.transport.set_protocol(heir)
+        heir.connection_made(self.transport)
+        if beyond:
+            heir.data_received(beyond)
+        self.transport.resume_reading()
+
     def cut(self) -> None:
         """Close without ceremony."""
         self._lost = True
@@ -168,6 +198,9 @@ class Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
+        if self.beyond is not None:
+            self.beyond += data
+            return
         if not self.in_use or self.complete:
             # Nobody asked: whatever it is, the next answer would not be trusted.
             self._keep = False
@@ -180,7 +213,13 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not self.complete:
+            switched = self._switches and self.status == 101
+            if switched and isinstance(error, httptools.HttpParserUpgrade):
+                # Whatever follows is no HTTP; it waits for whoever takes over.
+                self.beyond = data[error.args[0] :]
+                self.complete, self._keep = True, False
+                self.transport.pause_reading()
+            elif not self.complete:
                 self._fail(Broken("the answer is not HTTP"), error)
             else:
                 self._keep = False

@@ -33,13 +33,15 @@ class Origin(NamedTuple):
 
 class Request(NamedTuple):
     """What is asked. `target` is path and query as they go out, `body` all of it, or a stream
-    with its `length` (None: sent in chunks). `headers` hold Host and no framing."""
+    with its `length` (None: sent in chunks). `headers` hold Host and no framing; `switches`
+    says that they ask for another protocol, which the answer may then agree to by 101."""
 
     method: str
     target: bytes
     headers: Headers
     body: bytes | AsyncIterator[bytes] | None = None
     length: int | None = None
+    switches: bool = False
 
 
 class Answer:
@@ -62,6 +64,23 @@ class Answer:
     async def read(self) -> bytes:
         """What has come of the body, at least a byte; b"" at its end. Raises LineError."""
         return b"" if self._connection is None else await self._connection.read()
+
+    def wait_without_limit(self) -> None:
+        """Let the rest take as long as it likes: for streams, which may be silent for hours."""
+        if self._connection is not None:
+            self._connection.wait_without_limit()
+
+    def end_here(self) -> None:
+        """Whoever reads the body sees its end now."""
+        if self._connection is not None:
+            self._connection.end_here()
+
+    def hand_over(self, heir: asyncio.Protocol) -> None:
+        """After a 101: the connection is `heir`'s from now on. Raises Broken."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            raise Broken("the connection ended")
+        connection.hand_over(heir)
 
     def close(self) -> None:
         """Keep the connection if all was read, else cut it. Twice is harmless."""
@@ -131,7 +150,7 @@ class Lines:
         connection = self._take(origin)
         if connection is not None:
             try:
-                await self._ask(connection, request.method, head, body, chunked)
+                await self._ask(connection, request, head, body, chunked)
                 return Answer(self, origin, connection)
             except Broken:
                 if connection.touched or request.method not in _SAFE or body is not None:
@@ -143,19 +162,20 @@ class Lines:
             if again:
                 raise Broken("the connection ended, and there is no other") from error
             raise
-        await self._ask(connection, request.method, head, body, chunked)
+        await self._ask(connection, request, head, body, chunked)
         return Answer(self, origin, connection)
 
     async def _ask(
         self,
         connection: Connection,
-        method: str,
+        request: Request,
         head: bytes,
         body: AsyncIterator[bytes] | None,
         chunked: bool,
     ) -> None:
         try:
-            await connection.ask(method, head, body, chunked, self._silence_seconds)
+            seconds = self._silence_seconds
+            await connection.ask(request.method, head, body, chunked, seconds, request.switches)
         except BaseException:
             connection.cut()
             connection.finish()
@@ -258,7 +278,7 @@ def _is_v6(address: str) -> bool:
 
 def _head(request: Request) -> tuple[bytes, bool]:
     """The request's head, with its body if it is at hand; whether a stream goes in chunks."""
-    method, target, headers, body, length = request
+    method, target, headers, body, length, _ = request
     lines = [b"%b %b HTTP/1.1" % (method.encode("ascii"), target)]
     lines += [b"%b: %b" % header for header in headers]
     chunked = False
