@@ -255,11 +255,22 @@ def load_unfinished(engine: Engine, chain_id: int, sender: str, reverted_since: 
         attempts = select(_ATTEMPTS).order_by(_ATTEMPTS.c.max_fee_wei)
         ours = attempts.where(_ATTEMPTS.c.tx_id.in_(select(query.subquery().c.id)))
         found: dict[int, list[Attempt]] = {}
+        signed_at: dict[int, int] = {}
         for each in connection.execute(ours):
             fees = Fees(each.max_fee_wei, each.max_priority_fee_wei)
             signed = Attempt(each.tx_hash, bytes.fromhex(each.raw[2:]), fees)
             found.setdefault(each.tx_id, []).append(signed)
-    return [_tx(row, found.get(row.id, [])) for row in rows]
+            signed_at[each.tx_id] = max(signed_at.get(each.tx_id, 0), each.created_at)
+    loaded = [_tx(row, found.get(row.id, [])) for row in rows]
+    for tx in loaded:
+        tx.signed_at = _monotonic(signed_at.get(tx.id, 0))
+    return loaded
+
+
+def _monotonic(at: int) -> float:
+    """A Unix time on this process's clock: what was signed just before a restart has not
+    been waiting for long. A clock that was set back makes it new, not stuck."""
+    return time.monotonic() - max(0, unix_now() - at)
 
 
 def gas_spent_since(engine: Engine, chain_id: int, sender: str, since: int) -> int:

@@ -61,6 +61,23 @@ async def test_a_stuck_transaction_is_outbid_under_its_own_nonce(
     assert usdc_of(chain, fresh_address(1)) == 1
 
 
+async def test_a_restart_outbids_only_what_waited_long_enough(
+    chain: DevchainProcess, tmp_path: Path
+) -> None:
+    chain.rpc("evm_setAutomine", False)
+    urls, key = [chain.rpc_url], chain.keys[0]
+    async with sender_world(tmp_path / "a.db", urls, key, stuck_seconds=60) as world:
+        await _pay(world, chain, "x")
+    async with sender_world(tmp_path / "a.db", urls, key, stuck_seconds=60) as world:
+        await asyncio.sleep(1)  # half a dozen looks
+        assert len(_attempts(world)) == 1
+    # By now it has waited for more than a second, counted from its signature.
+    async with sender_world(tmp_path / "a.db", urls, key, stuck_seconds=1) as world:
+        await _until(lambda: len(_attempts(world)) == 2, seconds=5)
+        chain.rpc("evm_mine")
+        await _until(lambda: usdc_of(chain, fresh_address(1)) == 1)
+
+
 async def test_what_the_pool_forgot_is_offered_again(
     chain: DevchainProcess, tmp_path: Path
 ) -> None:
