@@ -1,0 +1,85 @@
+"""A new node becomes one that was backed up, in its setup wizard."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import Engine
+
+from backups.tasks import MadeKey
+from tests.backups.home import PASSWORD, Home, make_home, make_key
+from tests.console_world import Console, serve_console
+
+
+@pytest.fixture(scope="module")
+def key() -> MadeKey:
+    return make_key()
+
+
+@pytest.fixture
+def lost(tmp_path: Path, key: MadeKey) -> Home:
+    home = make_home(tmp_path / "lost", key)
+    home.engine.dispose()
+    return home
+
+
+@pytest.fixture
+def console(migrated_engine: Engine, tmp_path: Path) -> Iterator[Console]:
+    data_dir = tmp_path / "new"
+    data_dir.mkdir(mode=0o700)
+    with serve_console(migrated_engine, data_dir, users=False, database_url="") as console:
+        yield console
+
+
+def test_a_backup_is_looked_into_agreed_to_and_taken_when_the_node_ends(
+    console: Console, lost: Home, tmp_path: Path
+) -> None:
+    file = tmp_path / "copy.farebox"
+    shutil.move(lost.back_up(), file)
+    ended: list[bool] = []
+    pending = console.parts.backups.pending
+    pending.ask = lambda: ended.append(True)
+    with httpx.Client(base_url=console.url, trust_env=False, timeout=60) as guest:
+        guest.headers["origin"] = console.url
+        assert "Backup file" in guest.get("/setup/restore").text
+        wrong = guest.post("/setup/restore", data={"path": str(file), "password": "not it at all"})
+        assert wrong.status_code == 422 and "does not open" in wrong.text
+        with file.open("rb") as content:
+            shown = guest.post(
+                "/setup/restore", data={"password": PASSWORD}, files={"file": content}
+            )
+        assert shown.status_code == 200
+        assert lost.keys.wallet.address[2:8] in shown.text.lower()
+        assert "must not run again" in shown.text
+        source = shown.text.split('name="source" value="')[1].split('"')[0]
+        begun = guest.post("/setup/restore/begin", data={"source": source, "password": PASSWORD})
+        assert begun.status_code == 303
+        deadline = time.monotonic() + 60
+        while "Finish and stop this node" not in (page := guest.get("/setup/restore").text):
+            assert time.monotonic() < deadline, page
+            time.sleep(0.2)
+        assert not ended and pending.staged is None, "nothing is taken before it is said"
+        assert "The node stops now" in guest.post("/setup/restore/finish").text
+    assert ended and pending.staged is not None
+    assert (pending.staged.folder / "keys" / "wallet.json").exists()
+
+
+def test_a_node_that_is_set_up_is_restored_by_nobody(
+    migrated_engine: Engine, tmp_path: Path
+) -> None:
+    with (
+        serve_console(migrated_engine, tmp_path / "node") as console,
+        httpx.Client(base_url=console.url, trust_env=False) as guest,
+    ):
+        guest.headers["origin"] = console.url
+        for answer in (
+            guest.get("/setup/restore"),
+            guest.post("/setup/restore", data={"path": "/etc/passwd", "password": "x"}),
+            guest.post("/setup/restore/finish"),
+        ):
+            assert answer.status_code == 303 and answer.headers["location"] == "/sign-in"
