@@ -345,6 +345,14 @@ class Purchase(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("key_id", "idempotency_key", name="uq_purchase_idempotency"),
         Index("ix_purchase_state", "state"),
+        # Of deposits only, one in thousands of purchases: a bought call does not write it.
+        Index(
+            "ix_purchase_deposit",
+            "channel_id",
+            "created_at",
+            sqlite_where=text("deposit_atoms > 0"),
+            postgresql_where=text("deposit_atoms > 0"),
+        ),
     )
 
     call_id: str = Field(primary_key=True)

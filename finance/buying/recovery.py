@@ -37,7 +37,8 @@ _NEVER = Verdict(PurchaseState.FAILED, error="authorization_expired")
 _UNRESOLVED = sql(
     "SELECT p.call_id, p.channel_id, p.cumulative_atoms, p.amount_atoms FROM purchase p"
     " JOIN buyer_channel c ON c.channel_id = p.channel_id"
-    " WHERE p.state <> 'paid' AND p.cumulative_atoms > c.charged_atoms"
+    " WHERE p.state IN ('intent', 'refused', 'failed', 'unknown')"
+    " AND p.cumulative_atoms > c.charged_atoms"
     " ORDER BY p.created_at, p.call_id"
 )
 
@@ -76,7 +77,8 @@ def _last_deposit(session: Session, channel: Channel) -> SignedDeposit | None:
     """The newest deposit signed for a channel; the chain says whether it arrived."""
     row = session.exec(
         select(Purchase)
-        .where(Purchase.channel_id == channel.id_hex, Purchase.deposit_atoms > 0)
+        # The 0 in the statement's words, or the database does not see that its index fits.
+        .where(Purchase.channel_id == channel.id_hex, col(Purchase.deposit_atoms) > sql("0"))
         .order_by(col(Purchase.created_at).desc(), col(Purchase.call_id).desc())
     ).first()
     if row is None:

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from finance.buying.recovery import settle_exact
+from finance.models import BuyerChannel
 from finance.wallet.signer import Signer
 from finance.x402.exact import transfer_calldata
 from finance.x402.text import to_hex
@@ -66,3 +69,26 @@ async def test_an_authorization_is_paid_or_open_as_the_chain_says(
     assert node.booked("spent") == (-PRICE if settled else 0)
     assert node.counted("day") == PRICE
     node.check_books()
+
+
+async def test_a_start_reads_open_purchases_only_however_many_were_made(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    """After a year there are millions; the node must buy again within seconds."""
+    node, plans = BuyerNode(tmp_path, chain), []
+    parties = {"payer": node.keys.wallet.address, "payer_authorizer": node.keys.voucher.address}
+    seller = {"receiver": chain.addresses[5], "receiver_authorizer": chain.addresses[5]}
+    terms = {"chain_id": chain.chain_id, "token": chain.usdc, "withdraw_delay": 900}
+    channel = {"channel_id": "0x" + "11" * 32, "salt": "0x" + "22" * 32}
+    node.add(BuyerChannel(**parties, **seller, **terms, **channel))
+
+    def explain(_: Any, cursor: Any, statement: str, values: Any, *rest: Any) -> None:
+        if "purchase" in statement and statement.startswith("SELECT"):
+            plan = cursor.connection.cursor().execute("EXPLAIN QUERY PLAN " + statement, values)
+            plans.extend(str(row[3]) for row in plan)
+
+    event.listen(node.engine, "before_cursor_execute", explain)
+    async with node.running():
+        pass
+    assert any("ix_purchase_deposit" in plan for plan in plans), plans
+    assert not [plan for plan in plans if plan in ("SCAN p", "SCAN purchase")], plans

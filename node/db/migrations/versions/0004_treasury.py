@@ -82,9 +82,19 @@ def upgrade() -> None:
     # History looks up what a ledger row's transaction was for, and who was on the other side.
     op.create_index("ix_chain_tx_hash", "chain_tx", ["tx_hash"])
     op.create_index("ix_chain_event_tx", "chain_event", ["tx_hash", "log_index"])
+    # A start looks up the newest deposit of a channel among all calls ever bought.
+    deposits = sa.text("deposit_atoms > 0")
+    op.create_index(
+        "ix_purchase_deposit",
+        "purchase",
+        ["channel_id", "created_at"],
+        sqlite_where=deposits,
+        postgresql_where=deposits,
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("ix_purchase_deposit", "purchase")
     op.drop_index("ix_chain_event_tx", "chain_event")
     op.drop_index("ix_chain_tx_hash", "chain_tx")
     for table in ("reconciliation", "closing", "eth_sighting", "arrival", "withdrawal"):
