@@ -41,6 +41,7 @@ from node.jobs import (
     claim,
     health,
     mirror,
+    quotas,
     sync,
     thresholds,
     totals,
@@ -256,6 +257,7 @@ class Node:
         jobs.every(claim.EVERY_SECONDS, "claim", claim.claim_job(claims, store))
         jobs.every(totals.EVERY_SECONDS, "totals", totals.totals_job(store.engine))
         alert_jobs.add_all(jobs, alerts, money.rpc)
+        quotas.add_all(jobs, alerts)
         treasury = self._parts.treasury
         looks = thresholds.threshold_job(treasury.guard)
         jobs.every(thresholds.EVERY_SECONDS, "thresholds", looks)

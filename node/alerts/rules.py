@@ -24,6 +24,11 @@ class Rule(StrEnum):
     BACKUP_FAILED = "backup_failed"
     RPC_UNREACHABLE = "rpc_unreachable"  # for longer than a minute
     WALLET_ELSEWHERE = "wallet_elsewhere"  # after a restore: the old node still runs
+    QUOTA_NEAR = "quota_near"  # 80 % of the month's quota of integrators
+    QUOTA_FULL = "quota_full"  # 100 %: their calls are refused
+    QUOTA_SUSTAINED = "quota_sustained"  # over 80 % for three days
+    KEY_QUIET = "key_quiet"  # an integrator that called regularly does not any more
+    KEY_JUMPED = "key_jumped"  # far more calls than in any hour of its own last week
 
 
 class Level(StrEnum):
@@ -99,6 +104,33 @@ ABOUT: Final[Mapping[Rule, About]] = MappingProxyType(
             "After a restore, the chain shows transactions of the wallet that are not this node's.",
             Severity.ERROR,
             Level.EMAIL_WEBHOOK,
+        ),
+        Rule.QUOTA_NEAR: About(
+            "Quota at 80 %",
+            "Integrators have used 80 % of a month's quota.",
+            Severity.WARNING,
+            Level.EMAIL_WEBHOOK,
+        ),
+        Rule.QUOTA_FULL: About(
+            "Quota used up",
+            "Integrators have used a month's quota; their calls are refused.",
+            Severity.ERROR,
+            Level.EMAIL_WEBHOOK,
+        ),
+        Rule.QUOTA_SUSTAINED: About(
+            "Quota short",
+            "Use has been over 80 % of the quota for three days.",
+            Severity.WARNING,
+        ),
+        Rule.KEY_QUIET: About(
+            "Key went quiet",
+            "An integrator that called every day has not for 24 hours.",
+            Severity.WARNING,
+        ),
+        Rule.KEY_JUMPED: About(
+            "Key jumped",
+            "An integrator called far more within an hour than in any hour of its last week.",
+            Severity.WARNING,
         ),
     }
 )

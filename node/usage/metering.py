@@ -62,12 +62,12 @@ class QuotaOverride(SQLModel, table=True):
 
 
 class QuotaNotice(SQLModel, table=True):
-    """A threshold that was crossed in a month, and has been told: never again in that month."""
+    """What was told about a quota in a month: never again in that month."""
 
     __tablename__ = "quota_notice"
 
     subject: str = Field(primary_key=True)
     meter: str = Field(primary_key=True)
     window_start: int = Field(primary_key=True, sa_type=BigInteger)
-    threshold: int = Field(primary_key=True, description="percent of the quota")
+    rule: str = Field(primary_key=True, description="as in notification")
     at: int = Field(sa_type=BigInteger, description="Unix seconds")

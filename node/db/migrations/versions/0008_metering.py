@@ -57,9 +57,9 @@ def _create_usage() -> None:
         _text("subject"),
         _text("meter"),
         _number("window_start"),
-        sa.Column("threshold", sa.Integer(), nullable=False),
+        _text("rule"),
         _number("at"),
-        sa.PrimaryKeyConstraint("subject", "meter", "window_start", "threshold"),
+        sa.PrimaryKeyConstraint("subject", "meter", "window_start", "rule"),
     )
 
 
