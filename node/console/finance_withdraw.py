@@ -202,8 +202,8 @@ async def _confirm_page(treasury: Treasury, visit: Visit, form: Form, status: in
             token, form.value("destination"), form.value("amount")
         )
     except FinanceError as error:
-        view = _form_view(treasury, form.refused(error))
-        return visit.page("finance/withdraw.html", view, "Withdraw", 422)
+        refused = _form_view(treasury, form.refused(error))
+        return visit.page("finance/withdraw.html", refused, "Withdraw", 422)
     if not _is_id(id_):
         return visit.redirect("/finance/withdraw")
     view = _confirm_view(treasury, form, quote)
