@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import uvicorn
 
 from node.errors import NodeError, PortTaken
+from node.lines.websocket import MAX_MESSAGE_BYTES, PING_SECONDS, PONG_SECONDS
 from node.settings import Bind
 
 KEEP_ALIVE_SECONDS = 75
@@ -64,7 +65,11 @@ def make_server(app: Callable[..., Awaitable[None]], drain_seconds: int) -> Serv
             app,
             loop="none",
             http="httptools",
-            ws="none",
+            ws="websockets-sansio",
+            ws_max_size=MAX_MESSAGE_BYTES,
+            ws_ping_interval=PING_SECONDS,
+            ws_ping_timeout=PONG_SECONDS,
+            ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,
             access_log=False,

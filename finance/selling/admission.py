@@ -87,8 +87,9 @@ def is_last_voucher(payment: VoucherPayment, books: ChannelBooks) -> bool:
 
 def is_delivery(status: int) -> bool:
     """Whether an upstream answer is what was paid for (law 3). Redirects are not, and so
-    neither is 304: the caller has the content from elsewhere."""
-    return 200 <= status < 300
+    neither is 304: the caller has the content from elsewhere. 101 opens a stream, which is
+    what whoever asked for one has paid for."""
+    return 200 <= status < 300 or status == 101
 
 
 class Presented(StrEnum):

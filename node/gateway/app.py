@@ -24,6 +24,8 @@ from node.gateway.match import PREFIX, RouteTable
 from node.gateway.ports import Seller
 from node.gateway.request import BodyTooLarge, Call, CallerGone, Receive, Scope, Send
 from node.gateway.serve import give_problem, problem_of, serve
+from node.gateway.stream_socket import SocketCall, StreamOpened
+from node.usage.streams import Streams
 
 log = logging.getLogger("farebox.gateway")
 
@@ -36,10 +38,18 @@ _JSON = (b"content-type", b"application/json")
 class Gateway:
     """Callable as ASGI. `start` before the first request, `stop` after the last."""
 
-    def __init__(self, seller: Seller, listings: Iterable[PricedListing] = ()) -> None:
+    def __init__(
+        self,
+        seller: Seller,
+        listings: Iterable[PricedListing] = (),
+        streams: Streams | None = None,
+    ) -> None:
+        """`streams` are both sides' of a node, which starts and stops them."""
         self._seller = seller
+        self._streams = streams or Streams(seller.store)
+        self._counts_itself = streams is None
         self._forwarder = Forwarder(seller.egress, seller.sale.max_timeout_seconds)
-        self._desk = Desk(seller, self._forwarder)
+        self._desk = Desk(seller, self._forwarder, self._streams)
         self._tidying: asyncio.Task[None] | None = None
         self.reload(listings)
 
@@ -53,6 +63,8 @@ class Gateway:
     async def start(self) -> None:
         """Put the books in order after a crash; call once the store is open."""
         await self._tidy()
+        if self._counts_itself:
+            await self._streams.start()
         if self._desk.presence.shared:
             self._tidying = asyncio.create_task(self._keep_tidy(), name="tidy")
 
@@ -60,6 +72,8 @@ class Gateway:
         """Finish what is being booked and close the pool."""
         await self._desk.stop()
         await self._forwarder.stop()
+        if self._counts_itself:
+            await self._streams.stop()
         if self._tidying is not None:
             self._tidying.cancel()
             await asyncio.gather(self._tidying, return_exceptions=True)
@@ -90,11 +104,19 @@ class Gateway:
             case "http":
                 await self._edge(Call(scope, receive, send, self._seller.max_body_bytes))
             case "websocket":
-                await receive()
-                reason = "WebSocket is not sold here."
-                await send({"type": "websocket.close", "code": 1008, "reason": reason})
+                await self._socket(scope, receive, send)
             case "lifespan":
                 await _lifespan(receive, send)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # the wish to connect
+        call = SocketCall(scope, receive, send)
+        try:
+            await self._edge(call)
+            if call.accepted:
+                await call.carry(receive, self._streams)
+        finally:
+            call.drop()
 
     async def _edge(self, call: Call) -> None:
         """Every error ends here as an answer, or as a cut connection once one has begun."""
@@ -105,7 +127,7 @@ class Gateway:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            if not isinstance(error, Refused | BodyTooLarge | PathAmbiguous):
+            if not isinstance(error, Refused | BodyTooLarge | PathAmbiguous | StreamOpened):
                 self._log(call, error)
             if not call.started:
                 await self._explain(call, error)
@@ -117,6 +139,8 @@ class Gateway:
                 await give_problem(call, error.code, error.headers)
             case PathAmbiguous():
                 await give_problem(call, "path_ambiguous", detail=str(error))
+            case StreamOpened():
+                await give_problem(call, "stream_opened")
             case BodyTooLarge():
                 limit = self._seller.max_body_bytes
                 await give_problem(call, "body_too_large", detail=f"At most {limit} bytes.")

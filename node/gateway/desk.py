@@ -19,9 +19,12 @@ from node.gateway.headers import to_caller
 from node.gateway.match import Match
 from node.gateway.ports import Seller
 from node.gateway.request import Call, CallerGone
+from node.gateway.stream_events import counted
+from node.gateway.stream_socket import SocketCall
 from node.problems import Headers
 from node.usage.calls import CallRecord
 from node.usage.models import Side
+from node.usage.streams import Streams
 
 log = logging.getLogger("farebox.gateway")
 
@@ -58,9 +61,10 @@ class Unsettled(Exception):
 class Desk:
     """The tools of one gateway, shared by all its calls."""
 
-    def __init__(self, seller: Seller, forwarder: Forwarder) -> None:
+    def __init__(self, seller: Seller, forwarder: Forwarder, streams: Streams) -> None:
         self.seller = seller
         self.forwarder = forwarder
+        self.streams = streams
         # Other processes may sell from the same books.
         self.presence = Presence(seller.store.engine)
         # Authorizations and payment identifiers being served; the database decides, this
@@ -91,7 +95,7 @@ class Desk:
         error: str | None = None,
     ) -> CallRecord:
         """The call as a row."""
-        return CallRecord(
+        record = CallRecord(
             id=call.id,
             side=Side.SERVED,
             at_ms=call.at_ms,
@@ -106,6 +110,9 @@ class Desk:
             error=error,
             bytes_out=bytes_out,
         )
+        if isinstance(call, SocketCall):
+            call.booked = record
+        return record
 
     def book(self, record: CallRecord) -> None:
         """Journal a call that moved no money, without making its caller wait."""
@@ -133,7 +140,8 @@ class Desk:
         if answer.complete:
             await call.answer(answer.status, framed(call, answer, headers), answer.head)
         else:
-            size = await self._stream(call, answer, headers)
+            with counted(self.streams, call, match, answer, payer):
+                size = await self._stream(call, answer, headers)
         error = None if answer.status < 400 else "upstream_status"
         self.book(self.record(call, match, answer.status, size, payer, scheme, 0, error))
 
@@ -168,7 +176,7 @@ def unsettled(network: str, payer: str, cause: SettlementFailed | SettlementUnkn
 
 def framed(call: Call, answer: Answer, headers: Headers) -> Headers:
     """With the content-length of a complete body; of what GET would give, for HEAD."""
-    if answer.status in (204, 304):
+    if answer.status in (101, 204, 304):
         return headers
     length = answer.length if call.method == "HEAD" else len(answer.head)
     return with_length(headers, length)

@@ -14,6 +14,7 @@ from node.egress import EgressPolicy, EgressRefused
 from node.gateway.headers import to_upstream
 from node.gateway.match import Match, Upstream
 from node.gateway.request import Call, CallerGone
+from node.gateway.stream_socket import SocketCall
 from node.lines import pool as lines
 from node.lines.errors import LineError, NotConnected, Silent
 
@@ -76,6 +77,19 @@ class Answer:
         if self._scrub is not None:
             self.head = self._scrub.clean(self.head, self.complete)
 
+    @property
+    def is_events(self) -> bool:
+        """Whether it is a stream of events (SSE): sent on as they come, for as long as it goes."""
+        return self.status < 300 and _content_type(self.raw_headers) == b"text/event-stream"
+
+    def wait_without_limit(self) -> None:
+        """Between two parts of the rest any time may pass."""
+        self._response.wait_without_limit()
+
+    def end_here(self) -> None:
+        """Whoever is reading the rest sees its end now."""
+        self._response.end_here()
+
     async def rest(self) -> AsyncIterator[bytes]:
         """The body after `head`. Raises UpstreamError when it breaks off."""
         try:
@@ -135,8 +149,11 @@ class Forwarder:
         try:
             response = await self._send(call, match, upstream, data)
             answer = Answer(response, upstream)
-            await answer.read_head(limit)
-            if response.status < 200:
+            if isinstance(call, SocketCall):
+                _switch(call, response)
+            if limit > BUFFER_BYTES or not answer.is_events:
+                await answer.read_head(limit)
+            if response.status < 200 and not isinstance(call, SocketCall):
                 raise UpstreamError("upstream_failed")
             return answer
         except BaseException as error:
@@ -165,8 +182,27 @@ class Forwarder:
         )
         target = upstream.target(match.rest, call.query)
         length = call.body_length if call.streams_body else None
-        request = lines.Request(call.method, target, headers, data, length)
+        switches = isinstance(call, SocketCall)
+        if isinstance(call, SocketCall):
+            headers += call.handshake.headers()
+        request = lines.Request(call.method, target, headers, data, length, switches)
         return await self._lines.request(upstream.origin, request)
+
+
+def _switch(call: SocketCall, response: lines.Answer) -> None:
+    """Take the line over, if the upstream agreed. Its refusals are passed on; an answer that
+    is neither would be charged for nothing."""
+    if response.status == 101:
+        call.take(response)
+    elif response.status < 300:
+        raise UpstreamError("upgrade_refused")
+
+
+def _content_type(headers: lines.Headers) -> bytes:
+    for name, value in headers:
+        if name.lower() == b"content-type":
+            return value.partition(b";")[0].strip().lower()
+    return b""
 
 
 def _code(error: BaseException) -> str:

@@ -43,6 +43,11 @@ _NEVER_UPSTREAM = _HOP_BY_HOP | {
     b"farebox-cost",
     b"farebox-scheme",
     b"farebox-demo",
+    # A handshake of its own is made with the upstream.
+    b"sec-websocket-key",
+    b"sec-websocket-version",
+    b"sec-websocket-protocol",
+    b"sec-websocket-extensions",
     # Who called is said by us.
     b"forwarded",
     b"x-forwarded-for",

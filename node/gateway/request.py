@@ -211,6 +211,15 @@ class Call:
             self._watch = None
         self._task = None
 
+    def when_gone(self, act: Callable[[], None]) -> None:
+        """Do something once the caller leaves, until `unwatch`. The request has been read."""
+
+        async def watch() -> None:
+            await self._await_leaving()
+            act()
+
+        self._watch = asyncio.get_running_loop().create_task(watch())
+
     def is_gone(self) -> bool:
         """Whether the caller has hung up, asked without waiting."""
         if self._gone or self._streaming or self._watch is not None:
@@ -252,10 +261,13 @@ class Call:
     async def start(self, status: int, headers: Headers) -> None:
         """Send the head of the answer, with the call's id."""
         self.status = status
-        out = [*headers, (CALL_ID, self.id.encode())]
-        if self.origin:
-            out += _cors(headers)
+        out = self.with_own(headers)
         await self._send({"type": "http.response.start", "status": status, "headers": out})
+
+    def with_own(self, headers: Headers) -> Headers:
+        """With what every answer has of ours."""
+        out = [*headers, (CALL_ID, self.id.encode())]
+        return out + _cors(headers) if self.origin else out
 
     async def send(self, chunk: bytes, more: bool) -> None:
         """Send a part of the body."""

@@ -38,6 +38,7 @@ from node.gateway.match import Match
 from node.gateway.onchain import serve_onchain
 from node.gateway.refund import serve_refund
 from node.gateway.request import INLINE_BYTES, BodyTooLarge, Call
+from node.gateway.stream_socket import SocketCall
 from node.gateway.voucher import serve_voucher
 from node.problems import Headers, known_problem
 
@@ -56,6 +57,9 @@ async def serve(desk: Desk, call: Call, match: Match) -> None:
     route = match.route
     if route is None:
         return await _preflight(call)
+    socket = isinstance(call, SocketCall)
+    if socket and (call.demo or (match.listing.demo and not match.listing.paused)):
+        raise Refused("demo_without_streams")
     if call.demo:
         return await give_demo(call, match)
     if match.listing.paused:

@@ -39,6 +39,8 @@ from node.gateway.forward import Answer, UpstreamError
 from node.gateway.headers import to_caller
 from node.gateway.match import Match
 from node.gateway.request import INLINE_BYTES, Call, CallerGone
+from node.gateway.stream_events import counted
+from node.gateway.stream_socket import SWITCHING
 from node.problems import Headers
 
 
@@ -157,7 +159,9 @@ async def _charge_whole(
     writes = charge_writes(
         channel, amount, voucher.max_claimable, voucher.signature, call.id, call.at
     )
-    writes += [record.write(), keep(channel_answer_key(channel.key), kept, call.at)]
+    writes.append(record.write())
+    if answer.status != SWITCHING:  # a stream cannot be given again
+        writes.append(keep(channel_answer_key(channel.key), kept, call.at))
     writes += identified(match, payment, kept, call.at)
     await desk.seller.store.commit(Batch(writes, [record.increment()]))
     note_charge(channel, amount, voucher.max_claimable, voucher.signature)
@@ -186,7 +190,8 @@ async def _charge_stream(
     note_charge(channel, amount, voucher.max_claimable, voucher.signature)
     channel.streaming = amount
     try:
-        size = await _send_all(call, answer, headers)
+        with counted(desk.streams, call, match, answer, channel.payer):
+            size = await _send_all(call, answer, headers)
     except UpstreamError:
         await store.commit(Batch(stream_broken(channel.key, call.id, amount, call.at)))
         channel.charged -= amount
