@@ -46,6 +46,8 @@ class Permission(StrEnum):
     SEE_NOTIFICATIONS = "see_notifications"
     HANDLE_NOTIFICATIONS = "handle_notifications"
     MANAGE_KEYS = "manage_keys"  # consumer secrets
+    SEE_DEVELOPERS = "see_developers"  # who uses what, of integrators
+    MANAGE_PLANS = "manage_plans"  # tiers, quotas, overrides
     MANAGE_USERS = "manage_users"
     CONFIGURE = "configure"  # email, rules, network
     BACK_UP = "back_up"
@@ -69,6 +71,7 @@ GRANTS: Final[Mapping[Role, frozenset[Permission]]] = MappingProxyType(
             Permission.USE_CATALOG,
             Permission.SEE_LISTINGS,
             Permission.MANAGE_LISTINGS,
+            Permission.SEE_DEVELOPERS,
             Permission.HANDLE_NOTIFICATIONS,
         },
         Role.CONSUMER: _SEEING
@@ -85,7 +88,8 @@ GRANTS: Final[Mapping[Role, frozenset[Permission]]] = MappingProxyType(
             Permission.MOVE_MONEY,
             Permission.HANDLE_NOTIFICATIONS,
         },
-        Role.VIEWER: _SEEING | {Permission.SEE_LISTINGS, Permission.SEE_FINANCE},
+        Role.VIEWER: _SEEING
+        | {Permission.SEE_LISTINGS, Permission.SEE_FINANCE, Permission.SEE_DEVELOPERS},
     }
 )
 

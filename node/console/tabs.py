@@ -33,16 +33,6 @@ TABS: Final = (
     Tab("catalog", "Catalog", "/catalog", Permission.SEE_CATALOG),
     Tab("listings", "API Management", "/listings", Permission.SEE_LISTINGS),
     Tab(
-        "notifications",
-        "Notifications",
-        "/notifications",
-        Permission.SEE_NOTIFICATIONS,
-        (
-            Tab("list", "List", "/notifications", Permission.SEE_NOTIFICATIONS),
-            Tab("rules", "Rules", "/notifications/rules", Permission.CONFIGURE),
-        ),
-    ),
-    Tab(
         "finance",
         "Finance",
         "/finance",
@@ -59,6 +49,23 @@ TABS: Final = (
         ),
     ),
     Tab(
+        "developers",
+        "Developers",
+        "/developers",
+        Permission.SEE_DEVELOPERS,
+        (Tab("overview", "Overview", "/developers", Permission.SEE_DEVELOPERS),),
+    ),
+    Tab(
+        "notifications",
+        "Notifications",
+        "/notifications",
+        Permission.SEE_NOTIFICATIONS,
+        (
+            Tab("list", "List", "/notifications", Permission.SEE_NOTIFICATIONS),
+            Tab("rules", "Rules", "/notifications/rules", Permission.CONFIGURE),
+        ),
+    ),
+    Tab(
         "settings",
         "Settings",
         "/settings",
@@ -69,6 +76,7 @@ TABS: Final = (
             Tab("webhook", "Webhook", "/settings/webhook", Permission.CONFIGURE),
             Tab("security", "Security", "/settings/security", Permission.MANAGE_KEYS),
             Tab("network", "Network", "/settings/network", Permission.CONFIGURE),
+            Tab("plans", "Plans", "/settings/plans", Permission.SEE_DEVELOPERS),
             Tab("limits", "Limits", "/settings/limits", Permission.SEE_FINANCE),
             Tab("appearance", "Appearance", "/settings/appearance", Permission.OWN_ACCOUNT),
             Tab("backup", "Backup", "/settings/backup", Permission.BACK_UP),

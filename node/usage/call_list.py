@@ -2,7 +2,8 @@
 
 A page goes on from the last call of the one before (no OFFSET). Where only some calls are
 wanted, the sums say in which quarter-hours there are any, and only those are looked
-through: a listing that was called twice last spring is found as quickly as a busy one.
+through, all at once: a listing that was called twice last spring is found as quickly as a
+busy one.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import accumulate
 from typing import Any, Self
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Engine,
     Select,
     SQLColumnExpression,
     and_,
+    column,
     func,
     or_,
     select,
+    true,
     union_all,
+    values,
 )
 from sqlmodel import col
 
@@ -46,11 +52,18 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CallFilter:
-    """Which calls. `listing_id` None: of every listing."""
+    """Which calls. `listing_id` None: of every listing; `key_id` None: of every key."""
 
     side: Side
     listing_id: str | None = None
     outcome: Outcome = Outcome.ALL
+    key_id: str | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Most calls of the side are wanted, so that looking from the newest on is quick."""
+        some = self.listing_id is not None or self.key_id is not None
+        return not some and self.outcome is not Outcome.ERROR
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +143,51 @@ def listing_name(engine: Engine, listing_id: str) -> str:
 def _page(
     connection: Connection, wanted: CallFilter, after: Cursor | None, count: int
 ) -> list[Any]:
-    if wanted.listing_id is None and wanted.outcome is not Outcome.ERROR:
+    if wanted.everything:
         return list(connection.execute(_calls(wanted, after).limit(count)))
     found: list[Any] = []
-    for first, last in _stretches(connection, wanted, after, count):
-        statement = _calls(wanted, after).where(
-            col(Call.at_ms) >= first * 1000, col(Call.at_ms) < last * 1000
-        )
-        found += connection.execute(statement.limit(count - len(found)))
-        if len(found) >= count:
-            break
+    until = None if after is None else slot_of(after.at_ms // 1000) + SLOT_SECONDS
+    while len(found) < count and (slots := _slots_with(connection, wanted, until)):
+        missing = count - len(found)
+        looked = _enough(slots, missing)
+        found += connection.execute(_calls_of(wanted, after, looked, missing))
+        until = looked[-1][0]
     return found
 
 
+def _enough(slots: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+    """The first of `slots` that have `count` calls together, as far as the sums tell."""
+    before = [0, *accumulate(calls for _, calls in slots)]
+    return [slot for slot, reached in zip(slots, before, strict=False) if reached < count]
+
+
+def _calls_of(
+    wanted: CallFilter, after: Cursor | None, slots: list[tuple[int, int]], count: int
+) -> Select[Any]:
+    """The newest `count` calls of these quarter-hours, in one statement. Only the last may
+    hold more than are wanted: it is read backwards and no further than needed."""
+    first = slots[-1][0] * 1000
+    parts = [_calls(wanted, after).where(*_within(first)).limit(count)]
+    if len(slots) > 1:
+        starts = [(slot * 1000,) for slot, _ in slots[:-1]]
+        sparse = values(column("at_ms", BigInteger), name="sparse").data(starts).cte()
+        among = true() if after is None else _older(after)
+        parts.append(_matching(wanted).where(*_within(sparse.c.at_ms), among))
+    both = union_all(*(select(part.subquery()) for part in parts)).subquery()
+    return select(both).order_by(both.c.at_ms.desc(), both.c.id.desc()).limit(count)
+
+
+def _within(start: Any) -> tuple[ColumnElement[bool], ...]:
+    """Whether a call is of the quarter-hour that begins at `start` (milliseconds)."""
+    return col(Call.at_ms) >= start, col(Call.at_ms) < start + SLOT_SECONDS * 1000
+
+
 def _calls(wanted: CallFilter, after: Cursor | None) -> Select[Any]:
+    found = _matching(wanted).order_by(col(Call.at_ms).desc(), col(Call.id).desc())
+    return found if after is None else found.where(_older(after))
+
+
+def _matching(wanted: CallFilter) -> Select[Any]:
     conditions: list[ColumnElement[bool]] = [col(Call.side) == wanted.side]
     if wanted.listing_id is not None:
         conditions.append(col(Call.listing_id) == wanted.listing_id)
@@ -151,29 +195,13 @@ def _calls(wanted: CallFilter, after: Cursor | None) -> Select[Any]:
         conditions.append(col(Call.status) < 400)
     elif wanted.outcome is Outcome.ERROR:
         conditions.append(col(Call.status) >= 400)
-    if after is not None:
-        earlier = or_(col(Call.at_ms) < after.at_ms, col(Call.id) < after.id)
-        conditions.append(and_(col(Call.at_ms) <= after.at_ms, earlier))
-    return (
-        select(*(getattr(Call, name) for name in CallLine.__slots__ if name != "listing"))
-        .where(*conditions)
-        .order_by(col(Call.at_ms).desc(), col(Call.id).desc())
-    )
+    names = (name for name in CallLine.__slots__ if name != "listing")
+    return select(*(getattr(Call, name) for name in names)).where(*conditions)
 
 
-def _stretches(
-    connection: Connection, wanted: CallFilter, after: Cursor | None, count: int
-) -> Iterator[tuple[int, int]]:
-    """[first, last) of times, newest first, with some `count` of such calls each."""
-    until = None if after is None else slot_of(after.at_ms // 1000) + SLOT_SECONDS
-    while slots := _slots_with(connection, wanted, until):
-        end, number = slots[0][0] + SLOT_SECONDS, 0
-        for (slot, calls), (following, _) in zip(slots, [*slots[1:], slots[-1]], strict=True):
-            number += calls
-            if number >= count or following != slot - SLOT_SECONDS:
-                yield slot, end
-                end, number = following + SLOT_SECONDS, 0
-        until = slots[-1][0]
+def _older(after: Cursor) -> ColumnElement[bool]:
+    earlier = or_(col(Call.at_ms) < after.at_ms, col(Call.id) < after.id)
+    return and_(col(Call.at_ms) <= after.at_ms, earlier)
 
 
 def _slots_with(
@@ -224,6 +252,8 @@ def _counted(
     conditions: list[ColumnElement[bool]] = [col(table.side) == wanted.side]
     if wanted.listing_id is not None:
         conditions.append(col(table.listing_id) == wanted.listing_id)
+    if wanted.key_id is not None:
+        conditions.append(col(table.key_id) == wanted.key_id)
     if wanted.outcome is Outcome.OK:
         conditions.append(col(table.calls) > col(table.errors))
     elif wanted.outcome is Outcome.ERROR:
