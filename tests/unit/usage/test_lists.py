@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy import event as event_of
 
 from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade
@@ -68,6 +70,31 @@ def test_pages_show_every_call_of_the_filter_once(
         after = Cursor.parse(str(page.older))
     assert found == known
     assert [call.id for call in every_call(month, wanted)] == known
+
+
+@pytest.mark.parametrize("after_rows", [0, 10])
+@pytest.mark.parametrize(
+    "wanted",
+    [CallFilter(Side.BOUGHT, "lst_bought_03"), CallFilter(Side.BOUGHT, None, Outcome.ERROR)],
+)
+def test_a_page_takes_a_handful_of_statements_however_scattered_its_calls_are(
+    month: Engine, wanted: CallFilter, after_rows: int
+) -> None:
+    """Dozens of calls, each in a quarter-hour of its own."""
+    after = read_calls(month, wanted, None, after_rows).older if after_rows else None
+    asked: list[str] = []
+
+    def count(*arguments: Any) -> None:
+        asked.append(arguments[2])
+
+    event_of.listen(month, "before_cursor_execute", count)
+    page = read_calls(month, wanted, after, 50)
+    event_of.remove(month, "before_cursor_execute", count)
+    known = wanted_ids(wanted)[after_rows : after_rows + 50]
+    assert [call.id for call in page.calls] == known
+    assert len({call.at_ms // 900_000 for call in page.calls}) > 15
+    calls = [statement for statement in asked if "FROM call " in statement]
+    assert 1 <= len(calls) <= 2, asked
 
 
 def test_calls_of_one_millisecond_are_neither_lost_nor_repeated(migrated_engine: Engine) -> None:
