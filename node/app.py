@@ -214,6 +214,8 @@ class Node:
 
     async def _start_apps(self, stack: AsyncExitStack) -> None:
         gateway, proxy = self._parts.gateway, self._parts.proxy
+        streams = self._parts.streams
+        await self._start(stack, streams.start, streams.stop)
         await self._start(stack, gateway.start, gateway.stop)
         await self._start(stack, proxy.start, proxy.stop)
         treasury = self._parts.treasury
@@ -310,6 +312,8 @@ class Node:
         finally:
             stop.cancel()
             self._parts.ready.serving = False
+            # While their connections still stand, so that both sides are told.
+            await self._parts.streams.close_all()
             for server, _ in servers:
                 server.stop_accepting()
             await asyncio.gather(*tasks)

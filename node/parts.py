@@ -36,6 +36,7 @@ from node.settings import Settings
 from node.shop import build_shop
 from node.treasury.treasury import Treasury, build_treasury, build_watch
 from node.usage.quotas import Quotas
+from node.usage.streams import Streams
 from node.vault.build import VaultParts, build_vault
 
 
@@ -72,6 +73,7 @@ class Parts:
     money: Money
     gateway: Gateway
     proxy: Proxy
+    streams: Streams
     private: PrivateListener
     controls: Controls
     treasury: Treasury
@@ -122,8 +124,17 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         ready=ready,
     )
     quotas = Quotas(engine)
-    proxy = Proxy(money.journal, keys, network, money.rpc, egress=egress, quotas=quotas)
-    gateway = Gateway(seller)
+    streams = Streams(money.journal, quotas=quotas)
+    proxy = Proxy(
+        money.journal,
+        keys,
+        network,
+        money.rpc,
+        egress=egress,
+        quotas=quotas,
+        streams=streams,
+    )
+    gateway = Gateway(seller, streams=streams)
     shop = build_shop(settings, network, engine, alerts, egress, proxy, gateway)
     backups = build_vault(settings, keys, money.journal, money.rpc, money.claims, alerts)
     treasury = build_treasury(
@@ -147,6 +158,7 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         money=money,
         gateway=gateway,
         proxy=proxy,
+        streams=streams,
         private=build_private(controls, proxy),  # type: ignore[arg-type]
         controls=controls,
         treasury=treasury,

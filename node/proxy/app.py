@@ -29,6 +29,8 @@ from finance.store import Batch, Store, Write
 from finance.wallet.signer import Keys
 from node.egress import EgressPolicy
 from node.lines.errors import LineError
+from node.lines.pool import Answer as Received
+from node.lines.websocket import Handshake
 from node.problems import Headers
 from node.proxy.body import ClientGone, Receive, read_body
 from node.proxy.call import Answer, Calls, Request, TermsCache
@@ -40,11 +42,21 @@ from node.proxy.idempotency import IdempotencyKeys, kept_headers, read_key
 from node.proxy.keyring import Keyring
 from node.proxy.seller import SellerClient, rest_of
 from node.proxy.sources import Offered, Source, checked_path, load_sources, probe
+from node.proxy.stream import (
+    SWITCHING,
+    Streamed,
+    Upgrade,
+    carry_socket,
+    check_quota,
+    counted,
+    read_upgrade,
+)
 from node.proxy.tryout import Trial, Tried, try_out
 from node.usage.calls import CallRecord, new_call_id
 from node.usage.keys import KeyRecord
 from node.usage.models import Event, Side
 from node.usage.quotas import Quotas
+from node.usage.streams import Streams
 
 _log = logging.getLogger(__name__)
 _PREFIX = b"/call/"
@@ -71,9 +83,10 @@ class Proxy:
         answer_seconds: float = 120.0,
         egress: EgressPolicy | None = None,
         quotas: Quotas | None = None,
+        streams: Streams | None = None,
     ) -> None:
         """`egress` stands for `allowed_hosts` where several parts share one policy; `quotas`
-        are those of the process."""
+        and `streams` are those of the process, which starts and stops the latter."""
         self.buyer = Buyer(store, keys, network, rpc, _event, policy)
         self._store = store
         policed = egress or EgressPolicy(allowed_hosts)
@@ -81,6 +94,8 @@ class Proxy:
         self._calls = Calls(self.buyer, self._client, TermsCache())
         self._demo = DemoDesk(store, self._client)
         self.gate = Gate(store, quotas or Quotas(store.engine))
+        self._streams = streams or Streams(store, quotas=self.gate.quotas)
+        self._counts_itself = streams is None
         self._keys = Keyring({})
         self._sources: dict[str, Source] = {}
         self._idempotency = IdempotencyKeys(store.engine)
@@ -92,6 +107,8 @@ class Proxy:
         await self._client.start()
         await restore(self.buyer)
         await self.gate.start()
+        if self._counts_itself:
+            await self._streams.start()
         await self.reload()
         self._upkeep = asyncio.create_task(self._keep_up())
 
@@ -100,6 +117,8 @@ class Proxy:
             self._upkeep.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._upkeep
+        if self._counts_itself:
+            await self._streams.stop()
         await self.gate.stop()
         await self._client.stop()
 
@@ -125,11 +144,17 @@ class Proxy:
         return await try_out(self._serve, trial)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            raise RuntimeError(f"the proxy does not speak {scope['type']}")
+        upgrade = None
+        if scope["type"] == "websocket":
+            await receive()  # the wish to connect
+            upgrade = read_upgrade(scope, receive, send)
+            scope, receive, send = upgrade.scope, upgrade.receive, upgrade.send
         call_id = new_call_id(time.time_ns() // 1_000_000)
         try:
             answer = await self._answer(scope, receive, call_id)
+            if upgrade is not None and answer.status == SWITCHING:
+                await self._carry(upgrade, answer)
+                return
         except ClientGone:
             return
         except ProxyError as error:
@@ -139,7 +164,24 @@ class Proxy:
             _log.exception("call %s failed here", call_id)
             await _send_whole(send, *rendered(ProxyError("internal_error"), call_id))
             return
-        await _send_answer(send, answer)
+        await self._send_answer(send, receive, answer)
+
+    async def _send_answer(self, send: Send, receive: Receive, answer: Answer) -> None:
+        if answer.more is None:
+            await _send_whole(send, answer.status, answer.start, answer.headers)
+            return
+        try:
+            with counted(self._streams, answer.stream, answer.more, receive):
+                await _send_on(send, answer, answer.more)
+        except LineError as error:
+            # Without the last, empty part the server cuts the connection: the app sees it broke.
+            _log.info("a stream broke off: %r", error)
+        finally:
+            answer.more.close()
+
+    async def _carry(self, upgrade: Upgrade, answer: Answer) -> None:
+        assert answer.more is not None and answer.stream is not None
+        await carry_socket(upgrade, answer.more, answer.headers, self._streams, answer.stream)
 
     async def _answer(self, scope: Scope, receive: Receive, call_id: str) -> Answer:
         key = self._keys.find(find(scope["headers"], b"authorization"))
@@ -158,6 +200,7 @@ class Proxy:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         source, path = self._find(scope)
         self.gate.check_scope(key, source.listing_id)
+        handshake: Handshake | None = scope.get("farebox.handshake")
         if demo and not source.demo:
             source = replace(source, demo=True)
         url = source.url(path, scope["query_string"].decode("latin-1"))
@@ -165,10 +208,16 @@ class Proxy:
         has_body = any(name in _BODY_HEADERS for name, _ in headers)
         body = await read_body(headers, receive) if has_body else None
         request = Request(call_id, key.id, source, scope["method"], path, url, headers, body)
+        request.handshake = handshake
         try:
+            if source.demo and handshake is not None:
+                raise RequestRefused("demo_without_streams", "Switch the listing to production.")
             if source.demo:
                 return await self._demo.answer(request)
-            return await self._guarded(key, request)
+            check_quota(self.gate, key, scope)
+            answer = await self._guarded(key, request)
+            answer.stream = Streamed(call_id, source.listing_id, key)
+            return answer
         except ProxyError as error:
             await self._record_failure(request, error)
             raise
@@ -190,6 +239,8 @@ class Proxy:
     async def _guarded(self, key: KeyRecord, request: Request) -> Answer:
         """The call, once per Idempotency-Key."""
         name = read_key(find(request.headers, b"idempotency-key"))
+        if request.handshake is not None:
+            name = None  # a stream cannot be given again
         try:
             if name is None:
                 return await self._buy(key, request)
@@ -283,20 +334,11 @@ async def _send_whole(send: Send, status: int, body: bytes, headers: Headers) ->
     await send({"type": "http.response.body", "body": body})
 
 
-async def _send_answer(send: Send, answer: Answer) -> None:
-    if answer.more is None:
-        await _send_whole(send, answer.status, answer.start, answer.headers)
-        return
-    try:
-        start = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
-        await send(start)
-        if answer.start:
-            await send({"type": "http.response.body", "body": answer.start, "more_body": True})
-        async for chunk in rest_of(answer.more):
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-    except LineError as error:
-        # Without the last, empty part the server cuts the connection: the app sees it broke.
-        _log.info("a stream broke off: %r", error)
-    finally:
-        answer.more.close()
+async def _send_on(send: Send, answer: Answer, more: Received) -> None:
+    start = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+    await send(start)
+    if answer.start:
+        await send({"type": "http.response.body", "body": answer.start, "more_body": True})
+    async for chunk in rest_of(more):
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})

@@ -24,6 +24,7 @@ from finance.store import Batch, Increment, Write
 from finance.x402.values import PaymentRequired
 from finance.x402.wire import PAYMENT_RESPONSE_HEADER, PAYMENT_SIGNATURE_HEADER
 from node.lines.pool import Answer as Received
+from node.lines.websocket import Handshake
 from node.problems import Headers
 from node.proxy import idempotency
 from node.proxy.body import Body
@@ -37,6 +38,7 @@ from node.proxy.headers import to_buyer, to_seller
 from node.proxy.refusal import answer_lost, offer_in, payment_refused, refusal_in
 from node.proxy.seller import NotSent, SellerClient, read_up_to
 from node.proxy.sources import Source
+from node.proxy.stream import SWITCHING, Streamed
 from node.usage.calls import CallRecord
 from node.usage.models import Side
 from node.usage.quotas import Reservation
@@ -62,6 +64,7 @@ class Request:
     fingerprint: str = ""
     idempotency_key: str | None = None
     held: Reservation | None = None
+    handshake: Handshake | None = None  # it asks for a WebSocket
     at_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     started: float = field(default_factory=time.perf_counter)
 
@@ -74,6 +77,7 @@ class Answer:
     headers: Headers
     start: bytes
     more: Received | None = None
+    stream: Streamed | None = None  # whose it is, where the time of `more` counts
 
 
 class TermsCache:
@@ -231,7 +235,9 @@ class Calls:
         headers = to_seller(request.headers)
         if header is not None:
             headers.append((PAYMENT_SIGNATURE_HEADER, header))
-        return await self._seller.send(request.method, request.url, headers, request.body)
+        return await self._seller.send(
+            request.method, request.url, headers, request.body, request.handshake
+        )
 
     def _read_terms(self, request: Request, required: PaymentRequired) -> Terms:
         """The terms to take from an offer, remembered; raise PaymentImpossible."""
@@ -302,6 +308,8 @@ def _essence(terms: Terms) -> Terms:
 
 async def _read_start(answer: Received, keep: bool) -> tuple[bytes, bool]:
     """The whole body when it is short or has to be kept, nothing yet of a stream."""
+    if answer.status == SWITCHING:
+        return b"", False
     length = answer.length
     if length == 0 or answer.method == "HEAD" or answer.status in (204, 304):
         answer.close()

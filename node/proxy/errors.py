@@ -39,6 +39,7 @@ TABLE: Final[dict[str, tuple[int, str]]] = {
     "listing_out_of_scope": (403, "The key is not for this listing"),
     "no_such_listing": (404, "No such listing"),
     "listing_paused": (404, "The listing is paused"),
+    "demo_without_streams": (404, "There are no streams in demo mode"),
     "demo_not_recorded": (404, "The listing is in demo mode and has no sample of this"),
     "channel_busy": (409, "All channels to this seller are in use"),
     "idempotency_key_reused": (409, "This Idempotency-Key names another request"),

@@ -9,6 +9,7 @@ from yarl import URL
 from node.egress import EgressPolicy, EgressRefused
 from node.lines.errors import LineError, NotConnected, Silent
 from node.lines.pool import Answer, Lines, Origin, Request
+from node.lines.websocket import Handshake
 from node.problems import Headers
 from node.proxy.body import Body
 from node.proxy.errors import RequestRefused, SellerFailed, SellerSilent
@@ -46,14 +47,25 @@ class SellerClient:
         except EgressRefused as error:
             raise RequestRefused("address_refused", str(error)) from error
 
-    async def send(self, method: str, url: URL, headers: Headers, body: Body | None) -> Answer:
-        """The answer's head; its body is still to be read, or closed.
+    async def send(
+        self,
+        method: str,
+        url: URL,
+        headers: Headers,
+        body: Body | None,
+        handshake: Handshake | None = None,
+    ) -> Answer:
+        """The answer's head; its body is still to be read, or closed. With a `handshake` it is
+        101 if the seller agrees to a WebSocket.
 
         Raises NotSent (nothing left), SellerSilent (no answer in time), SellerFailed
         (connection lost); after the latter two the request may have been served.
         """
         assert self._lines is not None, "the client is not started"
         origin, request = _asked(method, url, headers, body)
+        if handshake is not None:
+            asked = [*request.headers, *handshake.headers()]
+            request = request._replace(headers=asked, switches=True)
         try:
             return await self._lines.request(origin, request)
         except EgressRefused as error:

@@ -22,7 +22,9 @@ from finance.errors import FinanceError
 from finance.store import Batch, Store, Write
 from node.db.presence import Presence
 from node.usage.models import Side
+from node.usage.quotas import Meter, Quotas, Reservation
 from node.usage.stream_rows import StreamKind, StreamSession, StreamState
+from node.usage.windows import window_of
 
 TICK_SECONDS = 15.0
 FLUSH_SECONDS = 1.0
@@ -53,6 +55,7 @@ class Stream:
 
     __slots__ = (
         "_streams",
+        "counted_at",
         "ended_at",
         "id",
         "key_id",
@@ -66,6 +69,7 @@ class Stream:
         "state",
         "stop",
         "stopping",
+        "subject",
     )
 
     def __init__(
@@ -78,12 +82,14 @@ class Stream:
         key_id: str | None,
         payer: str | None,
         stop: Callable[[str], None],
+        subject: str,
         now: int,
     ) -> None:
         self._streams = streams
         self.id, self.side, self.kind, self.listing_id = call_id, side, kind, listing_id
         self.key_id, self.payer, self.stop = key_id, payer, stop
-        self.started_at = self.seen_at = now
+        self.subject = subject  # whose quota its time is taken from; empty for none
+        self.started_at = self.seen_at = self.counted_at = now
         self.ended_at: int | None = None
         self.state, self.reason, self.stopping = StreamState.OPEN, "", False
 
@@ -136,9 +142,11 @@ class Streams:
         clock: Callable[[], float] = time.time,
         tick_seconds: float = TICK_SECONDS,
         flush_seconds: float = FLUSH_SECONDS,
+        quotas: Quotas | None = None,
     ) -> None:
         self._store, self._clock = store, clock
         self._tick_seconds, self._flush_seconds = tick_seconds, flush_seconds
+        self._quotas = quotas
         self._presence = Presence(store.engine)
         self._open: dict[str, Stream] = {}
         self._over: list[Stream] = []
@@ -172,10 +180,12 @@ class Streams:
         *,
         key_id: str | None = None,
         payer: str | None = None,
+        subject: str = "",
     ) -> Stream:
-        """A stream is connected from now on; whoever opens it ends it."""
+        """A stream is connected from now on; whoever opens it ends it. `subject`: whose quota
+        of stream seconds it uses (node.usage.quotas), if any."""
         now = int(self._clock())
-        stream = Stream(self, call_id, side, kind, listing_id, key_id, payer, stop, now)
+        stream = Stream(self, call_id, side, kind, listing_id, key_id, payer, stop, subject, now)
         self._open[call_id] = stream
         if self.closing:
             stream.ask_to_stop(self.closing)
@@ -219,14 +229,35 @@ class Streams:
 
     async def _write(self, also: Iterable[Stream] = ()) -> None:
         over, self._over = self._over, []
-        writes = [stream.write(self._presence.number) for stream in (*over, *also)]
+        streams = [*over, *also]
+        writes = [stream.write(self._presence.number) for stream in streams]
         if not writes:
             return
+        until = [stream.seen_at for stream in streams]
+        held = [part for stream in streams for part in self._take(stream)]
         try:
-            await self._store.commit(Batch(writes))
+            await self._store.commit(Batch(writes, [part.commit() for part in held]))
+            for stream, at in zip(streams, until, strict=True):
+                stream.counted_at = max(stream.counted_at, at)
         except FinanceError as error:
+            for part in held:
+                part.release()
             self._over = over + self._over  # with the next tick
             _log.warning("the time of %d streams cannot be written now: %s", len(writes), error)
+
+    def _take(self, stream: Stream) -> list[Reservation]:
+        """Its time since it was last counted, from the quota of the month it falls into. Who has
+        used up a quota goes on: open streams drain."""
+        held: list[Reservation] = []
+        if self._quotas is None or not stream.subject:
+            return held
+        at = stream.counted_at
+        while at < stream.seen_at:
+            edge = min(window_of(at).end, stream.seen_at)
+            taken = self._quotas.reserve(stream.subject, Meter.STREAM_SECONDS, edge - at, None, at)
+            held.append(taken)
+            at = edge
+        return held
 
     async def _keep_ticking(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,0 +1,197 @@
+"""Streams of the buyer's apps: WebSockets and events (SSE) through the proxy, their time counted.
+
+A WebSocket's handshake is a call like any other, found, limited, paid and booked. Its
+secret comes in `Authorization: Bearer <secret>`; browsers, which cannot set headers, offer
+the subprotocols `farebox` and `farebox.bearer.<secret>` beside their own. Neither reaches
+the seller, and `farebox` is chosen when the seller chooses none, since browsers want one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from node.lines.carry import GOING_AWAY, By, Ending, carry
+from node.lines.errors import LineError
+from node.lines.pool import Answer as Received
+from node.lines.websocket import Handshake, WebSocket
+from node.proxy.errors import SellerFailed
+from node.proxy.gate import Gate
+from node.proxy.headers import find
+from node.usage.keys import KeyRecord
+from node.usage.models import Side
+from node.usage.quotas import Meter
+from node.usage.stream_rows import StreamKind
+from node.usage.streams import Stream, Streams
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+SWITCHING = 101
+PROTOCOL = "farebox"
+_BEARER = "farebox.bearer."
+_EVENTS = b"text/event-stream"
+_NOT_IN_101 = (b"content-length", b"content-type", b"content-encoding")
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """Whose stream an answer is."""
+
+    call_id: str
+    listing_id: str
+    key: KeyRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """An app's wish for a WebSocket, in the words of HTTP: `scope`, `receive` and `send` serve
+    its handshake like a GET; `own` are the originals."""
+
+    scope: dict[str, Any]
+    receive: Receive
+    send: Send
+    own: tuple[Receive, Send]
+    handshake: Handshake
+    knows_us: bool  # it offered our subprotocol
+
+
+def read_upgrade(scope: Mapping[str, Any], receive: Receive, send: Send) -> Upgrade:
+    """Make a handshake a call; its first message has been received."""
+    offered: list[str] = list(scope.get("subprotocols", ()))
+    secret = next((each[len(_BEARER) :] for each in offered if each.startswith(_BEARER)), None)
+    theirs = [each for each in offered if each != PROTOCOL and not each.startswith(_BEARER)]
+    handshake = Handshake.new(theirs)
+    headers = [each for each in scope["headers"] if not each[0].startswith(b"sec-websocket-")]
+    if secret is not None and find(headers, b"authorization") is None:
+        headers.append((b"authorization", b"Bearer " + secret.encode("latin-1")))
+    call = {**scope, "method": "GET", "headers": headers, "farebox.handshake": handshake}
+    own = receive, send
+    return Upgrade(call, _as_http(receive), _refusing(send), own, handshake, PROTOCOL in offered)
+
+
+def _as_http(receive: Receive) -> Receive:
+    async def received() -> dict[str, Any]:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    return received
+
+
+def _refusing(send: Send) -> Send:
+    async def sent(message: dict[str, Any]) -> None:
+        await send({**message, "type": "websocket." + message["type"]})
+
+    return sent
+
+
+def check_quota(gate: Gate, key: KeyRecord, scope: Mapping[str, Any]) -> None:
+    """Whether the key may begin a stream, if it asks for one. Those that are open go on.
+    Raises PaymentImpossible (402)."""
+    accepts = find(scope["headers"], b"accept") or b""
+    if "farebox.handshake" not in scope and _EVENTS not in accepts.lower():
+        return
+    held = gate.reserve(key, int(time.time()), Meter.STREAM_SECONDS)
+    if held is not None:
+        held.release()  # its time is counted as it passes
+
+
+def is_stream(answer: Received) -> bool:
+    """Whether an answer is connected for as long as its sides like."""
+    if answer.status == SWITCHING:
+        return True
+    kind = answer.header(b"content-type") or b""
+    return answer.status < 300 and kind.partition(b";")[0].strip().lower() == _EVENTS
+
+
+async def carry_socket(
+    upgrade: Upgrade,
+    answer: Received,
+    headers: list[tuple[bytes, bytes]],
+    streams: Streams,
+    of: Streamed,
+) -> None:
+    """Accept the app's WebSocket with what the seller's 101 brought, and pass messages on.
+    Raises SellerFailed while the app has no answer yet."""
+    try:
+        line = WebSocket(answer, upgrade.handshake)
+    except LineError as error:
+        answer.close()
+        raise SellerFailed("seller_failed", "The seller's WebSocket broke off.") from error
+    receive, send = upgrade.own
+    stop: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    def go_away(reason: str) -> None:
+        if not stop.done():
+            stop.set_result(Ending(By.NODE, GOING_AWAY, reason))
+
+    stream = _open(streams, of, StreamKind.WEBSOCKET, go_away)
+    try:
+        await send(
+            {
+                "type": "websocket.accept",
+                "subprotocol": line.subprotocol or (PROTOCOL if upgrade.knows_us else None),
+                "headers": [each for each in headers if _may_accept(each[0])],
+            }
+        )
+        ending = await carry(receive, send, line, stop)  # type: ignore[arg-type]
+        stream.end(ending.label, cut=ending.cut)
+    except OSError:
+        stream.end("caller_lost", cut=True)
+    finally:
+        stream.end("interrupted", cut=True)
+        line.cut()
+
+
+def _may_accept(name: bytes) -> bool:
+    return name not in _NOT_IN_101 and not name.startswith(b"sec-websocket-")
+
+
+@contextlib.contextmanager
+def counted(
+    streams: Streams, of: Streamed | None, answer: Received, receive: Receive
+) -> Iterator[None]:
+    """Count the time in which events are passed on; anything else just passes. Silence has no
+    limit, but an app that leaves ends it."""
+    if of is None or not is_stream(answer):
+        yield
+        return
+    reason, cut = "server_closed", False
+
+    def stop(why: str) -> None:
+        nonlocal reason, cut
+        reason, cut = why, True
+        answer.end_here()
+
+    async def watch() -> None:
+        nonlocal reason
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        reason = "caller_closed"
+        answer.end_here()
+
+    answer.wait_without_limit()
+    stream = _open(streams, of, StreamKind.SSE, stop)
+    watching = asyncio.get_running_loop().create_task(watch())
+    try:
+        yield
+        stream.end(reason, cut=cut)
+    except LineError:
+        stream.end("server_lost", cut=True)
+        raise
+    finally:
+        watching.cancel()
+        stream.end("interrupted", cut=True)
+
+
+def _open(streams: Streams, of: Streamed, kind: StreamKind, stop: Callable[[str], None]) -> Stream:
+    subject = of.key.subject if of.key.integrator else ""
+    return streams.open(
+        of.call_id, Side.BOUGHT, kind, of.listing_id, stop, key_id=of.key.id, subject=subject
+    )
