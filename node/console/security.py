@@ -14,8 +14,9 @@ from node.accounts.service import Accounts
 from node.accounts.sessions import list_sessions, revoke_session
 from node.accounts.tokens import list_tokens, revoke_token
 from node.accounts.totp import read_factor
-from node.console.format import Moment, moment
-from node.console.forms import Form
+from node.console.format import Moment, count, moment
+from node.console.forms import FieldError, Form
+from node.console.key_forms import KeyForm, key_form, listing_names, read_choices
 from node.console.pager import Pager, numbered, page_number
 from node.console.pages import Pages
 from node.console.people import SessionLine, TokenLine, session_lines, token_lines
@@ -38,10 +39,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class KeyLine:
-    """A secret of an app; `old_until`: when the one before it ends."""
+    """A secret of an app; `old_until`: when the one before it ends; `bounds`: what it may."""
 
     id: str
     name: str
+    email: str
+    integrator: bool
+    bounds: str
+    seen: Moment | None
     created: Moment
     revoked: Moment | None
     old_until: Moment | None
@@ -51,7 +56,7 @@ class KeyLine:
 class KeysView:
     """What `settings/security.html` shows; `made` once, with its secret."""
 
-    form: Form
+    fields: KeyForm
     keys: tuple[KeyLine, ...]
     pager: Pager
     graces: tuple[tuple[str, str], ...]
@@ -89,19 +94,13 @@ class SecurityPages:
 
     async def export(self, visit: Visit) -> Response:
         rows = await self._accounts.read(keys.list_keys)
-        header = ("id", "name", "created_at", "revoked_at", "old_secret_until")
-        lines = (
-            (key.id, key.name, key.created_at, key.revoked_at or "", key.previous_until or "")
-            for key in rows
-        )
-        return visit.csv("secrets.csv", header, lines)
+        return visit.csv("secrets.csv", _HEADER, (_csv_line(key) for key in rows))
 
     async def create(self, visit: Visit) -> Response:
         try:
-            made = await self._accounts.read(
-                keys.create_key, visit.form.get("name", ""), visit.now, visit.actor
-            )
-        except AccountInvalid as error:
+            choices = read_choices(visit)
+            made = await self._accounts.read(keys.create_key, choices, visit.now, visit.actor)
+        except (FieldError, AccountInvalid) as error:
             return await self._show(visit, Form(visit.form).refused(error), status=422)
         return await self._show(visit, Form(), made)
 
@@ -181,8 +180,9 @@ class SecurityPages:
         rows = await self._accounts.read(keys.list_keys)
         shown, pager = _page(visit, _PATH, rows)
         factor = await self._accounts.read(read_factor, visit.identity.user_id)
+        listings = await self._accounts.read(listing_names)
         view = KeysView(
-            form=form,
+            fields=key_form(form, listings, visit.form_list("scopes") if form.errors else ()),
             keys=tuple(_line(visit, key) for key in shown),
             pager=pager,
             graces=_GRACES,
@@ -227,7 +227,38 @@ def _line(visit: Visit, key: KeyView) -> KeyLine:
     return KeyLine(
         id=key.id,
         name=key.name,
+        email=key.owner_email,
+        integrator=key.integrator,
+        bounds=_bounds(key),
+        seen=at(key.last_used_at),
         created=moment(key.created_at, visit.now, visit.zone),
         revoked=at(key.revoked_at),
         old_until=at(key.previous_until) if going_on and not key.revoked_at else None,
     )
+
+
+def _bounds(key: KeyView) -> str:
+    rate = f"{count(key.per_minute)} calls a minute" if key.per_minute is not None else ""
+    listings = f"{count(len(key.scopes))} listing{'' if len(key.scopes) == 1 else 's'}"
+    return ", ".join(part for part in (listings if key.scopes else "", rate) if part)
+
+
+_HEADER: Final = (
+    "id",
+    "name",
+    "created_at",
+    "revoked_at",
+    "old_secret_until",
+    "owner_email",
+    "integrator",
+    "listings",
+    "per_minute",
+    "last_seen_at",
+)
+
+
+def _csv_line(key: KeyView) -> tuple[object, ...]:
+    times = (key.created_at, key.revoked_at or "", key.previous_until or "")
+    bounds = (" ".join(key.scopes), "" if key.per_minute is None else key.per_minute)
+    who = (key.owner_email, "yes" if key.integrator else "")
+    return key.id, key.name, *times, *who, *bounds, key.last_used_at or ""
