@@ -39,6 +39,7 @@ from node.jobs import alerts as alert_jobs
 from node.jobs import (
     backup,
     claim,
+    forget,
     health,
     mirror,
     quotas,
@@ -258,6 +259,7 @@ class Node:
         )
         jobs.every(claim.EVERY_SECONDS, "claim", claim.claim_job(claims, store))
         jobs.every(totals.EVERY_SECONDS, "totals", totals.totals_job(store.engine))
+        jobs.every(forget.EVERY_SECONDS, "forget", forget.forget_job(store.engine))
         alert_jobs.add_all(jobs, alerts, money.rpc)
         quotas.add_all(jobs, alerts)
         treasury = self._parts.treasury

@@ -29,6 +29,7 @@ from node.accounts.audit import Actor, record
 from node.accounts.errors import AccountUnknown
 from node.accounts.models import User, UserSession
 from node.db.engine import writer
+from node.db.sweep import sweep
 
 COOKIE = "farebox_session"
 IDLE_SECONDS = 12 * 3600
@@ -171,6 +172,11 @@ def sign_out_everywhere(
         ended = end_sessions_of(connection, user_id, except_id)
         record(connection, actor, "session.revoke_all", user_id, now, after={"ended": ended})
     return ended
+
+
+def forget_sessions(engine: Engine, now: int) -> int:
+    """Delete those that have ended; how many (blocking)."""
+    return sweep(engine, col(UserSession.id), _ended(now))
 
 
 def _ended(now: int) -> ColumnElement[bool]:

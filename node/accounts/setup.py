@@ -23,7 +23,8 @@ from node.accounts.audit import Actor
 from node.accounts.errors import AccountInvalid
 from node.accounts.models import SetupCode, User
 from node.accounts.sessions import hash_token
-from node.accounts.users import change_email
+from node.accounts.users import change_email, clean_email
+from node.alerts.configure import send_warnings_to
 from node.db.engine import writer
 from node.preferences import Preference, change_preference, read_preference
 
@@ -127,10 +128,12 @@ def accept_terms(engine: Engine, actor: Actor, now: int) -> None:
 
 
 def choose_email(engine: Engine, user_id: str, email: str, actor: Actor, now: int) -> None:
-    """Store the admin's email address (blocking). Raises AccountInvalid."""
+    """Store the admin's email address, which gets the warnings until others are chosen
+    (blocking). Raises AccountInvalid."""
     if not email.strip():
         raise AccountInvalid("email", "Enter the address that warnings should go to.")
     change_email(engine, user_id, email, actor, now)
+    send_warnings_to(engine, clean_email(email), actor, now)
     _advance(engine, actor, now, email_at=now)
 
 

@@ -85,6 +85,17 @@ def save_email(engine: Engine, change: EmailChange, seal: Seal, actor: Actor, no
         store_preference(connection, after, actor, now)
 
 
+def send_warnings_to(engine: Engine, email: str, actor: Actor, now: int) -> None:
+    """Make this the recipient of mail if nobody is yet and mail can go there (blocking)."""
+    if not _ADDRESS.fullmatch(email):
+        return
+    with writer(engine).begin() as connection:
+        before = read_preference(connection, EmailSettings)
+        if not before.recipients:
+            after = msgspec.structs.replace(before, recipients=(email,))
+            store_preference(connection, after, actor, now)
+
+
 def _password(change: EmailChange, before: EmailSettings, seal: Seal) -> str:
     """The stored password goes to the server it was typed for, and to no other."""
     if not change.user:

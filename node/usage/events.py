@@ -10,6 +10,7 @@ from sqlalchemy import Engine, insert, select
 from sqlmodel import col
 
 from finance.store import Write
+from node.db.sweep import sweep
 from node.usage.models import Event
 
 Severity = Literal["info", "warning", "error"]
@@ -69,3 +70,8 @@ def every_event(engine: Engine, severity: Severity | None) -> Iterator[EventView
         if page.older is None:
             return
         before = page.older
+
+
+def forget_events(engine: Engine, before: int) -> int:
+    """Delete lines from before `before` (Unix seconds); how many (blocking)."""
+    return sweep(engine, col(Event.id), col(Event.at) < before)

@@ -76,7 +76,8 @@ def test_the_wizard_from_the_terms_to_the_address(console: Console, owner: httpx
     form = {"csrf": csrf(owner.get("/setup/email").text)}
     wrong = owner.post("/setup/email", data={**form, "email": "nobody"})
     assert wrong.status_code == 422 and 'value="nobody"' in wrong.text
-    owner.post("/setup/email", data={**form, "email": "ada@example.org"})
+    owner.post("/setup/email", data={**form, "email": " ada@example.org"})
+    assert "ada@example.org</textarea>" in owner.get("/settings/email").text
     assert owner.get("/setup").headers["location"] == "/setup/backup"
     new = {"backup_password": "paper in the drawer 7", "again": "paper in the drawer 8"}
     differ = owner.post("/setup/backup", data={**form, **new})

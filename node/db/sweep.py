@@ -1,0 +1,24 @@
+"""Deleting what is old, a little at a time: paid calls wait for the same write lock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Engine, delete, select
+
+from node.db.engine import writer
+
+ROWS_AT_ONCE = 1000  # a few milliseconds each
+
+
+def sweep(engine: Engine, key: Any, old: ColumnElement[bool]) -> int:
+    """Delete the rows for which `old` holds, by their `key` (a column); how many (blocking).
+    Stopping half-way leaves the rest to the next run."""
+    swept = 0
+    while True:
+        some = select(key).where(old).limit(ROWS_AT_ONCE)
+        with writer(engine).begin() as connection:
+            deleted = connection.execute(delete(key.class_).where(key.in_(some))).rowcount
+        swept += deleted
+        if deleted < ROWS_AT_ONCE:
+            return swept
