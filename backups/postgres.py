@@ -40,6 +40,7 @@ _VARIABLES = {
     "passfile": "PGPASSFILE",
     "connect_timeout": "PGCONNECT_TIMEOUT",
 }
+_LOCK_MS = 60_000  # for another session that holds a table to itself
 _TABLES = (
     "SELECT table_name FROM information_schema.tables"
     " WHERE table_schema = current_schema() AND table_type = 'BASE TABLE' ORDER BY table_name"
@@ -65,6 +66,7 @@ def snapshot(
                 "--compress=0",
                 "--no-owner",
                 "--no-privileges",
+                f"--lock-wait-timeout={_LOCK_MS}",
                 f"--snapshot={snapshot_id}",
                 f"--file={target}",
                 failure=SnapshotFailed,

@@ -98,13 +98,19 @@ def status(context: typer.Context, as_json: Json = False) -> None:
 
 
 @database.command()
-def upgrade(context: typer.Context, as_json: Json = False) -> None:
-    """Bring the database to this version's schema (`up` does it too)."""
+def upgrade(
+    context: typer.Context,
+    without_backup: Annotated[
+        bool, typer.Option("--without-backup", help="Where none can be made before it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring the database to this version's schema (`up` does it too), after a backup."""
     settings = read_settings(context)
     prepare_data_dir(settings.data_dir)
     engine = open_engine(settings.database)
     try:
-        if needs_backup(engine):
+        if not without_backup and needs_backup(engine):
             upgrade_with_backup(engine, settings, unlock(settings))
         else:
             upgrade_schema(engine)

@@ -1,4 +1,10 @@
-"""A backup before the schema changes: the one that leads back to the version before."""
+"""A backup before the schema changes: the one that leads back to the version before.
+
+Where it fails the schema stays as it is and the node does not start: what failed is said, and
+`farebox db upgrade --without-backup` is there for whoever cannot mend it. It waits for nothing
+but the database's own snapshot: no claim, no copy elsewhere, no chain. A node without a backup
+password has no key to encrypt to; its schema changes without a backup, and the log says so.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +35,7 @@ class BackupBeforeUpgrade(NodeError):
 
 def needs_backup(engine: Engine) -> bool:
     """Whether the database has content of an older schema, and backups are set up (blocking)."""
-    at = revision_of(engine)
-    if at is None or at == head_revision():
-        return False
-    try:
-        records.current_key(engine)
-    except (NoBackupKey, SQLAlchemyError):
-        return False
-    return True
+    return _outdated(engine) and _has_key(engine)
 
 
 def upgrade_with_backup(engine: Engine, settings: Settings, keys: Keys) -> None:
@@ -49,11 +48,14 @@ def upgrade_with_backup(engine: Engine, settings: Settings, keys: Keys) -> None:
         vault = Vault(Surroundings(settings, engine, keys), time.time)
         try:
             asyncio.run(vault.back_up_now("migration", SYSTEM))
-        except BackupError as error:
+        except (BackupError, SQLAlchemyError) as error:
             raise BackupBeforeUpgrade(
                 f"The database has to be brought to a newer schema, and the backup before it"
-                f" failed: {error} Mend that and start again; nothing was changed."
+                f" failed: {_sentence(error)} Mend that and start again; nothing was changed. To"
+                " go on without one: farebox db upgrade --without-backup"
             ) from error
+    elif _outdated(engine):
+        _log.warning("the database's schema changes without a backup: no backup password is set")
     upgrade(engine)
 
 
@@ -65,3 +67,21 @@ def require_upgraded(engine: Engine) -> None:
             "The database has an older schema. Run: farebox db upgrade (it writes a backup first)."
         )
     upgrade(engine)
+
+
+def _outdated(engine: Engine) -> bool:
+    return revision_of(engine) not in (None, head_revision())
+
+
+def _has_key(engine: Engine) -> bool:
+    try:
+        records.current_key(engine)
+    except (NoBackupKey, SQLAlchemyError):
+        return False
+    return True
+
+
+def _sentence(error: BackupError | SQLAlchemyError) -> str:
+    if isinstance(error, BackupError):
+        return str(error)
+    return f"{getattr(error, 'orig', None) or type(error).__name__}."
