@@ -66,16 +66,28 @@ class Answer:
     async def read_head(self, limit: int) -> None:
         """Read up to `limit` bytes and perhaps a chunk more."""
         chunks, size, response = [], 0, self._response
-        while size <= limit:
-            chunk = await response.read()
-            if not chunk:
-                self.complete = True
-                break
-            chunks.append(chunk)
-            size += len(chunk)
-        self.head = b"".join(chunks) if len(chunks) != 1 else chunks[0]
-        if self._scrub is not None:
-            self.head = self._scrub.clean(self.head, self.complete)
+        try:
+            while size <= limit:
+                chunk = await response.read()
+                if not chunk:
+                    self.complete = True
+                    break
+                chunks.append(chunk)
+                size += len(chunk)
+        finally:
+            self.head = b"".join(chunks) if len(chunks) != 1 else chunks[0]
+            if self._scrub is not None:
+                self.head = self._scrub.clean(self.head, self.complete)
+
+    async def read_for(self, seconds: float, limit: int) -> None:
+        """Like `read_head`, but no longer than that. Raises UpstreamError."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.read_head(limit)
+        except TimeoutError:
+            return
+        except LineError as error:
+            raise UpstreamError("upstream_failed", error) from error
 
     @property
     def is_events(self) -> bool:
@@ -151,7 +163,7 @@ class Forwarder:
             answer = Answer(response, upstream)
             if isinstance(call, SocketCall):
                 _switch(call, response)
-            if limit > BUFFER_BYTES or not answer.is_events:
+            if not answer.is_events:
                 await answer.read_head(limit)
             if response.status < 200 and not isinstance(call, SocketCall):
                 raise UpstreamError("upstream_failed")

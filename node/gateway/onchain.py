@@ -51,11 +51,15 @@ from node.gateway.desk import (
     framed,
     identified,
     unsettled,
+    with_length,
 )
 from node.gateway.forward import Answer
 from node.gateway.headers import to_caller
 from node.gateway.match import Match
 from node.gateway.request import INLINE_BYTES, BodyTooLarge, Call, CallerGone
+from node.gateway.stream_events import EVENTS_SECONDS
+from node.gateway.stream_socket import SWITCHING, SocketCall, StreamOpened
+from node.gateway.voucher import Later, give_events
 from node.problems import Headers
 from node.usage.calls import ADD_TO_ROLLUP, CallRecord
 
@@ -108,14 +112,17 @@ async def serve_onchain(desk: Desk, call: Call, match: Match, payment: Payment) 
     if authorization.key in desk.in_flight:
         raise Refused("payment_in_flight", RETRY_SOON)
     desk.in_flight.add(authorization.key)
+    later: Later | None = None
     try:
         known = await asyncio.to_thread(find_known, desk.seller.store.engine, authorization)
         if known is None or known.state is PaymentState.RELEASED:
-            await _serve_new(desk, purchase)
+            later = await _serve_new(desk, purchase)
         else:
             await _serve_known(desk, purchase, known)
     finally:
         desk.in_flight.discard(authorization.key)
+    if later is not None:
+        await later
 
 
 async def _serve_known(desk: Desk, purchase: Purchase, known: Known) -> None:
@@ -138,14 +145,13 @@ async def _serve_known(desk: Desk, purchase: Purchase, known: Known) -> None:
     await give_kept(desk, purchase, kept, tx_hash)
 
 
-async def _serve_new(desk: Desk, purchase: Purchase) -> None:
+async def _serve_new(desk: Desk, purchase: Purchase) -> Later | None:
     if isinstance(purchase.payload, ExactPayment):
         await desk.seller.checks.check(purchase.payload, purchase.terms)
-        await _serve_reserved(desk, purchase)
-        return
+        return await _serve_reserved(desk, purchase)
     channel = await _take_channel(desk, purchase, purchase.payload)
     try:
-        await _serve_reserved(desk, replace(purchase, channel=channel))
+        return await _serve_reserved(desk, replace(purchase, channel=channel))
     finally:
         desk.seller.channels.release(channel)
 
@@ -190,7 +196,9 @@ def _check_deposit(
         raise ChannelRefusal(mismatch, channel) from mismatch
 
 
-async def _serve_reserved(desk: Desk, purchase: Purchase) -> None:
+async def _serve_reserved(desk: Desk, purchase: Purchase) -> Later | None:
+    """What is left to do once the channel is free for its next call, if anything. Events that
+    end soon are an answer like any other, stored before the money moves."""
     call, store = purchase.call, desk.seller.store
     owner = desk.presence.number
     taken = reserve(
@@ -200,38 +208,49 @@ async def _serve_reserved(desk: Desk, purchase: Purchase) -> None:
         await store.commit(Batch([taken]))
     except StoreConflict:
         raise Refused("payment_in_flight", RETRY_SOON) from None
-    owed = False
+    owed, later = False, None
     try:
         answer = await desk.forwarder.fetch(call, purchase.match, desk.seller.spool_bytes)
         try:
+            if answer.is_events:
+                await answer.read_for(EVENTS_SECONDS, desk.seller.spool_bytes)
             if not is_delivery(answer.status):
                 await store.commit(Batch([release(call.id, call.at)]))
                 owed = True  # nothing left to release
                 payer, scheme = purchase.authorization.payer, purchase.scheme
                 await desk.pass_on(call, purchase.match, answer, payer, scheme)
-                return
+                return None
             kept = await _owe(desk, purchase, answer)
             owed = True
+            if _goes_on(answer):
+                later = await _settle_events(desk, purchase, answer, kept)
+                return later
         finally:
-            answer.close()
+            if later is None:
+                answer.close()
     finally:
         if not owed:
             await store.commit(Batch([release(call.id, call.at)]))
     tx_hash = await _settle(desk, purchase, call.id)
     await give_kept(desk, purchase, kept, tx_hash)
+    return None
 
 
 async def _owe(desk: Desk, purchase: Purchase, answer: Answer) -> KeptAnswer:
     """Store the answer and the debt together. Raises CallerGone while nothing is owed."""
     call, match = purchase.call, purchase.match
     assert match.route is not None
-    if not answer.complete:
+    if not answer.complete and not _goes_on(answer):
         raise Refused("answer_too_large")
     if call.is_gone():
         raise CallerGone
     headers = to_caller(answer.raw_headers, match.route.upstream, paid=True)
-    headers = framed(call, answer, headers)
-    kept = KeptAnswer(purchase.asked(), call.id, answer.status, headers, answer.head)
+    if _goes_on(answer):
+        headers = with_length(headers, answer.length)
+        kept = KeptAnswer(purchase.asked(), call.id, SWITCHING, headers, b"")
+    else:
+        headers = framed(call, answer, headers)
+        kept = KeptAnswer(purchase.asked(), call.id, answer.status, headers, answer.head)
     record = desk.record(
         call,
         match,
@@ -308,9 +327,24 @@ async def _undo_call(desk: Desk, purchase: Purchase, payment_id: str, code: str)
         return  # somebody who waited for the same payment has done it
 
 
+def _goes_on(answer: Answer) -> bool:
+    return answer.is_events and not answer.complete
+
+
+async def _settle_events(desk: Desk, purchase: Purchase, answer: Answer, kept: KeptAnswer) -> Later:
+    """Events that go on: their opening is what was bought, and passes once it is paid for."""
+    tx_hash = await _settle(desk, purchase, purchase.call.id)
+    headers = [*kept.headers, (PAYMENT_RESPONSE, await _receipt(desk, purchase, tx_hash))]
+    payer = purchase.authorization.payer
+    return give_events(desk, purchase.call, purchase.match, answer, headers, payer)
+
+
 async def give_kept(desk: Desk, purchase: Purchase, kept: KeptAnswer, tx_hash: str) -> None:
-    """The stored answer with the receipt of its settlement."""
+    """The stored answer with the receipt of its settlement. Raises StreamOpened where it was
+    the opening of a stream, which cannot be given again."""
     call = purchase.call
+    if kept.status == SWITCHING and not isinstance(call, SocketCall):
+        raise StreamOpened
     call.id = kept.call_id
     headers: Headers = [*kept.headers, (PAYMENT_RESPONSE, await _receipt(desk, purchase, tx_hash))]
     await call.answer(kept.status, headers, kept.body)

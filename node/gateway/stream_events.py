@@ -12,6 +12,9 @@ from node.usage.models import Side
 from node.usage.stream_rows import StreamKind
 from node.usage.streams import Streams
 
+# So long is waited for the first part, and for the end where it makes an answer like any other.
+EVENTS_SECONDS = 2.0
+
 
 @contextmanager
 def counted(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from finance.errors import CumulativeMismatch, PaymentRefused, StoreConflict
 from finance.selling.admission import Admission, AtRiskExceeded, admit_voucher, is_delivery
@@ -39,9 +41,11 @@ from node.gateway.forward import Answer, UpstreamError
 from node.gateway.headers import to_caller
 from node.gateway.match import Match
 from node.gateway.request import INLINE_BYTES, Call, CallerGone
-from node.gateway.stream_events import counted
+from node.gateway.stream_events import EVENTS_SECONDS, counted
 from node.gateway.stream_socket import SWITCHING
 from node.problems import Headers
+
+Later = Coroutine[Any, Any, None]
 
 
 async def serve_voucher(
@@ -52,18 +56,22 @@ async def serve_voucher(
     # Nothing awaits between this decision and the reservation.
     admission = _admit(desk, channel, voucher, terms)
     if admission is Admission.REPLAY:
-        return await _give_again(desk, call, channel, payment, voucher)
+        await _give_again(desk, call, channel, payment, voucher)
+        return
     desk.seller.channels.reserve(channel)
+    later: Later | None = None
     try:
         if vouchers.needs_contract_check(channel.config):
             await desk.seller.checks.check(voucher, terms)
-        await _serve_reserved(desk, call, match, terms, payment, voucher, channel)
+        later = await _serve_reserved(desk, call, match, terms, payment, voucher, channel)
     except StoreConflict:
         # Another process charged this channel meanwhile; learn what it did.
         await desk.seller.channels.reload(channel.key)
         raise ChannelRefusal(CumulativeMismatch("The channel has moved on."), channel) from None
     finally:
         desk.seller.channels.release(channel)
+    if later is not None:
+        await later
 
 
 async def find_channel(desk: Desk, call: Call, payment: VoucherPayment, terms: Terms) -> Channel:
@@ -122,9 +130,12 @@ async def _serve_reserved(
     payment: Payment,
     voucher: VoucherPayment,
     channel: Channel,
-) -> None:
-    answer = await desk.forwarder.fetch(call, match)
+) -> Later | None:
+    """What is left to do once the channel is free for its next call, if anything."""
+    answer, later = await desk.forwarder.fetch(call, match), None
     try:
+        if answer.is_events:
+            await answer.read_for(EVENTS_SECONDS, 0)
         if not is_delivery(answer.status):
             desk.seller.channels.release(channel)
             await desk.pass_on(call, match, answer, channel.payer, BATCH_SETTLEMENT_SCHEME)
@@ -132,10 +143,14 @@ async def _serve_reserved(
             raise CallerGone
         elif answer.complete:
             await _charge_whole(desk, call, match, terms, payment, voucher, channel, answer)
+        elif answer.is_events:
+            later = await _charge_events(desk, call, match, terms, voucher, channel, answer)
         else:
             await _charge_stream(desk, call, match, terms, voucher, channel, answer)
     finally:
-        answer.close()
+        if later is None:
+            answer.close()
+    return later
 
 
 async def _charge_whole(
@@ -171,6 +186,41 @@ async def _charge_whole(
     await call.answer(answer.status, headers, body)
 
 
+async def _charge_events(
+    desk: Desk,
+    call: Call,
+    match: Match,
+    terms: Terms,
+    voucher: VoucherPayment,
+    channel: Channel,
+    answer: Answer,
+) -> Later:
+    """Events go on for as long as they like: their opening is what is bought, and the channel
+    does not wait for their end. What breaks off before its first part costs nothing."""
+    amount = terms.amount_atoms
+    headers = with_length(_paid_headers(match, terms, channel, answer), answer.length)
+    record = desk.record(
+        call, match, answer.status, 0, channel.payer, BATCH_SETTLEMENT_SCHEME, amount
+    )
+    writes = charge_writes(
+        channel, amount, voucher.max_claimable, voucher.signature, call.id, call.at
+    )
+    await desk.seller.store.commit(Batch([*writes, record.write()], [record.increment()]))
+    note_charge(channel, amount, voucher.max_claimable, voucher.signature)
+    return give_events(desk, call, match, answer, headers, channel.payer)
+
+
+async def give_events(
+    desk: Desk, call: Call, match: Match, answer: Answer, headers: Headers, payer: str
+) -> None:
+    """Pass paid events on, their time counted, until either side ends them."""
+    try:
+        with counted(desk.streams, call, match, answer, payer):
+            await send_all(call, answer, headers)
+    finally:
+        answer.close()
+
+
 async def _charge_stream(
     desk: Desk,
     call: Call,
@@ -190,8 +240,7 @@ async def _charge_stream(
     note_charge(channel, amount, voucher.max_claimable, voucher.signature)
     channel.streaming = amount
     try:
-        with counted(desk.streams, call, match, answer, channel.payer):
-            size = await _send_all(call, answer, headers)
+        size = await send_all(call, answer, headers)
     except UpstreamError:
         await store.commit(Batch(stream_broken(channel.key, call.id, amount, call.at)))
         channel.charged -= amount
@@ -205,7 +254,7 @@ async def _charge_stream(
     channel.streaming = 0
 
 
-async def _send_all(call: Call, answer: Answer, headers: Headers) -> int:
+async def send_all(call: Call, answer: Answer, headers: Headers) -> int:
     """Returns the bytes sent. A caller that stops reading has been served: it is charged."""
     size = len(answer.head)
     await call.start(answer.status, headers)
