@@ -23,11 +23,13 @@ from node.api import dashboard as api_dashboard
 from node.api import drafts as api_drafts
 from node.api import events as api_events
 from node.api import finance as api_finance
+from node.api import keys as api_keys
 from node.api import listings as api_listings
 from node.api import notifications as api_notifications
 from node.api import peers as api_peers
 from node.api import second_factor as api_second_factor
 from node.api import tokens as api_tokens
+from node.api import usage as api_usage
 from node.api.app import create_api
 from node.api.routing import Endpoints
 from node.console import (
@@ -206,6 +208,8 @@ def endpoint_modules(controls: Controls) -> list[Endpoints]:
         api_accounts.endpoints(accounts),
         api_second_factor.endpoints(accounts),
         api_tokens.endpoints(accounts),
+        api_keys.endpoints(accounts),
+        *api_usage.endpoints(controls.engine),
         api_audit.endpoints(accounts),
         api_drafts.endpoints(controls.publisher),
         api_listings.endpoints(controls.publisher),

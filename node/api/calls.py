@@ -72,13 +72,14 @@ def endpoints(engine: Engine) -> Endpoints:
 def _answer(side: Side, page: CallPage) -> CallsOut:
     return CallsOut(
         side=SideName.of(side),
-        items=[_call(call) for call in page.calls],
+        items=[call_out(call) for call in page.calls],
         total=page.total,
         older=None if page.older is None else str(page.older),
     )
 
 
-def _call(call: CallLine) -> CallOut:
+def call_out(call: CallLine) -> CallOut:
+    """One call as this API tells it."""
     return CallOut(
         id=call.id,
         at_ms=call.at_ms,

@@ -1,4 +1,4 @@
-"""Tokens of this API, and the secrets of the buyer's apps."""
+"""Tokens of this API."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from node.accounts.audit import Actor
 from node.accounts.service import Accounts
 from node.api.paging import Id, Listed, PageNumber, ShortText, listed
 from node.api.routing import Caller, Endpoints
-from node.usage import keys
 
 
 class TokenOut(BaseModel):
@@ -47,38 +46,10 @@ class TokenMade(BaseModel):
     secret: str
 
 
-class KeyOut(BaseModel):
-    """A secret of an app, without the secret; times in Unix seconds."""
-
-    id: str
-    name: str
-    created_at: int
-    revoked_at: int | None
-    previous_until: int | None
-
-
-class KeyIn(BaseModel):
-    name: ShortText
-
-
-class RotateIn(BaseModel):
-    """How long the old secret goes on."""
-
-    grace_seconds: Annotated[int, Field(ge=0, le=keys.LONGEST_GRACE_SECONDS)] = 0
-
-
-class KeyMade(BaseModel):
-    """The secret is shown this once."""
-
-    id: str
-    name: str
-    secret: str
-
-
 def endpoints(accounts: Accounts) -> Endpoints:
-    """`/api/tokens`, `/api/tokens/all`, `/api/keys`."""
+    """`/api/tokens`, `/api/tokens/all`."""
     api = Endpoints(prefix="", tags=["tokens"])
-    own, people, manage = Permission.OWN_ACCOUNT, Permission.MANAGE_USERS, Permission.MANAGE_KEYS
+    own, people = Permission.OWN_ACCOUNT, Permission.MANAGE_USERS
 
     @api.get("/tokens", own)
     async def my_tokens(identity: Caller, page: PageNumber = 1) -> Listed[TokenOut]:
@@ -107,27 +78,6 @@ def endpoints(accounts: Accounts) -> Endpoints:
     async def revoke_any_token(token_id: Id, identity: Caller) -> None:
         await accounts.change(tokens.revoke_token, token_id, Actor.of(identity), _now())
 
-    @api.get("/keys", manage)
-    async def all_keys(page: PageNumber = 1) -> Listed[KeyOut]:
-        rows = await accounts.read(keys.list_keys)
-        return listed([_key(row) for row in rows], page)
-
-    @api.post("/keys", manage, status_code=201)
-    async def make_key(body: KeyIn, identity: Caller) -> KeyMade:
-        made = await accounts.read(keys.create_key, body.name, _now(), Actor.of(identity))
-        return KeyMade(id=made.id, name=made.name, secret=made.secret)
-
-    @api.post("/keys/{key_id}/rotate", manage)
-    async def rotate_key(key_id: Id, body: RotateIn, identity: Caller) -> KeyMade:
-        made = await accounts.read(
-            keys.rotate_key, key_id, body.grace_seconds, _now(), Actor.of(identity)
-        )
-        return KeyMade(id=made.id, name=made.name, secret=made.secret)
-
-    @api.delete("/keys/{key_id}", manage)
-    async def revoke_key(key_id: Id, identity: Caller) -> None:
-        await accounts.read(keys.revoke_key_id, key_id, _now(), Actor.of(identity))
-
     return api
 
 
@@ -137,7 +87,3 @@ def _now() -> int:
 
 def _token(view: tokens.TokenView) -> TokenOut:
     return TokenOut(**{name: getattr(view, name) for name in TokenOut.model_fields})
-
-
-def _key(view: keys.KeyView) -> KeyOut:
-    return KeyOut(**{name: getattr(view, name) for name in KeyOut.model_fields})

@@ -191,6 +191,8 @@ def _matching(wanted: CallFilter) -> Select[Any]:
     conditions: list[ColumnElement[bool]] = [col(Call.side) == wanted.side]
     if wanted.listing_id is not None:
         conditions.append(col(Call.listing_id) == wanted.listing_id)
+    if wanted.key_id is not None:
+        conditions.append(col(Call.key_id) == wanted.key_id)
     if wanted.outcome is Outcome.OK:
         conditions.append(col(Call.status) < 400)
     elif wanted.outcome is Outcome.ERROR:
