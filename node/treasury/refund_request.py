@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import aiohttp
 import msgspec
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 from sqlmodel import col
 from yarl import URL
 
@@ -38,11 +38,12 @@ from finance.x402.wire import (
     encode_payment,
 )
 from node.egress import EgressPolicy, EgressRefused, open_session
-from node.usage.models import Call
+from node.usage.models import Call, Side
 
 # A refund waits for its transaction.
 _TIMEOUT = aiohttp.ClientTimeout(total=90, sock_connect=10)
 _MAX_HEADER_BYTES = 256 * 1024
+_RECENT_CALLS = 1000
 _STATES = ("channelState", "voucherState")
 
 _log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class RefundRequests:
 
     async def __call__(self, channel_id: str, refund: RefundPayment) -> Answer:
         """See finance.buying.closing.AskRefund."""
-        place = await asyncio.to_thread(_last_used, self._engine, channel_id)
+        place = await asyncio.to_thread(last_used, self._engine, channel_id)
         if place is None:
             return Answer("Nothing was bought through this channel: there is nobody to ask.")
         try:
@@ -143,18 +144,27 @@ async def _send(
         )
 
 
-def _last_used(engine: Engine, channel_id: str) -> tuple[str, str] | None:
-    """(method, URL) of the last call paid through a channel; GET when it is not known."""
-    newest = (
-        select(col(Purchase.call_id), col(Purchase.url))
+def last_used(engine: Engine, channel_id: str) -> tuple[str, str] | None:
+    """(method, URL) of the last call paid through a channel, as far as that is known without
+    an index that every bought call would write: among the newest calls, else where the
+    channel was paid into. None when there is neither (blocking)."""
+    calls = select(col(Call.id), col(Call.method), col(Call.at_ms))
+    newest = calls.where(col(Call.side) == Side.BOUGHT).order_by(col(Call.at_ms).desc())
+    recent = newest.limit(_RECENT_CALLS).subquery()
+    used = (
+        select(recent.c.method, col(Purchase.url))
+        .join_from(recent, Purchase, col(Purchase.call_id) == recent.c.id)
         .where(col(Purchase.channel_id) == channel_id)
+        .order_by(recent.c.at_ms.desc())
+    )
+    paid_into = (
+        select(col(Call.method), col(Purchase.url))
+        .join_from(Purchase, Call, col(Call.id) == col(Purchase.call_id), isouter=True)
+        .where(col(Purchase.channel_id) == channel_id, col(Purchase.deposit_atoms) > text("0"))
         .order_by(col(Purchase.created_at).desc())
-        .limit(1)
     )
     with engine.connect() as connection:
-        row = connection.execute(newest).first()
-        if row is None:
-            return None
-        call_id = row.call_id.partition("-")[0]
-        method = connection.scalar(select(col(Call.method)).where(col(Call.id) == call_id))
-    return method or "GET", row.url
+        for query in (used, paid_into):
+            if (row := connection.execute(query.limit(1)).first()) is not None:
+                return row.method or "GET", row.url
+    return None
