@@ -37,6 +37,7 @@ from tests.soak.generate_calls import Month, generate, synthetic_call
 
 DAY = 86_400
 ZONES = ["UTC", "Asia/Kolkata", "America/St_Johns", "Europe/Berlin", "Pacific/Apia"]
+BOOKED = {"buyer": ("bought", "spent", -1), "seller": ("served", "charged", 1)}
 PAUSED = "API SERVING PAUSED — Low balance. Click to manage."
 
 
@@ -51,7 +52,7 @@ def month(
         url = request.getfixturevalue("postgres").new_database()
     engine = open_engine(url)
     upgrade(engine)
-    generate(engine, Month(2_000, int(time.time())))
+    generate(engine, Month(2_000, int(time.time())), ledger=True)
     with serve_console(engine, home) as console:
         console.parts.controls.treasury.purse.balances = Balances(
             Usdc(1_234_567_891), Wei(12_345_678 * 10**10)
@@ -201,6 +202,50 @@ def test_bars_stand_on_the_hours_of_the_viewers_zone(month: Console, zone: str) 
         counted = text("SELECT COUNT(*) FROM call WHERE side='served' AND at_ms >= :since")
         total = connection.execute(counted, {"since": known[0]["at"] * 1000}).scalar_one()
     assert total == sum(hour["succeeded"] + hour["errors"] for hour in known)
+
+
+def journaled(console: Console, side: str, since: int, until: int) -> tuple[int, int, int]:
+    """Calls, errors and atoms: plain sums over the journal of calls."""
+    query = text(
+        "SELECT COUNT(*), COALESCE(SUM(CASE WHEN status >= 400 THEN 1 ELSE 0 END), 0),"
+        " COALESCE(SUM(amount_atoms), 0) FROM call"
+        " WHERE side = :side AND at_ms >= :since AND at_ms < :until"
+    )
+    times = {"side": BOOKED[side][0], "since": since * 1000, "until": until * 1000}
+    with console.engine.connect() as connection:
+        calls, errors, atoms = connection.execute(query, times).one()
+    return int(calls), int(errors), int(atoms)
+
+
+def ledgered(console: Console, side: str, since: int, until: int) -> int:
+    """Atoms: the plain sum over the ledger."""
+    query = text(
+        "SELECT COALESCE(SUM(amount), 0) FROM ledger_entry"
+        " WHERE account = :account AND at >= :since AND at < :until"
+    )
+    _, account, sign = BOOKED[side]
+    times = {"account": account, "since": since, "until": until}
+    with console.engine.connect() as connection:
+        return sign * int(connection.execute(query, times).scalar_one())
+
+
+@pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.parametrize("side", ["buyer", "seller"])
+def test_page_json_journal_and_ledger_say_the_same(month: Console, side: str, zone: str) -> None:
+    page, api = at_one_moment(month, f"/?side={side}", f"/api/dashboard?side={side}&zone={zone}")
+    until = api["at"] + 1
+    windows = {"last_24h": until - DAY, "last_7d": until - 7 * DAY, "all_time": 0}
+    for name, since in windows.items():
+        if (sums := api[name]) is not None:
+            shown = (sums["calls"], sums["errors"], sums["amount_atoms"])
+            assert shown == journaled(month, side, since, until), name
+            assert sums["amount_atoms"] == ledgered(month, side, since, until) > 0, name
+    for hour in api["hours"]:
+        calls, errors, _ = journaled(month, side, hour["at"], hour["at"] + 3600)
+        assert (hour["succeeded"], hour["errors"]) == (calls - errors, errors)
+    title = "USDC Spent (24h)" if side == "buyer" else "Revenue (24h)"
+    booked = ledgered(month, side, until - DAY, until)
+    assert cards(page)[title][0] == amount(Usdc(booked)).text
 
 
 @pytest.mark.parametrize("side", ["buyer", "seller"])
