@@ -280,7 +280,7 @@ class LedgerEntry(SQLModel, table=True):
     )
 
     id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
-    key: str = Field(description="what moved, once: charge:<channel>:<cumulative>, ...")
+    key: str = Field(description="what moved, once: charge:<call>, ...")
     account: str = Field(description="see finance.ledger.Account")
     amount: int = Field(sa_type=BigInteger, description="signed; USDC atoms, gas account: wei")
     channel_id: str | None = None

@@ -280,7 +280,7 @@ def charge_writes(
         "signature": "0x" + signature.hex(),
         "at": at,
     }
-    key = charge_key(channel.key, call_id)
+    key = charge_key(call_id)
     booked = entry(key, Account.CHARGED, amount, at, channel_id=channel.key, call_id=call_id)
     return [Write(CHARGE, charge), booked]
 
@@ -305,7 +305,7 @@ def stream_delivered(channel_id: str, streaming: int) -> list[Write]:
 
 def stream_broken(channel_id: str, call_id: str, streaming: int, at: int) -> list[Write]:
     """The long answer broke off: the charge is taken back."""
-    key = reversal_key(charge_key(channel_id, call_id))
+    key = reversal_key(charge_key(call_id))
     return [
         Write(STREAM_BROKEN, {"channel_id": channel_id, "streaming": streaming}),
         entry(key, Account.CHARGED, -streaming, at, channel_id=channel_id, call_id=call_id),

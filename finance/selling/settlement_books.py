@@ -91,7 +91,7 @@ def _charge(payment: Owed, channel_id: str, found: Found, now: int) -> list[Writ
         "now": now,
     }
     row = entry(
-        charge_key(channel_id, payment.id),
+        charge_key(payment.id),
         Account.CHARGED,
         payment.charge_atoms,
         now,

@@ -1,10 +1,10 @@
 """Group commit: one writer thread that makes everything waiting durable at once.
 
-Callers hand in a `Batch` and wait. The thread takes all that is queued, writes each
-kind of statement with one `executemany` of the driver, and commits once; a commit with sixteen
-batches costs what one costs. If a guard does not hold for the group, the group is
-rolled back and written again one batch at a time, so that only the batch at fault
-is refused.
+Callers hand in a `Batch` and wait. The loop gathers them while more keep coming, because a
+commit with sixteen batches costs what one costs. The thread takes all that is queued, writes
+each kind of statement with one `executemany` of the driver, and commits once. If a guard
+does not hold for the group, the group is rolled back and written again one batch at a
+time, so that only the batch at fault is refused.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from finance.store import Batch, Write
 from node.db.statements import Statements
 
 MAX_GROUP = 256
+# How often the loop looks whether more batches have come before it hands them over: with
+# each look it also reads its sockets. One caller alone is handed over after the first.
+MAX_LOOKS = 4
 # PostgreSQL undid the transaction, though nothing was wrong with it: deadlock_detected,
 # serialization_failure. It always lets the other side through, so writing again ends.
 _UNDONE = frozenset({"40P01", "40001"})
@@ -51,7 +54,8 @@ class Journal:
         self._database_error: type[Exception] = dbapi.Error
         self._integrity_error: type[Exception] = dbapi.IntegrityError
         self._batch_errors = (dbapi.DataError, dbapi.InterfaceError, dbapi.ProgrammingError)
-        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[_Waiting] | None] = SimpleQueue()
+        self._gathered: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._closed = False
         self._thread.start()
@@ -63,17 +67,36 @@ class Journal:
             raise StoreUnavailable("the journal is closed: the node is shutting down")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        self._queue.put(_Waiting(batch, loop, future))
+        gathered = self._gathered.get(loop)
+        if gathered is None:
+            gathered = self._gathered[loop] = []
+            loop.call_soon(self._look, loop, 0, 0)
+        gathered.append(_Waiting(batch, loop, future))
         # A caller that is cancelled stops waiting; its batch is written all the same.
         await future
 
     def close(self) -> None:
         """Write what is queued, then stop."""
         self._closed = True
+        for loop in list(self._gathered):
+            self._hand_over(loop)
         self._queue.put(None)
         self._thread.join()
         if self._connection is not None:
             self._connection.close()
+
+    def _look(self, loop: asyncio.AbstractEventLoop, seen: int, looks: int) -> None:
+        """Hand over once no more have come since the last look."""
+        found = len(self._gathered.get(loop, ()))
+        if found > max(seen, 1) and looks < MAX_LOOKS:
+            loop.call_soon(self._look, loop, found, looks + 1)
+        else:
+            self._hand_over(loop)
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        gathered = self._gathered.pop(loop, None)
+        if gathered:
+            self._queue.put(gathered)
 
     def _run(self) -> None:
         while True:
@@ -85,16 +108,15 @@ class Journal:
             if stop:
                 return
 
-    def _take(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
-        group = [first]
+    def _take(self, group: list[_Waiting]) -> tuple[list[_Waiting], bool]:
         while len(group) < MAX_GROUP:
             try:
-                waiting = self._queue.get_nowait()
+                gathered = self._queue.get_nowait()
             except Empty:
                 break
-            if waiting is None:
+            if gathered is None:
                 return group, True
-            group.append(waiting)
+            group.extend(gathered)
         return group, False
 
     def _apply(self, batches: Sequence[Batch]) -> list[Exception | None]:
