@@ -1,0 +1,32 @@
+"""Integrators, tiers and overrides as an operator types them."""
+
+from __future__ import annotations
+
+from tests.unit.test_cli import Farebox, farebox, fresh, made_once
+
+__all__ = ["farebox", "fresh", "made_once"]  # fixtures
+
+
+def test_a_key_says_who_it_is_for_and_what_is_not_named_stays(farebox: Farebox) -> None:
+    asked = ("--email", "dev@example.org", "--integrator", "--per-minute", "60")
+    made = farebox.json("key", "create", "Partner", *asked)
+    changed = farebox.json("key", "change", made["id"], "--per-minute", "0")
+    assert (changed["integrator"], changed["email"]) == (True, "dev@example.org")
+    assert changed["per_minute"] is None
+    rotated = farebox.json("key", "rotate", made["id"])
+    assert rotated["secret"] not in ("", made["secret"])
+    assert farebox.run("key", "change", made["id"], "--listing", "none").returncode == 3
+    assert [each["id"] for each in farebox.json("usage", "keys")] == [made["id"]]
+
+
+def test_a_tier_is_chosen_and_a_cap_lifted_until_its_end(farebox: Farebox) -> None:
+    tiers = farebox.json("usage", "tiers", "--free-calls", "7", "--streams", "pro")
+    assert (tiers["calls"], tiers["free_calls"], tiers["streams"]) == ("free", 7, "pro")
+    farebox.json("usage", "lift", "calls", "backfill", "--days", "2", "--cap", "9")
+    calls, streams = farebox.json("usage", "show")
+    assert (calls["cap"], calls["used"], streams["tier"]) == (9, 0, "pro")
+    override = farebox.json("usage", "overrides")[0]
+    assert (override["why"], override["holds"]) == ("backfill", True)
+    farebox.json("usage", "end", str(override["id"]))
+    assert farebox.json("usage", "show")[0]["cap"] == 7
+    assert farebox.run("usage", "end", str(override["id"])).returncode == 3
