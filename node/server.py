@@ -6,8 +6,10 @@ import contextlib
 import errno
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from node.errors import NodeError, PortTaken
 from node.lines.websocket import MAX_MESSAGE_BYTES, PING_SECONDS, PONG_SECONDS
@@ -46,6 +48,16 @@ def bind(where: Bind, setting: str) -> socket.socket:
     return listener
 
 
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's, but a handshake that was refused by a whole answer is no mistake of the app:
+    it logs one for each otherwise, and every unpaid handshake is one."""
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True
+
+
 class Server(uvicorn.Server):
     """uvicorn that leaves signals to the node."""
 
@@ -65,7 +77,7 @@ def make_server(app: Callable[..., Awaitable[None]], drain_seconds: int) -> Serv
             app,
             loop="none",
             http="httptools",
-            ws="websockets-sansio",
+            ws=SocketProtocol,
             ws_max_size=MAX_MESSAGE_BYTES,
             ws_ping_interval=PING_SECONDS,
             ws_ping_timeout=PONG_SECONDS,

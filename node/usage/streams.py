@@ -150,6 +150,7 @@ class Streams:
         self._presence = Presence(store.engine)
         self._open: dict[str, Stream] = {}
         self._over: list[Stream] = []
+        self._writing = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._empty = asyncio.Event()
         self._ticker: asyncio.Task[None] | None = None
@@ -229,19 +230,23 @@ class Streams:
 
     async def _write(self, also: Iterable[Stream] = ()) -> None:
         over, self._over = self._over, []
-        streams = [*over, *also]
+        async with self._writing:
+            await self._write_rows([*over, *also], over)
+
+    async def _write_rows(self, streams: list[Stream], over: list[Stream]) -> None:
         writes = [stream.write(self._presence.number) for stream in streams]
         if not writes:
             return
-        until = [stream.seen_at for stream in streams]
+        before = [stream.counted_at for stream in streams]
         held = [part for stream in streams for part in self._take(stream)]
         try:
+            # Counted before it is written: who is cancelled while waiting has written it.
             await self._store.commit(Batch(writes, [part.commit() for part in held]))
-            for stream, at in zip(streams, until, strict=True):
-                stream.counted_at = max(stream.counted_at, at)
         except FinanceError as error:
             for part in held:
                 part.release()
+            for stream, at in zip(streams, before, strict=True):
+                stream.counted_at = at
             self._over = over + self._over  # with the next tick
             _log.warning("the time of %d streams cannot be written now: %s", len(writes), error)
 
@@ -256,7 +261,7 @@ class Streams:
             edge = min(window_of(at).end, stream.seen_at)
             taken = self._quotas.reserve(stream.subject, Meter.STREAM_SECONDS, edge - at, None, at)
             held.append(taken)
-            at = edge
+            stream.counted_at = at = edge
         return held
 
     async def _keep_ticking(self) -> None:
