@@ -64,6 +64,10 @@ CLAIM_SECONDS = 60
 LOOK_SECONDS = 5
 RECURSION = 1_000  # as Python has it
 RESTORED_SECONDS = 60
+BOOKS_HELD = (
+    "These books come from a backup, and the chain does not answer: nothing paid is served until"
+    " it was asked about the channels. Check the RPC address in Settings > Network."
+)
 
 _log = logging.getLogger("farebox")
 
@@ -95,9 +99,7 @@ def _swap_in(staged: Staged, settings: Settings) -> None:
     )
 
 
-async def _run(
-    settings: Settings, keys: Keys, engine: Engine, lock: DataDirLock
-) -> Staged | None:
+async def _run(settings: Settings, keys: Keys, engine: Engine, lock: DataDirLock) -> Staged | None:
     """Returns a data directory that is to take this one's place, if a restore left one."""
     await require_chain(settings.chain)
     with (
@@ -154,7 +156,8 @@ class Node:
         if self._restored and event.name == "Claimed":
             # Perhaps by a voucher of the time that the backup does not know.
             claimed = [c for c in self._paying_channels() if c.id_hex == event.channel_id]
-            mark_stale(claimed)
+            if mark_stale(claimed):
+                self._parts.proxy.look_soon()
         await self._payers.handle(event)
         await self._parts.treasury.purse.notice(event)
 
@@ -197,21 +200,32 @@ class Node:
         """What the chain knows better than older books, before a voucher is admitted.
 
         Without an endpoint the books must do: vouchers need none. Only books that come from a
-        backup are not believed before the chain was asked.
+        backup are not believed before the chain was asked: then nothing paid is served yet.
         """
         restored = (await asyncio.to_thread(self._parts.backups.after.read)).unchecked
-        seconds = RESTORED_SECONDS if restored else LOOK_SECONDS
+        self._parts.ready.books_held = restored
+        if await self._looked(LOOK_SECONDS):
+            self._parts.ready.books_held = False
+        elif restored:
+            await self._note("restored_waits", "error", BOOKS_HELD)
+
+    async def _looked(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._parts.money.mirror.refresh(int(time.time()), max_age_seconds=0)
+        except (FinanceError, TimeoutError) as error:
+            _log.warning("channels could not be held against the chain: %r", error)
+            return False
+        return True
+
+    async def _look_until_answered(self) -> None:
+        """Restored books are served from as soon as the chain answers."""
         while True:
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._parts.money.mirror.refresh(int(time.time()), max_age_seconds=0)
-                return
-            except (FinanceError, TimeoutError) as error:
-                _log.warning("channels could not be looked at before the start: %r", error)
-            if not restored or self._stop.is_set():
-                return
-            _log.warning("restored books are not served from before that; trying again")
+            if await self._looked(RESTORED_SECONDS):
+                break
             await asyncio.sleep(LOOK_SECONDS)
+        self._parts.ready.books_held = False
+        await self._note("restored_serves", "info", "The chain was asked; paid serving goes on.")
 
     async def _start_apps(self, stack: AsyncExitStack) -> None:
         gateway, proxy = self._parts.gateway, self._parts.proxy
@@ -225,6 +239,7 @@ class Node:
         self._restored = bool(fact.restored_at)
         if fact.unchecked:
             mark_stale(self._paying_channels())
+            proxy.look_soon()
         await self._take_over_changes()
 
     def _paying_channels(self) -> list[Channel]:
@@ -246,6 +261,8 @@ class Node:
         self._background("changes", follow_changes(engine, self._take_over_changes))
         purse = self._parts.treasury.purse
         self._background("balances", purse.follow(lambda: self._watcher.last_block))
+        if self._parts.ready.books_held:
+            self._background("restored", self._look_until_answered())
         self._background("deliveries", self._parts.controls.courier.follow())
 
     def _start_jobs(self, stack: AsyncExitStack) -> None:
@@ -273,7 +290,8 @@ class Node:
         backups = self._parts.backups
         jobs.every(backup.EVERY_SECONDS, "backup", backup.backup_job(backups.upkeep))
         jobs.every(backup.WALLET_SECONDS, "wallet", backup.wallet_job(backups.after))
-        checked = backup.restored_job(backups.after, self._paying_channels)
+        held = self._parts.ready
+        checked = backup.restored_job(backups.after, self._paying_channels, lambda: held.books_held)
         jobs.every(backup.RESTORED_SECONDS, "restored", checked)
         jobs.start()
         stack.callback(jobs.stop)

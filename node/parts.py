@@ -41,13 +41,15 @@ from node.vault.build import VaultParts, build_vault
 
 
 class Readiness:
-    """Whether the gateway should be sent calls."""
+    """Whether the gateway should be sent calls. `books_held`: they come from a backup, and the
+    chain was not asked yet; until then nothing that is paid for is served."""
 
     def __init__(self) -> None:
         self.serving = False
+        self.books_held = False
 
     def __call__(self) -> bool:
-        return self.serving
+        return self.serving and not self.books_held
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         egress=egress,
         unseal=keys.unseal,
         claim_soon=money.claims.claim_soon,
-        paused=watch.guard.paused,
+        paused=lambda: ready.books_held or watch.guard.paused(),
         ready=ready,
     )
     quotas = Quotas(engine)

@@ -13,6 +13,8 @@ from node.vault.upkeep import Upkeep
 EVERY_SECONDS = 60.0
 WALLET_SECONDS = 300.0
 RESTORED_SECONDS = 10.0
+_LOOK_SECONDS = 0.5
+_LOOKS = 20
 
 
 def backup_job(upkeep: Upkeep) -> Job:
@@ -33,12 +35,22 @@ def wallet_job(after: AfterRestore) -> Job:
     return run
 
 
-def restored_job(after: AfterRestore, channels: Callable[[], Iterable[Stale]]) -> Job:
+def restored_job(
+    after: AfterRestore, channels: Callable[[], Iterable[Stale]], held: Callable[[], bool]
+) -> Job:
     """Notes when all books were held against the chain: once none of the `channels` this node
-    pays through is stale. Those that are sold through were, before it served."""
+    pays through is stale, and those that are sold through are not `held` back any more."""
+
+    def stale() -> bool:
+        return held() or any(each.stale for each in channels() if each.usable and each.stored)
 
     async def run() -> None:
-        if not any(each.stale for each in channels() if each.usable and each.stored):
-            await asyncio.to_thread(after.checked, int(time.time()))
+        if not (await asyncio.to_thread(after.read)).unchecked:
+            return
+        for _ in range(_LOOKS):
+            if not stale():
+                await asyncio.to_thread(after.checked, int(time.time()))
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
 
     return run

@@ -135,6 +135,10 @@ class Proxy:
         if self.buyer.pools.notice(events):
             self._changed.set()
 
+    def look_soon(self) -> None:
+        """Have stale channels looked at now, not when their turn comes."""
+        self._changed.set()
+
     async def probe(self, url: str) -> Offered:
         """What an address asks for, before it becomes a listing (see `sources.probe`)."""
         return await probe(url, self.buyer.network, self._client, self.buyer.policy)

@@ -290,9 +290,9 @@ async def open_market(chain: ChainProcess, folder: Path) -> AsyncIterator[Market
         api = Api()
         api_url = await stack.enter_async_context(api.listening())
         seller, buyer = [
-            await _new_home(name, chain, folder, stack) for name in ("seller", "buyer")
+            await new_home(name, chain, folder, stack) for name in ("seller", "buyer")
         ]
-        _list(seller, api_url, ListingOrigin.OWN)
+        list_api(seller, api_url, ListingOrigin.OWN)
         secret = list_for_buyer(buyer, seller)
         transfer(chain, Signer.from_hex(chain.keys[9]), buyer.address, BUYER_ATOMS)
         session = await stack.enter_async_context(
@@ -334,7 +334,7 @@ def transact(chain: ChainProcess, source: Signer, to: str, data: bytes) -> None:
     assert receipt is not None and receipt["status"] == "0x1", receipt
 
 
-async def _new_home(
+async def new_home(
     name: str, chain: ChainProcess, folder: Path, stack: AsyncExitStack
 ) -> NodeHome:
     relay = await stack.enter_async_context(FaultyRpc(chain.rpc_url))
@@ -352,7 +352,7 @@ async def _new_home(
 
 def list_for_buyer(buyer: NodeHome, seller: NodeHome) -> str:
     """The seller's listing in the buyer's catalog; the secret of a new key."""
-    _list(buyer, f"{seller.gateway_url}/v1/{SLUG}", ListingOrigin.REMOTE)
+    list_api(buyer, f"{seller.gateway_url}/v1/{SLUG}", ListingOrigin.REMOTE)
     engine = open_engine(f"sqlite:///{buyer.data_dir / 'farebox.db'}")
     try:
         return create_key(engine, f"app-{secrets.token_hex(4)}", int(time.time())).secret
@@ -360,7 +360,7 @@ def list_for_buyer(buyer: NodeHome, seller: NodeHome) -> str:
         engine.dispose()
 
 
-def _list(home: NodeHome, url: str, origin: ListingOrigin) -> None:
+def list_api(home: NodeHome, url: str, origin: ListingOrigin) -> None:
     engine = open_engine(f"sqlite:///{home.data_dir / 'farebox.db'}")
     try:
         draft = Draft(LISTING, SLUG, url, origin=origin, price=Usdc(PRICE))

@@ -32,6 +32,7 @@ async def test_nodes_go_on_from_their_backups_after_their_disks_are_gone(
     chain: DevchainProcess, tmp_path: Path
 ) -> None:
     async with open_market(chain, tmp_path) as market:
+        await asyncio.gather(*(_set_password(node, tmp_path) for node in market.nodes))
         await market.buy_many(_errands("before", 16))
         await market.all_settled()
         await _drill_seller(market, tmp_path)
@@ -56,7 +57,7 @@ async def _drill_seller(market: Market, folder: Path) -> None:
     await market.buy_many(_errands("after", 6), at_once=2)
     spent = -await market.buyer.booked(Account.SPENT)
     market.seller = await _restore_elsewhere(old, file, folder, "seller-restored")
-    inside = await _inside(market.seller, file, folder)
+    inside, _ = await asyncio.gather(_inside(market.seller, file, folder), market.seller.start())
     assert inside["listings"] == 1 and inside["wallet"].lower() == old.address
     more = _errands("restored", 12)
     await market.buy_many(more, at_once=2)
@@ -74,6 +75,7 @@ async def _drill_buyer(market: Market, folder: Path) -> None:
     await market.buy_many(_errands("unknown", 8), at_once=2)
     charged = await _charged(market.seller)
     market.buyer = await _restore_elsewhere(old, file, folder, "buyer-restored")
+    await market.buyer.start()
     more = _errands("again", 10)
     await market.buy_many(more, at_once=2)
     assert all(each.cost_atoms == PRICE for each in more), "the key and the listing are there"
@@ -93,11 +95,14 @@ async def _old_node_is_noticed(market: Market) -> None:
     assert "stop it now" in found[0][0]
 
 
-async def _back_up(home: NodeHome, folder: Path) -> Path:
-    """As an operator does it, on the machine of the running node; the file leaves the disk."""
+async def _set_password(home: NodeHome, folder: Path) -> None:
     password = folder / "backup-password"
     password.write_text(PASSWORD)
     await _run(home, "backup", "password", "--password-file", str(password))
+
+
+async def _back_up(home: NodeHome, folder: Path) -> Path:
+    """As an operator does it, on the machine of the running node; the file leaves the disk."""
     made = await _run(home, "backup", "create")
     assert made["state"] == "good"
     file = folder / f"{home.name}.farebox"
@@ -106,14 +111,13 @@ async def _back_up(home: NodeHome, folder: Path) -> Path:
 
 
 async def _restore_elsewhere(old: NodeHome, file: Path, folder: Path, name: str) -> NodeHome:
-    """Power off, disk gone; another machine under the same address."""
+    """Power off, disk gone; another machine under the same address, not started yet."""
     await old.kill_9()
     shutil.rmtree(old.data_dir)
     new = replace(old, name=name, part=None, starts=0)
     options = ("--yes", "--password-file", str(folder / "backup-password"))
     restored = await _run(new, "backup", "restore", str(file), *options)
     assert restored["restored"] == str(new.data_dir)
-    await new.start()
     return new
 
 
