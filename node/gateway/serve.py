@@ -38,7 +38,7 @@ from node.gateway.match import Match
 from node.gateway.onchain import serve_onchain
 from node.gateway.refund import serve_refund
 from node.gateway.request import INLINE_BYTES, BodyTooLarge, Call
-from node.gateway.stream_socket import SocketCall
+from node.gateway.stream_socket import SocketCall, offer_for_handshake
 from node.gateway.voucher import serve_voucher
 from node.problems import Headers, known_problem
 
@@ -70,14 +70,15 @@ async def serve(desk: Desk, call: Call, match: Match) -> None:
         return await _serve_free(desk, call, match)
     if desk.seller.paused():
         raise Refused("node_paused", RETRY_LATER)
+    offer = offer_for_handshake(route.offer) if socket else route.offer
     if call.payment is None:
-        return await give_offer(call, route.offer)
+        return await give_offer(call, offer)
     try:
-        await _serve_paid(desk, call, match, route.offer)
+        await _serve_paid(desk, call, match, offer)
     except (PaymentRefused, ChannelRefusal) as refusal:
-        await _give_refusal(call, route.offer, refusal)
+        await _give_refusal(call, offer, refusal)
     except Unsettled as unsettled:
-        await _give_unsettled(call, route.offer, unsettled)
+        await _give_unsettled(call, offer, unsettled)
 
 
 async def _serve_paid(desk: Desk, call: Call, match: Match, offer: Offer) -> None:

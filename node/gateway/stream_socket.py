@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import MutableMapping
+from dataclasses import replace
 from typing import Any
 
+from finance.x402.extensions import payment_identifier_extension
+from finance.x402.offers import Offer
 from node.gateway.request import Call, Receive, Scope, Send
 from node.lines.carry import GOING_AWAY, By, Ending, carry
 from node.lines.pool import Answer
@@ -22,6 +25,8 @@ from node.usage.stream_rows import StreamKind
 from node.usage.streams import Streams
 
 SWITCHING = 101
+# WebSocket libraries take no longer lines, of which a header is one.
+_MOST_HEADER_BYTES = 7_000
 _NOT_IN_101 = (b"content-length", b"content-type", b"content-encoding")
 
 
@@ -117,6 +122,13 @@ class SocketCall(Call):
         """Let the upstream go, whatever happened."""
         if self.line is not None:
             self.line.cut()
+
+
+def offer_for_handshake(offer: Offer) -> Offer:
+    """The offer without what describes the API, if it is too long for a handshake's answer."""
+    if len(offer.header) <= _MOST_HEADER_BYTES:
+        return offer
+    return Offer.build(replace(offer.terms, extensions=payment_identifier_extension()))
 
 
 def _as_http(receive: Receive) -> Receive:
