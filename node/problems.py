@@ -33,6 +33,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "upstream_failed": (502, "The seller's API failed"),
     "upgrade_refused": (502, "The seller's API speaks no WebSocket at this address"),
     "answer_too_large": (502, "The answer is too large for this payment scheme"),
+    "too_many_long_answers": (503, "Too many long answers wait for their payment"),
     "node_paused": (503, "The node does not serve paid calls at the moment"),
     "listing_paused": (503, "The listing is paused"),
     "amount_at_risk_exceeded": (503, "Too much is unclaimed on this channel"),

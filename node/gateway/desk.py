@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from finance.errors import FinanceError, PaymentRefused, SettlementFailed, SettlementUnknown
@@ -29,6 +30,8 @@ from node.usage.streams import Streams
 log = logging.getLogger("farebox.gateway")
 
 MAX_PATH = 512
+# Of all long answers that wait for their money at the same time.
+MAX_WAITING_BYTES = 1 << 30
 PAYMENT_RESPONSE = b"payment-response"
 RETRY_SOON: Headers = [(b"retry-after", b"1")]
 RETRY_LATER: Headers = [(b"retry-after", b"5")]
@@ -58,6 +61,26 @@ class Unsettled(Exception):
         self.receipt, self.cause = receipt, cause
 
 
+class Room:
+    """Where long answers wait for their money: so many bytes of files in all, and one of
+    them whole in memory."""
+
+    def __init__(self, limit: int = MAX_WAITING_BYTES) -> None:
+        self._limit = limit
+        self._whole = asyncio.Lock()
+        self.taken = 0
+
+    def take(self, size: int) -> None:
+        """Raises Refused when there is no room for so much more."""
+        if self.taken + size > self._limit:
+            raise Refused("too_many_long_answers", RETRY_LATER)
+        self.taken += size
+
+    def alone(self) -> AbstractAsyncContextManager[None]:
+        """Held while an answer is whole in memory."""
+        return self._whole
+
+
 class Desk:
     """The tools of one gateway, shared by all its calls."""
 
@@ -70,6 +93,7 @@ class Desk:
         # Authorizations and payment identifiers being served; the database decides, this
         # only spares it the repeats of one moment.
         self.in_flight: set[str] = set()
+        self.room = Room()
         self._background: set[asyncio.Task[Any]] = set()
 
     def in_background(self, work: Coroutine[Any, Any, Any]) -> None:

@@ -7,8 +7,9 @@ happens in between, the same payment presented again finds the same answer.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from msgspec import structs
 from sqlalchemy import text
 
 from finance.errors import (
@@ -20,10 +21,9 @@ from finance.errors import (
 )
 from finance.models import PaymentState
 from finance.selling.admission import Presented, is_delivery, present_authorization
-from finance.selling.answers import KeptAnswer, fingerprint, keep, read_answer
+from finance.selling.answers import KeptAnswer, keep, read_answer
 from finance.selling.channels import Channel, open_channel
 from finance.selling.reservations import (
-    Authorization,
     Known,
     authorization_of,
     find_known,
@@ -34,13 +34,10 @@ from finance.selling.reservations import (
 from finance.store import Batch, Increment, Write
 from finance.x402 import exact, vouchers
 from finance.x402.offers import Terms
-from finance.x402.receipt import encode_response
 from finance.x402.values import (
-    ChannelState,
     DepositPayment,
     ExactPayment,
     Payment,
-    Receipt,
 )
 from node.gateway.desk import (
     PAYMENT_RESPONSE,
@@ -53,10 +50,12 @@ from node.gateway.desk import (
     unsettled,
     with_length,
 )
-from node.gateway.forward import Answer
+from node.gateway.forward import BUFFER_BYTES, Answer
 from node.gateway.headers import to_caller
 from node.gateway.match import Match
+from node.gateway.purchase import Purchase, receipt_of
 from node.gateway.request import INLINE_BYTES, BodyTooLarge, Call, CallerGone
+from node.gateway.spool import Spool
 from node.gateway.stream_events import EVENTS_SECONDS
 from node.gateway.stream_socket import SWITCHING, SocketCall, StreamOpened
 from node.gateway.voucher import Later, give_events
@@ -73,56 +72,34 @@ _UNPAID = text(
 _FORGET = text("DELETE FROM stored_answer WHERE call_id = :id")
 
 
-@dataclass(frozen=True, slots=True)
-class Purchase:
-    """One on-chain payment for one call."""
-
-    call: Call
-    match: Match
-    payment: Payment
-    authorization: Authorization
-    scheme: str
-    channel: Channel | None = None
-
-    @property
-    def payload(self) -> ExactPayment | DepositPayment:
-        assert isinstance(self.payment.payload, ExactPayment | DepositPayment)
-        return self.payment.payload
-
-    @property
-    def terms(self) -> Terms:
-        assert self.match.route is not None and self.match.route.offer is not None
-        return self.match.route.offer.terms
-
-    def asked(self) -> str:
-        """Fingerprint of the call; its body must have been read."""
-        call = self.call
-        digest = self.payment.raw_digest
-        return fingerprint(call.method, call.target, call.body_digest, digest)
-
-
 async def serve_onchain(desk: Desk, call: Call, match: Match, payment: Payment) -> None:
     """Check, reserve, forward, store, settle, answer. Raises what the edge translates."""
+    with Spool(desk.room) as spool:
+        later = await _serve(desk, call, match, payment, spool)
+    if later is not None:
+        await later
+
+
+async def _serve(
+    desk: Desk, call: Call, match: Match, payment: Payment, spool: Spool
+) -> Later | None:
     assert isinstance(payment.payload, ExactPayment | DepositPayment)
     assert match.route is not None and match.route.offer is not None
     authorization = authorization_of(payment.payload, match.route.offer.terms)
-    purchase = Purchase(call, match, payment, authorization, payment.accepted.scheme)
+    purchase = Purchase(call, match, payment, authorization, payment.accepted.scheme, spool)
     if isinstance(payment.payload, ExactPayment):
         exact.check_authorization(payment.payload, purchase.terms, call.at)
     if authorization.key in desk.in_flight:
         raise Refused("payment_in_flight", RETRY_SOON)
     desk.in_flight.add(authorization.key)
-    later: Later | None = None
     try:
         known = await asyncio.to_thread(find_known, desk.seller.store.engine, authorization)
         if known is None or known.state is PaymentState.RELEASED:
-            later = await _serve_new(desk, purchase)
-        else:
-            await _serve_known(desk, purchase, known)
+            return await _serve_new(desk, purchase)
+        await _serve_known(desk, purchase, known)
+        return None
     finally:
         desk.in_flight.discard(authorization.key)
-    if later is not None:
-        await later
 
 
 async def _serve_known(desk: Desk, purchase: Purchase, known: Known) -> None:
@@ -137,9 +114,13 @@ async def _serve_known(desk: Desk, purchase: Purchase, known: Known) -> None:
     tx_hash = known.tx_hash or ""
     if presented is Presented.WAIT:
         tx_hash = await _settle(desk, purchase, known.id)
-    kept = await asyncio.to_thread(
-        read_answer, desk.seller.store.engine, purchase.authorization.key
-    )
+    async with desk.room.alone():
+        kept = await asyncio.to_thread(
+            read_answer, desk.seller.store.engine, purchase.authorization.key
+        )
+        if kept is not None and len(kept.body) > BUFFER_BYTES:
+            await purchase.spool.add(kept.body)
+            kept = structs.replace(kept, body=b"")
     if kept is None:
         raise AuthorizationReused("This authorization has bought its answer.")
     await give_kept(desk, purchase, kept, tx_hash)
@@ -210,16 +191,18 @@ async def _serve_reserved(desk: Desk, purchase: Purchase) -> Later | None:
         raise Refused("payment_in_flight", RETRY_SOON) from None
     owed, later = False, None
     try:
-        answer = await desk.forwarder.fetch(call, purchase.match, desk.seller.spool_bytes)
+        answer = await desk.forwarder.fetch(call, purchase.match)
         try:
             if answer.is_events:
-                await answer.read_for(EVENTS_SECONDS, desk.seller.spool_bytes)
+                await answer.read_for(EVENTS_SECONDS, BUFFER_BYTES)
             if not is_delivery(answer.status):
                 await store.commit(Batch([release(call.id, call.at)]))
                 owed = True  # nothing left to release
                 payer, scheme = purchase.authorization.payer, purchase.scheme
                 await desk.pass_on(call, purchase.match, answer, payer, scheme)
                 return None
+            if not (answer.complete or _goes_on(answer)):
+                await purchase.spool.fill(call, answer, desk.seller.spool_bytes)
             kept = await _owe(desk, purchase, answer)
             owed = True
             if _goes_on(answer):
@@ -240,14 +223,15 @@ async def _owe(desk: Desk, purchase: Purchase, answer: Answer) -> KeptAnswer:
     """Store the answer and the debt together. Raises CallerGone while nothing is owed."""
     call, match = purchase.call, purchase.match
     assert match.route is not None
-    if not answer.complete and not _goes_on(answer):
-        raise Refused("answer_too_large")
     if call.is_gone():
         raise CallerGone
     headers = to_caller(answer.raw_headers, match.route.upstream, paid=True)
     if _goes_on(answer):
         headers = with_length(headers, answer.length)
         kept = KeptAnswer(purchase.asked(), call.id, SWITCHING, headers, b"")
+    elif purchase.spool.used:
+        headers = with_length(headers, purchase.spool.size)
+        kept = KeptAnswer(purchase.asked(), call.id, answer.status, headers, b"")
     else:
         headers = framed(call, answer, headers)
         kept = KeptAnswer(purchase.asked(), call.id, answer.status, headers, answer.head)
@@ -255,22 +239,33 @@ async def _owe(desk: Desk, purchase: Purchase, answer: Answer) -> KeptAnswer:
         call,
         match,
         answer.status,
-        len(answer.head),
+        purchase.spool.size or len(answer.head),
         purchase.authorization.payer,
         purchase.scheme,
         purchase.terms.amount_atoms,
     )
-    writes: list[Write] = [
-        owe(call.id, kept.fingerprint, call.at),
-        keep(purchase.authorization.key, kept, call.at),
-        record.write(),
-        *identified(match, purchase.payment, kept, call.at),
-    ]
-    await desk.seller.store.commit(Batch(writes, [record.increment()]))
+    if purchase.spool.used:
+        async with desk.room.alone():
+            whole = structs.replace(kept, body=await purchase.spool.content())
+            await _store(desk, purchase, whole, record)
+            del whole
+    else:
+        await _store(desk, purchase, kept, record)
     if purchase.channel is not None:
         # Cleared when the settlement reloads the channel.
         purchase.channel.settling = True
     return kept
+
+
+async def _store(desk: Desk, purchase: Purchase, kept: KeptAnswer, record: CallRecord) -> None:
+    at = purchase.call.at
+    writes: list[Write] = [
+        owe(kept.call_id, kept.fingerprint, at),
+        keep(purchase.authorization.key, kept, at),
+        record.write(),
+        *identified(purchase.match, purchase.payment, kept, at),
+    ]
+    await desk.seller.store.commit(Batch(writes, [record.increment()]))
 
 
 async def _settle(desk: Desk, purchase: Purchase, payment_id: str) -> str:
@@ -334,7 +329,7 @@ def _goes_on(answer: Answer) -> bool:
 async def _settle_events(desk: Desk, purchase: Purchase, answer: Answer, kept: KeptAnswer) -> Later:
     """Events that go on: their opening is what was bought, and passes once it is paid for."""
     tx_hash = await _settle(desk, purchase, purchase.call.id)
-    headers = [*kept.headers, (PAYMENT_RESPONSE, await _receipt(desk, purchase, tx_hash))]
+    headers = [*kept.headers, (PAYMENT_RESPONSE, await receipt_of(desk, purchase, tx_hash))]
     payer = purchase.authorization.payer
     return give_events(desk, purchase.call, purchase.match, answer, headers, payer)
 
@@ -346,41 +341,11 @@ async def give_kept(desk: Desk, purchase: Purchase, kept: KeptAnswer, tx_hash: s
     if kept.status == SWITCHING and not isinstance(call, SocketCall):
         raise StreamOpened
     call.id = kept.call_id
-    headers: Headers = [*kept.headers, (PAYMENT_RESPONSE, await _receipt(desk, purchase, tx_hash))]
-    await call.answer(kept.status, headers, kept.body)
-
-
-async def _receipt(desk: Desk, purchase: Purchase, tx_hash: str) -> bytes:
-    terms, payload = purchase.terms, purchase.payload
-    if isinstance(payload, ExactPayment):
-        return encode_response(
-            Receipt(
-                success=True,
-                transaction=tx_hash,
-                network=terms.network,
-                payer=purchase.authorization.payer,
-                amount=terms.amount_atoms,
-            )
-        )
-    channel = await desk.seller.channels.get(payload.channel_id)
-    state = None
-    if channel is not None:
-        state = ChannelState(
-            channel.id,
-            channel.balance,
-            channel.total_claimed,
-            channel.withdraw_requested_at,
-            channel.refund_nonce,
-            payload.max_claimable,
-        )
-    return encode_response(
-        Receipt(
-            success=True,
-            transaction=tx_hash,
-            network=terms.network,
-            payer=purchase.authorization.payer,
-            amount=payload.deposit_amount,
-            charged_amount=terms.amount_atoms,
-            channel_state=state,
-        )
-    )
+    headers: Headers = [
+        *kept.headers,
+        (PAYMENT_RESPONSE, await receipt_of(desk, purchase, tx_hash)),
+    ]
+    if purchase.spool.used:
+        await purchase.spool.give(call, kept.status, headers)
+    else:
+        await call.answer(kept.status, headers, kept.body)
