@@ -4,6 +4,7 @@ whether somebody else uses its wallet."""
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +21,10 @@ from node.usage.events import Severity, event
 LINK = "/settings/backup"
 _KNOWN_NONCE = text(
     "SELECT COALESCE(MAX(nonce) + 1, 0) FROM chain_tx WHERE sender = :sender AND nonce IS NOT NULL"
+)
+_OWN_SINCE = text(
+    "SELECT COUNT(DISTINCT nonce) FROM chain_tx"
+    " WHERE sender = :sender AND nonce >= :since AND nonce < :before"
 )
 
 
@@ -76,12 +81,24 @@ class Elsewhere:
     since: int
 
 
-def judge_nonce(fact: Restored, on_chain: int, known: int) -> tuple[Restored, Elsewhere]:
-    """What the wallet's nonce on the chain means, and what to remember of it. Pure."""
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What the books know of the wallet's transactions: the `next_nonce` by the highest of ours,
+    and how many of those `since` the first look after the restore are ours."""
+
+    next_nonce: int
+    since: int
+
+
+def judge_nonce(fact: Restored, on_chain: int, ours: Sent) -> tuple[Restored, Elsewhere]:
+    """What the wallet's nonce on the chain means, and what to remember of it. Pure.
+
+    After the first look ours are counted, not compared: one that was sent after somebody else's
+    would hide that."""
     if fact.nonce_then < 0:
-        missed = max(0, on_chain - max(known, fact.wallet_nonce or 0))
+        missed = max(0, on_chain - max(ours.next_nonce, fact.wallet_nonce or 0))
         return replace(fact, nonce_then=on_chain), Elsewhere(missed, 0)
-    since = max(0, on_chain - max(known, fact.nonce_then))
+    since = max(0, on_chain - fact.nonce_then - ours.since)
     return replace(fact, elsewhere=max(fact.elsewhere, since)), Elsewhere(0, since)
 
 
@@ -99,6 +116,7 @@ class AfterRestore:
         self._sender = sender
         self._nonce = nonce
         self._alarm = alarm
+        self._changing = threading.Lock()  # both jobs read, change and write one preference
 
     def read(self) -> Restored:
         """(blocking)"""
@@ -106,18 +124,21 @@ class AfterRestore:
 
     def checked(self, now: int) -> None:
         """Every channel has been held against the chain (blocking)."""
-        fact = self.read()
-        if fact.unchecked:
-            changed = replace(fact, checked_at=now)
-            change_preference(self._store.engine, changed, SYSTEM, now)
+        with self._changing:
+            fact = self.read()
+            if fact.unchecked:
+                changed = replace(fact, checked_at=now)
+                change_preference(self._store.engine, changed, SYSTEM, now)
 
     def look(self, on_chain: int, now: int) -> Elsewhere:
         """Compare and remember (blocking)."""
-        fact = self.read()
-        changed, found = judge_nonce(fact, on_chain, _known(self._store.engine, self._sender))
-        if changed != fact:
-            change_preference(self._store.engine, changed, SYSTEM, now)
-        return found
+        with self._changing:
+            fact = self.read()
+            ours = _sent(self._store.engine, self._sender, fact.nonce_then, on_chain)
+            changed, found = judge_nonce(fact, on_chain, ours)
+            if changed != fact:
+                change_preference(self._store.engine, changed, SYSTEM, now)
+            return found
 
     async def watch_wallet(self, now: int) -> None:
         """Say so when the wallet is used elsewhere after a restore. Raises ChainError."""
@@ -153,6 +174,8 @@ def since_sentence(count: int) -> str:
     )
 
 
-def _known(engine: Engine, sender: str) -> int:
+def _sent(engine: Engine, sender: str, since: int, before: int) -> Sent:
     with engine.connect() as connection:
-        return int(connection.scalar(_KNOWN_NONCE, {"sender": sender}) or 0)
+        known = connection.scalar(_KNOWN_NONCE, {"sender": sender})
+        bounds = {"sender": sender, "since": since, "before": before}
+        return Sent(int(known or 0), int(connection.scalar(_OWN_SINCE, bounds) or 0))

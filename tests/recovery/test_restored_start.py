@@ -61,7 +61,7 @@ def _mark_restored(home: NodeHome) -> None:
 
 def _channel(home: NodeHome, now: int) -> dict[str, object]:
     """One that is sold through, as the backup knew it."""
-    texts = {
+    row: dict[str, object] = {
         "channel_id": "0x" + "0c" * 32,
         "payer": "0x" + "01" * 20,
         "payer_authorizer": "0x" + "02" * 20,
@@ -73,8 +73,8 @@ def _channel(home: NodeHome, now: int) -> dict[str, object]:
         "voucher_signature": "0x",
     }
     atoms = {"balance_atoms": 1_000_000, "charged_atoms": 5_000, "signed_atoms": 5_000}
-    chain_id = NETWORK.chain_id
-    return texts | atoms | {"chain_id": chain_id, "withdraw_delay": 86_400, "last_request_at": now}
+    row |= {"chain_id": NETWORK.chain_id, "withdraw_delay": 86_400, "last_request_at": now}
+    return row | atoms
 
 
 def _restored(home: NodeHome) -> Restored:
