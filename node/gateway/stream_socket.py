@@ -25,8 +25,8 @@ from node.usage.stream_rows import StreamKind
 from node.usage.streams import Streams
 
 SWITCHING = 101
-# WebSocket libraries take no longer lines, of which a header is one.
-_MOST_HEADER_BYTES = 7_000
+# WebSocket servers take lines of 8 KiB, and a payment repeats most of the offer in one.
+_MOST_HEADER_BYTES = 5_000
 _NOT_IN_101 = (b"content-length", b"content-type", b"content-encoding")
 
 
@@ -125,7 +125,7 @@ class SocketCall(Call):
 
 
 def offer_for_handshake(offer: Offer) -> Offer:
-    """The offer without what describes the API, if it is too long for a handshake's answer."""
+    """The offer without what describes the API, if its payment were too long for a handshake."""
     if len(offer.header) <= _MOST_HEADER_BYTES:
         return offer
     return Offer.build(replace(offer.terms, extensions=payment_identifier_extension()))

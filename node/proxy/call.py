@@ -87,17 +87,23 @@ class TermsCache:
         self._terms: dict[tuple[str, str, str], Terms] = {}
 
     def get(self, request: Request) -> Terms | None:
-        return self._terms.get((request.source.listing_id, request.method, request.path))
+        return self._terms.get(_key(request))
 
     def put(self, request: Request, terms: Terms) -> None:
-        key = request.source.listing_id, request.method, request.path
+        key = _key(request)
         self._terms.pop(key, None)
         self._terms[key] = terms
         if len(self._terms) > MAX_CACHED_TERMS:
             del self._terms[next(iter(self._terms))]
 
     def drop(self, request: Request) -> None:
-        self._terms.pop((request.source.listing_id, request.method, request.path), None)
+        self._terms.pop(_key(request), None)
+
+
+def _key(request: Request) -> tuple[str, str, str]:
+    # What a seller asks for a handshake may be shorter than for a call, and has to be.
+    method = request.method if request.handshake is None else "WEBSOCKET"
+    return request.source.listing_id, method, request.path
 
 
 class Calls:

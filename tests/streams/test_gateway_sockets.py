@@ -324,19 +324,20 @@ async def test_a_free_listing_needs_no_payment(market: Market) -> None:
         assert market.rows("SELECT status, amount_atoms FROM call") == [(101, 0)]
 
 
-async def test_a_long_description_does_not_hide_the_price_from_clients(market: Market) -> None:
+async def test_a_long_description_does_not_make_handshakes_impossible(market: Market) -> None:
     parameter = {"name": "q", "in": "query", "schema": {"type": "string", "enum": []}}
-    parameter["schema"]["enum"] = [f"a long word of many {n}" for n in range(2_000)]  # type: ignore[index]
+    parameter["schema"]["enum"] = [f"a long word of many {n}" for n in range(130)]  # type: ignore[index]
     operation = {"parameters": [parameter], "responses": {"200": {"description": "OK"}}}
     spec = {"openapi": "3.1.0", "info": {"title": "x", "version": "1"}}
     spec["paths"] = {"/echo": {"get": operation}}  # type: ignore[assignment]
     async with socket_market(market, spec=json.dumps(spec)) as sockets:
+        market.price("GET", "/echo", PRICE)
         plain = await market.client.get(market.url + "/v1/api/echo")
-        assert len(plain.headers["payment-required"]) > 8_192
+        assert len(plain.headers["payment-required"]) > 6_000  # a payment repeats it
         with pytest.raises(InvalidStatus) as refused:
             await sockets.open("echo")
         response = refused.value.response
-        assert decode_required(response.headers["payment-required"]).accepts
+        assert len(response.headers["payment-required"]) < 3_000
         payer = await market.payer()
         connection = await sockets.open(
             "echo", payer.voucher(decode_required(response.headers["payment-required"]))
