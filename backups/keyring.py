@@ -6,8 +6,13 @@ front of every file, and wherever the caller keeps it for checks that run by the
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pyrage
 
@@ -15,6 +20,7 @@ from backups.errors import BackupDamaged, ChoiceInvalid, PasswordWrong
 from backups.header import BackupKey
 
 MIN_PASSWORD = 12
+_ALONE_SECONDS = 60.0
 _MAC_LABEL = b"farebox backup manifest 1\0"
 
 
@@ -30,14 +36,16 @@ def make_key(password: str) -> tuple[BackupKey, str]:
     """A new key under `password`, and its identity (text). Takes a second or two: scrypt."""
     check_password(password)
     identity = pyrage.x25519.Identity.generate()
-    block = pyrage.passphrase.encrypt(str(identity).encode(), password, armored=True)
+    with _alone():
+        block = pyrage.passphrase.encrypt(str(identity).encode(), password, armored=True)
     return BackupKey(str(identity.to_public()), block.decode("ascii")), str(identity)
 
 
 def open_key(key: BackupKey, password: str) -> str:
     """The identity in front of a file. Raises PasswordWrong; takes a second or two."""
     try:
-        opened: bytes = pyrage.passphrase.decrypt(key.key_block.encode("ascii"), password)
+        with _alone():
+            opened: bytes = pyrage.passphrase.decrypt(key.key_block.encode("ascii"), password)
     except pyrage.DecryptError:
         raise PasswordWrong(
             "The backup password does not open this backup. It is the one that was set when the"
@@ -46,6 +54,21 @@ def open_key(key: BackupKey, password: str) -> str:
     identity = opened.decode()
     require_match(key, identity)
     return identity
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One derivation at a time on this machine: each takes up to a gigabyte. The lock is on this
+    file; whoever holds it for long holds up nobody for ever."""
+    with Path(__file__).open("rb") as file:
+        deadline = time.monotonic() + _ALONE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield
 
 
 def require_match(key: BackupKey, identity: str) -> None:

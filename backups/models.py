@@ -14,6 +14,7 @@ class BackupState(StrEnum):
     running -> good | failed        good: written, opened again and checked
     good -> removed                 by the rule for keeping
     good -> missing | damaged       its file is gone, or no longer what was written
+    good -> elsewhere               its file stayed on the machine this node was restored from
     """
 
     RUNNING = "running"
@@ -22,12 +23,14 @@ class BackupState(StrEnum):
     REMOVED = "removed"
     MISSING = "missing"
     DAMAGED = "damaged"
+    ELSEWHERE = "elsewhere"
 
 
 class CopyState(StrEnum):
     """What became of a copy elsewhere: S3, mail."""
 
     NONE = ""  # not wanted
+    SENDING = "sending"
     SENT = "sent"  # S3: and read back
     SKIPPED = "skipped"  # too large for mail
     FAILED = "failed"

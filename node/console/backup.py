@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from starlette.responses import Response
 
 from backups.errors import BackupError, ChoiceInvalid, FolderUnusable
+from backups.models import CopyState
 from node.accounts.access import Permission
 from node.accounts.errors import AccountsError
 from node.console.backup_view import (
@@ -160,6 +161,7 @@ class BackupPages:
             next=_next(overview, visit),
             kept=_kept(overview),
             rows=lines,
+            sending=any(CopyState.SENDING in (each.s3_state, each.mail_state) for each in rows),
             pager=numbered(PATH, visit.query, page, ROWS, total),
             older=[row_of(each, now, zone) for each in overview.older],
             restored=restored_of(overview.restored, now, zone),

@@ -29,9 +29,11 @@ _TONES = {
     BackupState.FAILED: "bad",
     BackupState.DAMAGED: "bad",
     BackupState.MISSING: "loud",
+    BackupState.ELSEWHERE: "plain",
     BackupState.REMOVED: "plain",
 }
 _COPIES = {
+    CopyState.SENDING: ("sending", "info"),
     CopyState.SENT: ("sent", "good"),
     CopyState.FAILED: ("failed", "bad"),
     CopyState.SKIPPED: ("too large", "loud"),
@@ -108,6 +110,7 @@ class BackupPage:
     kept: str
     rows: Sequence[Row]
     pager: Pager
+    sending: bool
     older: Sequence[Row]
     restored: RestoredView | None
     choices: Form

@@ -19,6 +19,7 @@ from node.db.engine import open_engine
 from node.db.migrations import metadata, upgrade
 from node.vault import records
 from node.vault.records import BackupView
+from node.vault.restored import mark_lost
 from node.vault.service import Vault
 from node.vault.source import database_of
 
@@ -106,7 +107,7 @@ def _open_books(place: Path, manifest: Manifest, wallet: str) -> None:
 async def _existing(vault: Vault, backup_id: str) -> BackupView:
     backup = await asyncio.to_thread(records.read_backup, vault.engine, backup_id)
     if not await asyncio.to_thread(backup.path.is_file):
-        await _change(vault, backup_id, state=BackupState.MISSING)
+        await asyncio.to_thread(mark_lost, vault.engine, backup)
         raise FolderUnusable(f"{backup.path} is not there any more.")
     return backup
 

@@ -77,6 +77,7 @@ class Copies:
         request = Upload(
             bucket=self._bucket(choices), key=key, path=str(backup.path), sha256=backup.sha256
         )
+        await self._note(backup, s3_state=CopyState.SENDING)
         try:
             await run_task(request, Done)
         except BackupError as error:
@@ -93,6 +94,7 @@ class Copies:
             why = f"It is larger than {choices.mail_most_mb} MB and was not mailed."
             await self._note(backup, mail_state=CopyState.SKIPPED, mail_error=why)
             return True
+        await self._note(backup, mail_state=CopyState.SENDING)
         content = await asyncio.to_thread(backup.path.read_bytes)
         text = (
             "The attached file is an encrypted backup of your Farebox node, opened again and"

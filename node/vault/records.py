@@ -134,6 +134,12 @@ def interrupted(engine: Engine, now: int) -> None:
                 error="The node ended while the backup was being written.",
             )
         )
+        for state, error in (("s3_state", "s3_error"), ("mail_state", "mail_error")):
+            connection.execute(
+                update(_BACKUP)
+                .where(_BACKUP.c[state] == CopyState.SENDING)
+                .values({state: CopyState.FAILED, error: "The node ended while it was sent."})
+            )
 
 
 def read_backup(engine: Engine, backup_id: str) -> BackupView:

@@ -224,7 +224,7 @@ def mark_restored(connection: Connection, manifest: Manifest, now: int) -> None:
     connection.execute(text("UPDATE purchase SET state = 'unknown' WHERE state = 'intent'"))
     connection.execute(
         text(
-            "UPDATE backup SET state = 'missing', finished_at = :at, manifest = :manifest,"
+            "UPDATE backup SET state = 'elsewhere', finished_at = :at, manifest = :manifest,"
             " error = '' WHERE id = :id"
         ),
         {"at": manifest.created_at, "manifest": manifest_text(manifest), "id": manifest.id},

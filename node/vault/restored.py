@@ -12,11 +12,14 @@ from typing import Protocol
 from msgspec.structs import replace
 from sqlalchemy import Engine, text
 
+from backups.models import BackupState
 from finance.store import Batch, Store
 from node.accounts.audit import SYSTEM
 from node.alerts.rules import Alarm, Rule
 from node.preferences import Preference, change_preference, read_preference
 from node.usage.events import Severity, event
+from node.vault import records
+from node.vault.records import BackupView
 
 LINK = "/settings/backup"
 _KNOWN_NONCE = text(
@@ -100,6 +103,15 @@ def judge_nonce(fact: Restored, on_chain: int, ours: Sent) -> tuple[Restored, El
         return replace(fact, nonce_then=on_chain), Elsewhere(missed, 0)
     since = max(0, on_chain - fact.nonce_then - ours.since)
     return replace(fact, elsewhere=max(fact.elsewhere, since)), Elsewhere(0, since)
+
+
+def mark_lost(engine: Engine, backup: BackupView) -> None:
+    """The file of a backup is not there: no fault where it was made before a restore, for then it
+    stayed on the other machine (blocking)."""
+    if backup.started_at < read_preference(engine, Restored).restored_at:
+        records.change(engine, backup.id, state=BackupState.ELSEWHERE, error="")
+    else:
+        records.change(engine, backup.id, state=BackupState.MISSING, error="Its file is gone.")
 
 
 class AfterRestore:

@@ -18,6 +18,7 @@ from node.vault.checks import test_restore
 from node.vault.choices import BackupChoices
 from node.vault.copies import Copies
 from node.vault.records import BackupView
+from node.vault.restored import mark_lost
 from node.vault.service import LINK, Vault
 
 _log = logging.getLogger(__name__)
@@ -108,13 +109,7 @@ class Upkeep:
         engine = self._vault.engine
         for backup in await asyncio.to_thread(records.good_backups, engine):
             if not await asyncio.to_thread(backup.path.is_file):
-                await asyncio.to_thread(
-                    records.change,
-                    engine,
-                    backup.id,
-                    state=BackupState.MISSING,
-                    error="Its file is gone.",
-                )
+                await asyncio.to_thread(mark_lost, engine, backup)
 
     async def _warn(self, now: int) -> None:
         alarm = self._vault.around.alarm

@@ -19,7 +19,7 @@ from node.usage.calls import CallRecord
 from node.usage.models import Side
 from tests.backups.home import PASSWORD, make_home
 from tests.backups.processes import children_at_work
-from tests.soak.many_calls import write_calls
+from tests.soak.generate_calls import Month, generate
 
 CALLS = int(os.environ.get("FAREBOX_SOAK_CALLS", "10000000"))
 MOST_SECONDS = 180
@@ -40,7 +40,7 @@ async def test_ten_million_calls_are_backed_up_in_three_minutes(tmp_path: Path) 
         pytest.skip(f"less than {ROOM_GIB} GiB are free")
     key = await run_task(MakeKey(PASSWORD), MadeKey)
     home = await asyncio.to_thread(make_home, tmp_path / "node", key)
-    await asyncio.to_thread(write_calls, home.engine, CALLS)
+    await asyncio.to_thread(generate, home.engine, Month(CALLS, int(time.time())), True)
     journal = Journal(open_engine(home.settings.database))
     quiet = await _calls_per_second(journal, MEASURED_SECONDS)
     began, work = time.monotonic(), asyncio.create_task(run_task(home.create(), Outcome))
