@@ -1,0 +1,82 @@
+"""Streams opened by a payment that moves money on a real chain: by any x402 client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from finance.models import PaymentState
+from finance.x402.wire import decode_response
+from tests.http.conftest import PRICE, Market, free_port, serving
+from tests.http.test_gateway_onchain import chain, header, market, world
+from tests.recovery.seller_world import Payer, World, usdc_of
+from tests.streams.socket_world import SocketMarket, socket_market
+from tests.streams.test_gateway_events import Events
+
+__all__ = ["chain", "market", "world"]
+
+
+@pytest.fixture
+async def sockets(market: Market) -> AsyncIterator[SocketMarket]:
+    market.listings.clear()
+    async with socket_market(market) as sockets:
+        yield sockets
+
+
+async def test_an_exact_payment_opens_one_stream_once_its_money_has_arrived(
+    sockets: SocketMarket, world: World
+) -> None:
+    required = await sockets.market.offer("/v1/api/echo")
+    signed = header(required, world.exact(Payer(world.chain)))["PAYMENT-SIGNATURE"]
+    async with sockets.open("echo", signed) as connection:
+        receipt = decode_response(connection.response.headers["payment-response"])
+        assert receipt.success and receipt.transaction.startswith("0x")
+        assert usdc_of(world.chain, world.wallet.address) == PRICE
+        await connection.send("paid")
+        assert await connection.recv() == "paid"
+        with pytest.raises(InvalidStatus) as refused:
+            await sockets.open("echo", signed)
+    told = json.loads(refused.value.response.body or b"")
+    assert (told["status"], told["code"]) == (409, "stream_opened")
+    assert len(sockets.api.seen) == 1
+    assert usdc_of(world.chain, world.wallet.address) == PRICE
+
+
+async def test_a_refused_upgrade_leaves_the_authorization_good(
+    sockets: SocketMarket, world: World
+) -> None:
+    required = await sockets.market.offer("/v1/api/refuse/503")
+    signed = header(required, world.exact(Payer(world.chain)))["PAYMENT-SIGNATURE"]
+    with pytest.raises(InvalidStatus):
+        await sockets.open("refuse/503", signed)
+    assert world.count(PaymentState.RELEASED) == 1
+    async with sockets.open("echo", signed):
+        assert usdc_of(world.chain, world.wallet.address) == PRICE
+
+
+async def test_events_without_end_begin_once_their_deposit_is_on_the_chain(
+    market: Market, world: World
+) -> None:
+    port, api = free_port(), Events()
+    async with serving(api, port):
+        market.seller.egress.allow_also([f"127.0.0.1:{port}"])
+        market.listings.clear()
+        market.sell(base=f"http://127.0.0.1:{port}/base")
+        deposit = world.deposit(Payer(world.chain), 10 * PRICE)
+        headers = header(await market.offer("/v1/api/ticks"), deposit)
+        url = market.url + "/v1/api/ticks"
+        async with market.client.stream("GET", url, headers=headers) as answer:
+            assert answer.status_code == 200 and "payment-response" in answer.headers
+            lines = answer.aiter_lines()
+            assert await anext(lines) == "data: 0"
+            again = await market.client.get(url, headers=headers)
+            assert (again.status_code, again.json()["code"]) == (409, "stream_opened")
+        async with asyncio.timeout(5):
+            while not api.gone:
+                await asyncio.sleep(0.01)
+    channel = world.channel(deposit.channel_id)
+    assert (channel.balance_atoms, channel.charged_atoms) == (10 * PRICE, PRICE)
