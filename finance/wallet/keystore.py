@@ -19,7 +19,6 @@ from typing import Any, cast
 
 from Crypto.Hash import SHA256
 from Crypto.Protocol.KDF import HKDF
-from eth_account import Account
 
 from finance.errors import PassphraseWrong, WalletError
 from finance.wallet.signer import Keys, Signer, decrypt, encrypt
@@ -179,6 +178,8 @@ def _require_private(path: Path) -> None:
 
 def _document(keys: Keys, passphrase: str) -> dict[str, Any]:
     wallet = keys.wallet
+    from eth_account import Account  # takes half a second, and most commands need no key
+
     document = Account.encrypt(
         wallet.private.secret, passphrase, kdf="scrypt", iterations=SCRYPT_WORK
     )
@@ -204,6 +205,8 @@ def _derive(wallet: Signer) -> bytes:
 
 def _open_v3(document: dict[str, Any], passphrase: str, where: str) -> Signer:
     """The key in a keystore v3 document. A wrong passphrase fails its MAC."""
+    from eth_account import Account
+
     try:
         return Signer.from_hex(bytes(Account.decrypt(document, passphrase)).hex())
     except ValueError as error:

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 import coincurve
 from Crypto.Cipher import AES
-from eth_account import Account
 
 from finance.errors import WalletError
 from finance.x402.digest import address_of, sign_digest
@@ -67,6 +66,8 @@ class Signer(_Hidden):
 
     def sign_transaction(self, transaction: Mapping[str, Any]) -> tuple[bytes, str]:
         """Sign an EIP-1559 transaction; (raw bytes, hash in hex)."""
+        from eth_account import Account  # takes half a second to load
+
         signed = Account.sign_transaction(dict(transaction), self._private.secret)
         return bytes(signed.raw_transaction), to_hex(bytes(signed.hash))
 

@@ -12,9 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from finance.wallet.keystore import Keystore
 from finance.wallet.signer import Keys
 from node.db.engine import open_engine
+from node.db.revisions import is_newest
 from node.errors import DataDirUnusable, NotInitialised, PassphraseMissing
 from node.settings import Settings, load_settings, resolve_passphrase
-from node.vault.before import require_upgraded
 
 
 def read_settings(context: typer.Context) -> Settings:
@@ -52,7 +52,11 @@ def open_database(settings: Settings) -> Engine:
     """The node's database, at the newest schema. Raises DataDirUnusable."""
     try:
         engine = open_engine(settings.database)
-        require_upgraded(engine)
+        if not is_newest(engine):
+            # Imported here: Alembic and the backups take longer to load than most commands run.
+            from node.vault.before import require_upgraded
+
+            require_upgraded(engine)
     except SQLAlchemyError as error:
         reason = getattr(error, "orig", None) or error
         raise DataDirUnusable(f"The database cannot be opened: {reason}.") from error

@@ -7,33 +7,28 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from sqlalchemy import Engine
 
-from catalog.discovery import FoundListing
 from catalog.drafts import Draft, DraftCredential, parse_price, parse_route, slug_of
 from catalog.editing import find_listings, read_listings
 from catalog.errors import AddressInvalid, ListingInvalid
 from catalog.models import Listing, ListingMode, ListingOrigin, RoutePrice
-from catalog.samples import SampleRequest
-from catalog.specs import parse_spec
 from finance.money import Usdc
 from node.accounts.audit import COMMAND
-from node.commands.buying import add_bought, look_at
 from node.commands.frame import open_database, read_settings, require_wallet, unlock
 from node.commands.output import Json, show_facts, show_rows
 from node.db.engine import writer
-from node.egress import EgressPolicy
 from node.lock import running_node
-from node.market import publishing
-from node.market.network import NetworkChoices
-from node.market.publisher import Publisher
-from node.market.publishing import sell, switch_mode
-from node.market.samples import record_samples
-from node.preferences import read_preference
 from node.settings import Settings
+
+# What reads addresses, asks them and publishes takes seconds to load: the commands that need
+# it import it when they run.
+if TYPE_CHECKING:
+    from catalog.discovery import FoundListing
+    from node.market.publisher import Publisher
 
 app = typer.Typer(help="APIs this node sells or buys.", no_args_is_help=True)
 
@@ -69,6 +64,10 @@ def add(
     """Sell an API (--upstream URL --price 0.001), or add one to buy from (--buy URL)."""
     if (upstream is None) == (buy is None):
         raise ListingInvalid("base_url", "Say either --upstream URL (to sell) or --buy URL.")
+    from catalog.specs import parse_spec
+    from node.commands.buying import add_bought
+    from node.market.publishing import sell
+
     settings = read_settings(context)
     require_wallet(settings)
     draft = Draft(
@@ -100,6 +99,8 @@ def _look(engine: Engine, settings: Settings, draft: Draft) -> FoundListing | No
     described = draft.price or draft.routes or draft.spec or draft.credential.secret
     if draft.origin is ListingOrigin.OWN or described:
         return None
+    from node.commands.buying import look_at
+
     try:
         return look_at(engine, settings, draft)
     except AddressInvalid as error:
@@ -132,6 +133,8 @@ def resume(context: typer.Context, name: Name, as_json: Json = False) -> None:
 @app.command()
 def remove(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """Take it out of the catalog. What was earned or spent with it stays in the books."""
+    from node.market import publishing
+
     settings = read_settings(context)
     require_wallet(settings)
     removed = publishing.remove(_publisher(settings), name, COMMAND, int(time.time()))
@@ -146,6 +149,8 @@ def mode(
     as_json: Json = False,
 ) -> None:
     """Sell for money, or answer every call from recorded samples."""
+    from node.market.publishing import switch_mode
+
     settings = read_settings(context)
     require_wallet(settings)
     changed = switch_mode(_publisher(settings), name, mode, COMMAND, int(time.time()))
@@ -164,6 +169,9 @@ def record(
     as_json: Json = False,
 ) -> None:
     """Ask the upstream and keep its answers for demo mode."""
+    from catalog.samples import SampleRequest
+    from node.market.samples import record_samples
+
     settings = read_settings(context)
     keys = unlock(settings)
     publisher = _publisher(settings, keys.seal, keys.unseal)
@@ -185,6 +193,8 @@ def record(
 
 
 def _set_paused(context: typer.Context, name: str, paused: bool, as_json: bool) -> None:
+    from node.market import publishing
+
     settings = read_settings(context)
     require_wallet(settings)
     changed = publishing.pause(_publisher(settings), name, paused, COMMAND, int(time.time()))
@@ -212,6 +222,11 @@ def _publisher(
     unseal: Callable[[str], bytes] = bytes.fromhex,
 ) -> Publisher:
     """Without keys for what needs none: then nobody is asked for the passphrase."""
+    from node.egress import EgressPolicy
+    from node.market.network import NetworkChoices
+    from node.market.publisher import Publisher
+    from node.preferences import read_preference
+
     egress = EgressPolicy(settings.allowed_hosts)
     engine = open_database(settings)
     egress.allow_also(read_preference(engine, NetworkChoices).extra_hosts)

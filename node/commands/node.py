@@ -8,7 +8,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -23,13 +22,9 @@ from node.commands.frame import (
 )
 from node.commands.output import Json, format_time, show_facts
 from node.db.engine import open_engine
-from node.db.migrations import upgrade as upgrade_schema
 from node.errors import DataDirUnusable
 from node.lock import prepare_data_dir, running_node
 from node.settings import Settings, load_settings
-from node.vault.before import needs_backup, upgrade_with_backup
-from node.vault.records import last_good_at
-from node.vault.standing import backup_overdue
 
 database = typer.Typer(help="The node's database.", no_args_is_help=True)
 
@@ -106,6 +101,9 @@ def upgrade(
     as_json: Json = False,
 ) -> None:
     """Bring the database to this version's schema (`up` does it too), after a backup."""
+    from node.db.migrations import upgrade as upgrade_schema
+    from node.vault.before import needs_backup, upgrade_with_backup
+
     settings = read_settings(context)
     prepare_data_dir(settings.data_dir)
     engine = open_engine(settings.database)
@@ -168,6 +166,9 @@ def _next_steps(settings: Settings, address: str) -> str:
 
 def _backups(settings: Settings) -> dict[str, Any]:
     """When the last good backup was made, and whether it is too long ago."""
+    from node.vault.records import last_good_at
+    from node.vault.standing import backup_overdue
+
     engine = open_engine(settings.database)
     try:
         last = last_good_at(engine)
@@ -189,6 +190,8 @@ def _health(gateway_url: str) -> str:
 
 
 async def _ask_ready(gateway_url: str) -> str:
+    import httpx
+
     try:
         async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
             answer = await client.get(f"{gateway_url}/readyz")

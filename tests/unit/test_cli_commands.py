@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from node.commands.lazy import COMMANDS, load
+from node.db.migrations import head_revision
+from node.db.revisions import newest_revision
 
 _ROOT = Path(__file__).parents[2]
 _SHOW = "import sys; sys.argv = ['farebox', '--help']\n"
@@ -29,3 +31,17 @@ def test_what_the_list_says_of_a_command_is_what_it_says_of_itself(name: str) ->
     command = load(name)
     assert command.name == name
     assert (command.help or "").splitlines()[0] == COMMANDS[name].help
+
+
+@pytest.mark.parametrize("module", ["key", "listing", "node"])
+def test_commands_that_only_look_load_neither_alembic_nor_the_chains_libraries(module: str) -> None:
+    show = f"import sys, node.commands.{module}\nprint([name for name in"
+    show += " ('alembic', 'web3', 'eth_account', 'boto3', 'aiohttp') if name in sys.modules])"
+    shown = subprocess.run(
+        [sys.executable, "-c", show], cwd=_ROOT, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.strip() == "[]"
+
+
+def test_the_newest_schema_is_known_without_alembic() -> None:
+    assert newest_revision() == head_revision()
