@@ -221,7 +221,7 @@ def _entry(visit: Visit, asked: Mapping[str, str], query: Query, found: Found) -
         protocol=found.schemes,
         starred=found.starred,
         from_="Sold here" if own else found.peer or "Added by address",
-        operations=f"{found.operations:,} operation{'' if found.operations == 1 else 's'}",
+        operations=_operations(found.operations),
         added=moment(found.added_at, visit.now, visit.zone),
     )
 
@@ -248,3 +248,8 @@ def _csv_lines(found: Iterable[Found]) -> Iterator[tuple[object, ...]]:
             *(" ".join(each.schemes), ", ".join(each.tags), each.peer, each.added_at),
             each.description,
         )
+
+
+def _operations(number: int) -> str:
+    """Nothing where none is described: such a listing can be called all the same."""
+    return f"{number:,} operation{'' if number == 1 else 's'}" if number else ""

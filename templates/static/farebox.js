@@ -123,5 +123,9 @@ document.addEventListener("submit", (event) => {
 
 document.cookie = `farebox_zone=${Intl.DateTimeFormat().resolvedOptions().timeZone}; ${COOKIE_YEAR}`;
 
+// In a row that scrolls, the section that is open is seen.
+
+for (const link of document.querySelectorAll(".tabs [aria-current]")) link.scrollIntoView({ block: "nearest", inline: "nearest" });
+
 showCopyButtons(document);
 startRefresh();
