@@ -183,7 +183,7 @@ def _hostile_spec() -> dict[str, Any]:
 
 def _draft(console: Console, admin: Program, weather: Weather) -> None:
     """One that can be published, one that cannot."""
-    good = {"name": "Draft " + EMOJI, "base_url": weather.url, "tags": TAGS}
+    good: dict[str, Any] = {"name": "Draft " + EMOJI, "base_url": weather.url, "tags": TAGS}
     good["spec"] = json.dumps(_hostile_spec())
     good["credential"] = {"kind": "header", "name": "X-Key", "value": KEY}
     draft = admin("POST", "/listings/drafts", good)
@@ -463,6 +463,6 @@ def _log_lines(connection: Connection, now: int) -> None:
         line = event("catalog_synced", severity, f"{SCRIPT} {LONG} {number}", now - number * 900)  # type: ignore[arg-type]
         connection.execute(line.statement, dict(line.params))
     down = {"up": False, "failures": 4, "status": 0, "note": f"No answer {SCRIPT}", "since": now}
-    one = select(ListingHealth.listing_id).limit(1).scalar_subquery()
+    one = select(col(ListingHealth.listing_id)).limit(1).scalar_subquery()
     chosen = col(ListingHealth.listing_id) == one
     connection.execute(update(ListingHealth).where(chosen).values(down))

@@ -19,7 +19,15 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Request, Response, expect
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Dialog,
+    Page,
+    Request,
+    Response,
+    expect,
+)
 
 from finance.wallet.keystore import Keystore
 from node.accounts.access import Role
@@ -204,17 +212,22 @@ class Watch:
         self.url, self.faults = console.url, []  # type: tuple[str, list[str]]
         # Without motion: colours halfway from light to dark are nobody's.
         self.page = console.sign_in(browser, reduced_motion="reduce")
-        self.page.on(
-            "console",
-            lambda told: self._note(told.text) if told.type in ("error", "warning") else None,
-        )
-        self.page.on("dialog", lambda dialog: (self._note("ran a text"), dialog.dismiss()))
+        self.page.on("console", self._told)
+        self.page.on("dialog", self._dialog)
         self.page.on("pageerror", lambda error: self._note(str(error)))
         self.page.on("request", self._request)
         self.page.on("response", self._response)
 
     def _note(self, fault: str) -> None:
         self.faults.append(f"{urlsplit(self.page.url).path}: {fault}")
+
+    def _told(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self._note(message.text)
+
+    def _dialog(self, dialog: Dialog) -> None:
+        self._note("ran a text")
+        dialog.dismiss()
 
     def _request(self, request: Request) -> None:
         if not request.url.startswith((self.url, "data:")):
