@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from starlette.responses import Response
 
-from node.accounts.access import GRANTS, Permission
+from node.accounts.access import GRANTS, Permission, Role
 from node.accounts.errors import AccountInvalid, SignInRefused
 from node.accounts.service import Accounts
 from node.accounts.sessions import list_sessions, revoke_session, sign_out_everywhere
@@ -197,6 +197,7 @@ def pages(accounts: Accounts) -> Pages:
 
 
 def _least(visit: Visit) -> Form:
-    """The form as it begins: with the role that may do least."""
+    """The form as it begins: with a role that only looks on, else the one that may do least."""
     roles = roles_within(visit.identity.role)
-    return Form({"role": min(roles, key=lambda role: len(GRANTS[role])).value})
+    least = min(roles, key=lambda role: (role is not Role.VIEWER, len(GRANTS[role])))
+    return Form({"role": least.value})
