@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,13 +82,24 @@ def make_key(password: str = PASSWORD) -> MadeKey:
     return asyncio.run(run_task(MakeKey(password), MadeKey))
 
 
-def make_home(data_dir: Path, key: MadeKey, database_url: str = "") -> Home:
+def make_home(data_dir: Path, key: MadeKey) -> Home:
     """A new node's files on devnet, with a few rows in its database."""
     os.makedirs(data_dir, mode=0o700)
     (data_dir / "farebox.toml").write_text('network = "devnet"\n')
-    settings = Settings(data_dir=data_dir, network="devnet", database_url=database_url)
+    settings = Settings(data_dir=data_dir, network="devnet")
     keystore = Keystore(settings.keystore_dir)
     keystore.create(PASSPHRASE)
+    return Home(settings, keystore.unlock(PASSPHRASE), _books(settings), key)
+
+
+def on_server(data_dir: Path, pattern: Home, database_url: str) -> Home:
+    """The same wallet over a database on a server."""
+    shutil.copytree(pattern.settings.data_dir, data_dir)
+    settings = Settings(data_dir=data_dir, network="devnet", database_url=database_url)
+    return Home(settings, pattern.keys, _books(settings), pattern.key)
+
+
+def _books(settings: Settings) -> Engine:
     engine = open_engine(settings.database)
     upgrade(engine)
     with writer(engine).begin() as connection:
@@ -99,7 +111,7 @@ def make_home(data_dir: Path, key: MadeKey, database_url: str = "") -> Home:
                 ),
                 {"subject": f"listing-{number}", "atoms": LIMIT},
             )
-    return Home(settings, keystore.unlock(PASSPHRASE), engine, key)
+    return engine
 
 
 def at(data_dir: Path, pattern: Home) -> Home:

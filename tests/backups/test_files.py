@@ -322,7 +322,7 @@ async def _watch(home: Home, request: Request, secrets: list[bytes], said: list[
 
     task, seen = asyncio.create_task(run_task(request, Outcome, listen)), 0
     while not task.done():
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.03)
         for pid in children_at_work():
             for name in ("cmdline", "environ"):
                 try:

@@ -15,7 +15,7 @@ from node.db.engine import open_engine
 from node.settings import Settings
 from node.vault.restore import look_inside, stage, swap
 from node.vault.source import database_of
-from tests.backups.home import LIMIT, PASSWORD, Home, limits, make_home
+from tests.backups.home import LIMIT, PASSWORD, Home, limits, on_server
 from tests.postgres_server import PostgresServer
 
 
@@ -23,7 +23,7 @@ def test_a_database_on_a_server_is_backed_up_and_restored_into_an_empty_one(
     tmp_path: Path, home: Home, postgres: PostgresServer
 ) -> None:
     url = postgres.new_database()
-    source = make_home(tmp_path / "source", home.key, url)
+    source = on_server(tmp_path / "source", home, url)
     path = source.back_up()
     source.engine.dispose()
     database = database_of(source.settings)
@@ -31,7 +31,7 @@ def test_a_database_on_a_server_is_backed_up_and_restored_into_an_empty_one(
     check = Check(
         path=str(path),
         work=str(path.parent),
-        password=PASSWORD,
+        identity=home.key.identity,
         server=database.conninfo,
         full=True,
     )
