@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -59,11 +60,22 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'farebox.db'}"
 
 
-@pytest.fixture
-def migrated_engine(tmp_path: Path) -> Iterator[Engine]:
-    """A database at the newest schema."""
-    engine = open_engine(f"sqlite:///{tmp_path / 'migrated.db'}")
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file at the newest schema: made once, copied for each test."""
+    path = tmp_path_factory.mktemp("schema") / "migrated.db"
+    engine = open_engine(f"sqlite:///{path}")
     upgrade(engine)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def migrated_engine(migrated_file: Path, tmp_path: Path) -> Iterator[Engine]:
+    """A database at the newest schema."""
+    engine = open_engine(f"sqlite:///{shutil.copy(migrated_file, tmp_path / 'migrated.db')}")
     yield engine
     engine.dispose()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
@@ -24,25 +22,10 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-@pytest.fixture(scope="session")
-def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file at the newest schema, made once and copied for each test."""
-    path = tmp_path_factory.mktemp("alerts") / "fresh.db"
-    engine = open_engine(f"sqlite:///{path}")
-    upgrade(engine)
-    with engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    engine.dispose()
-    return path
-
-
 @pytest.fixture
-def world(fresh_database: Path, tmp_path: Path) -> Iterator[World]:
+def world(migrated_engine: Engine) -> World:
     """On SQLite."""
-    path = shutil.copy(fresh_database, tmp_path / "farebox.db")
-    engine = open_engine(f"sqlite:///{path}")
-    yield World(engine)
-    engine.dispose()
+    return World(migrated_engine)
 
 
 @pytest.fixture
