@@ -341,7 +341,7 @@ def test_keyboard_alone_opens_menu_and_pages(browser: Browser, empty: Console) -
 
 
 def test_without_script_everything_still_works(browser: Browser, filled: Console) -> None:
-    """Theme, a sample tried, a notification acknowledged, and a wrong password at the money."""
+    """Theme, an operation tried, a notification acknowledged, and a wrong password at the money."""
     page = filled.sign_in(browser, java_script_enabled=False)
     page.goto("/")
     page.locator(".menu > summary").click()
@@ -353,11 +353,12 @@ def test_without_script_everything_still_works(browser: Browser, filled: Console
     page.get_by_role("checkbox").first.check()
     page.get_by_role("button", name="Acknowledge selected").click()
     expect(page.locator(".note")).to_have_text("1 notification acknowledged.")
-    page.goto("/catalog?q=wetter")
+    page.goto("/catalog?q=wetter&source=own")
     page.locator(".offer h2 a, .offer h3 a").first.click()
-    page.get_by_role("link", name="/stations").first.click()
+    page.get_by_role("link", name="/forecast/{city}").first.click()
+    page.get_by_label("city *").fill("lisbon")
     page.get_by_role("button", name="Try a sample, free").click()
-    expect(page.locator("#result")).to_contain_text("Demo")
+    expect(page.locator("#result")).to_contain_text("GET /forecast/lisbon")
     page.goto("/finance/withdraw")
     page.get_by_label("What", exact=True).select_option("ETH")
     page.get_by_label("To", exact=True).fill("0x" + "ab" * 20)
