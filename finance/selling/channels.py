@@ -78,6 +78,7 @@ class Channel:
         "streaming",
         "synced_at",
         "total_claimed",
+        "turn",
         "withdraw_amount",
         "withdraw_requested_at",
     )
@@ -88,6 +89,7 @@ class Channel:
         self.config = config
         self.payer = "0x" + config.payer.hex()
         self.busy = False
+        self.turn = 0  # counts the requests that held it
         self.settling = False  # a deposit or refund is on its way: nothing else goes
         self.checked_for: object = None  # the terms its configuration was found to fit
         self.state = str(ChannelState.OPENING)
@@ -198,18 +200,20 @@ class SellerChannels:
             self._channels.pop(channel_id, None)
             return
         for name in Channel.__slots__:
-            if name not in ("busy", "checked_for"):
+            if name not in ("busy", "turn", "checked_for"):
                 setattr(channel, name, getattr(loaded, name))
 
     def is_fresh(self, channel: Channel, now: int) -> bool:
         """Whether a withdrawal started unseen could not be over yet: three looks per delay."""
         return now - channel.synced_at <= channel.config.withdraw_delay // 3
 
-    def reserve(self, channel: Channel) -> None:
-        """Take the channel for one request. Raises ChannelBusy. There must be no await
-        between deciding on the channel's books and this."""
+    def reserve(self, channel: Channel) -> int:
+        """Take the channel for one request; its turn. Raises ChannelBusy. There must be no
+        await between deciding on the channel's books and this."""
         self.check_free(channel)
         channel.busy = True
+        channel.turn += 1
+        return channel.turn
 
     def check_free(self, channel: Channel) -> None:
         """Raise ChannelBusy while another request holds the channel, or a deposit is on
@@ -217,9 +221,11 @@ class SellerChannels:
         if channel.busy or channel.settling:
             raise ChannelBusy("Another request of this channel is in flight.")
 
-    def release(self, channel: Channel) -> None:
-        """Give the channel back."""
-        channel.busy = False
+    def release(self, channel: Channel, turn: int | None = None) -> None:
+        """Give the channel back. With `turn`, only if it is still that request's: one that
+        gave it back before its answer left must not take it from the next."""
+        if turn is None or turn == channel.turn:
+            channel.busy = False
 
     def apply_onchain(self, channel_id: str, state: OnchainState) -> None:
         """Take over what the chain says; the mirror has written the row."""

@@ -308,6 +308,7 @@ def endpoints(shop: Shop) -> Endpoints:
     """`/api/catalog`."""
     api, routes = CatalogApi(shop), Endpoints(prefix="/catalog", tags=["catalog"])
     see, use, manage = Permission.SEE_CATALOG, Permission.USE_CATALOG, Permission.MANAGE_CATALOG
+    spend = Permission.SPEND
     routes.get("", see, summary="Search the catalog")(api.search)
     routes.post("/look", manage, summary="Ask an address for its price")(api.look)
     routes.post("", manage, status_code=201, summary="Add an address")(api.add)
@@ -316,9 +317,9 @@ def endpoints(shop: Shop) -> Endpoints:
     routes.delete("/{listing_id}", manage, summary="Take a bought listing out")(api.remove)
     routes.put("/{listing_id}/star", use, status_code=204, summary="Add to My APIs")(api.star)
     routes.delete("/{listing_id}/star", use, summary="Take from My APIs")(api.unstar)
-    routes.put("/{listing_id}/mode", use, summary="Demo or production")(api.change_mode)
+    routes.put("/{listing_id}/mode", spend, summary="Demo or production")(api.change_mode)
     routes.post("/{listing_id}/try", use, summary="A sample, free")(api.try_demo)
-    routes.post("/{listing_id}/buy", Permission.SPEND, summary="Buy a call")(api.buy)
+    routes.post("/{listing_id}/buy", spend, summary="Buy a call")(api.buy)
     return routes
 
 

@@ -120,7 +120,7 @@ def pages(shop: Shop) -> Pages:
         note = "Added to My APIs." if starred else "Taken from My APIs."
         return visit.redirect(visit.local(visit.form.get("here", PATH)), note)
 
-    @pages.post(f"{PATH}/{{listing_id}}/mode", Permission.USE_CATALOG)
+    @pages.post(f"{PATH}/{{listing_id}}/mode", Permission.SPEND)
     async def change_mode(visit: Visit) -> Response:
         demo, listing_id = visit.form.get("mode") != "production", visit.path["listing_id"]
         await switch(shop.engine, visit.actor, listing_id, demo, visit.now, shop.reload)

@@ -126,7 +126,7 @@ def pages(shop: Shop) -> Pages:
         name = f"{detail.found.slug}.samples.json"
         return visit.download(name, content.encode(), "application/json")
 
-    @pages.get(f"{path}/answers/{{call_id}}", Permission.SEE_CATALOG)
+    @pages.get(f"{path}/answers/{{call_id}}", Permission.USE_CATALOG)
     async def answer(visit: Visit) -> Response:
         user, listing = visit.identity.user_id, visit.path["listing_id"]
         result = results.get(user, listing, visit.path["call_id"])

@@ -58,7 +58,7 @@ async def serve_voucher(
     if admission is Admission.REPLAY:
         await _give_again(desk, call, channel, payment, voucher)
         return
-    desk.seller.channels.reserve(channel)
+    turn = desk.seller.channels.reserve(channel)
     later: Later | None = None
     try:
         if vouchers.needs_contract_check(channel.config):
@@ -69,7 +69,7 @@ async def serve_voucher(
         await desk.seller.channels.reload(channel.key)
         raise ChannelRefusal(CumulativeMismatch("The channel has moved on."), channel) from None
     finally:
-        desk.seller.channels.release(channel)
+        desk.seller.channels.release(channel, turn)
     if later is not None:
         await later
 

@@ -124,7 +124,7 @@ def answer_before_commit(patch: MonkeyPatch) -> None:
 def stream_before_commit(patch: MonkeyPatch) -> None:
     commit_late(
         patch,
-        lambda write: write.statement is channels.CHARGE and write.params["streaming"] > 0,
+        lambda write: write.statement is channels.CHARGE_STREAM,
     )
 
 
@@ -203,7 +203,7 @@ def callers_who_left_charged(patch: MonkeyPatch) -> None:
     "test_a_long_answer_cut_by_a_crash_is_not_charged",
 )
 def crashed_streams_charged(patch: MonkeyPatch) -> None:
-    patch.setattr(channels, "_broken_streams", lambda engine: [])
+    patch.setattr(channels, "_broken_streams", lambda engine, departed: [])
 
 
 @fault(
