@@ -289,9 +289,7 @@ async def open_market(chain: ChainProcess, folder: Path) -> AsyncIterator[Market
     async with AsyncExitStack() as stack:
         api = Api()
         api_url = await stack.enter_async_context(api.listening())
-        seller, buyer = [
-            await new_home(name, chain, folder, stack) for name in ("seller", "buyer")
-        ]
+        seller, buyer = [await new_home(name, chain, folder, stack) for name in ("seller", "buyer")]
         list_api(seller, api_url, ListingOrigin.OWN)
         secret = list_for_buyer(buyer, seller)
         transfer(chain, Signer.from_hex(chain.keys[9]), buyer.address, BUYER_ATOMS)
@@ -334,9 +332,7 @@ def transact(chain: ChainProcess, source: Signer, to: str, data: bytes) -> None:
     assert receipt is not None and receipt["status"] == "0x1", receipt
 
 
-async def new_home(
-    name: str, chain: ChainProcess, folder: Path, stack: AsyncExitStack
-) -> NodeHome:
+async def new_home(name: str, chain: ChainProcess, folder: Path, stack: AsyncExitStack) -> NodeHome:
     relay = await stack.enter_async_context(FaultyRpc(chain.rpc_url))
     data_dir = folder / name
     await asyncio.to_thread(prepare_data_dir, data_dir)
