@@ -130,7 +130,7 @@ class TryIt:
         if wanted.once and not demo:
             sent = replace(request, headers=(*request.headers, ("idempotency-key", wanted.once)))
         outcome = await (self._show if own else self._buy)(listing.slug, sent, demo)
-        result = _read(outcome, request)
+        result = _read(outcome, request, demo)
         if not own and _worth_keeping(result):
             kept = await asyncio.to_thread(self._record, listing_id, request, result)
             return replace(result, recorded=kept)
@@ -192,13 +192,13 @@ def make_wanted(operations: tuple[Explained, ...], wanted: Wanted) -> SampleRequ
     return request
 
 
-def _read(outcome: Outcome, request: SampleRequest) -> TryResult:
+def _read(outcome: Outcome, request: SampleRequest, asked_demo: bool) -> TryResult:
     headers = dict(outcome.headers)
     code, detail = _problem(outcome, headers)
     return TryResult(
         call_id=headers.get("farebox-call-id", outcome.call_id),
         status=outcome.status,
-        demo=headers.get("farebox-demo") == "true",
+        demo=asked_demo or headers.get("farebox-demo") == "true",
         source=headers.get("farebox-demo-source", ""),
         charged_atoms=_cost(headers.get("farebox-cost", "0")),
         scheme=headers.get("farebox-scheme", ""),
