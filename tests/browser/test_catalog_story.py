@@ -186,7 +186,7 @@ async def _refused_above_the_limit(page: Page, market: Market) -> None:
     await asyncio.sleep(2.5)
     await page.goto("/catalog")
     await page.click(".offer h2 a")
-    assert "too little" in await page.inner_text("#try")
+    assert "Too little" in await page.inner_text("#try")
     await page.fill("input[name='path.name']", "milk")
     await page.click("text=Buy this call for 0.001 USDC")
     result = await page.inner_text("#result")

@@ -326,8 +326,8 @@ def test_a_lesser_token_cannot_change_its_makers_account(console: Console) -> No
         assert api.post("/api/me/second-factor/offer").status_code == 403
         assert api.post("/api/me/sessions/end").status_code == 403
         assert api.get("/api/me").json()["permissions"] == sorted(
-            ["own_account", "see_catalog", "see_dashboard", "see_finance", "see_listings",
-             "see_notifications"]
+            ["own_account", "see_catalog", "see_dashboard", "see_developers", "see_finance",
+             "see_listings", "see_notifications"]
         )  # fmt: skip
 
 
