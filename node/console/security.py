@@ -28,10 +28,10 @@ PAGE_SIZE = 50
 _PATH = "/settings/security"
 _FORM_BYTES = 16_000
 _GRACES: Final = (
-    ("0", "ends at once"),
-    ("3600", "works for 1 hour more"),
-    ("86400", "works for 1 day more"),
-    ("604800", "works for 7 days more"),
+    ("0", "ends now"),
+    ("3600", "1 hour more"),
+    ("86400", "1 day more"),
+    ("604800", "7 days more"),
 )
 
 T = TypeVar("T")
