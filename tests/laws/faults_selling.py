@@ -90,6 +90,18 @@ def identifier_not_compared(patch: MonkeyPatch) -> None:
         patch.setattr(module, "fingerprint", lambda *parts: "same")
 
 
+@fault(
+    1,
+    "a call gives back a channel that the next one holds by now",
+    "test_a_call_that_gave_its_channel_back_early_takes_it_from_nobody",
+)
+def released_for_others(patch: MonkeyPatch) -> None:
+    def free(_self: Any, channel: Any, _turn: int | None = None) -> None:
+        channel.busy = False
+
+    patch.setattr(channels.SellerChannels, "release", free)
+
+
 # Law 2
 
 

@@ -5,8 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+import pytest
+from sqlalchemy import Engine
+
+from finance.chain.rpc import Rpc
+from finance.errors import ChannelBusy
 from finance.models import PaymentState
+from finance.networks import NETWORKS
+from finance.selling.channels import Channel, SellerChannels
+from finance.selling.mirror import Mirror
 from finance.x402.extensions import PAYMENT_IDENTIFIER
+from finance.x402.values import ChannelConfig
+from node.db.journal import Journal
 from tests.http.conftest import PRICE, Market
 from tests.laws.worlds import Shop, second_process
 
@@ -88,3 +98,23 @@ async def test_a_payment_identifier_with_another_payload_is_a_conflict(market: M
         statuses.append(answer.status_code)
     assert statuses == [200, 409]
     assert await market.charged(payer) == PRICE
+
+
+def test_a_call_that_gave_its_channel_back_early_takes_it_from_nobody(
+    migrated_engine: Engine,
+) -> None:
+    """It frees the channel before its answer has left, and once more at its end; a call that
+    has taken it in between keeps it, or its voucher would buy twice upstream."""
+    network, journal = NETWORKS["devnet"], Journal(migrated_engine)
+    mirror = Mirror(journal, Rpc(["http://127.0.0.1:9"], network.chain_id), network)
+    config = ChannelConfig(*[bytes(20)] * 5, 900, bytes(32))
+    channels, channel = SellerChannels(journal, mirror), Channel(bytes(32), config)
+    first = channels.reserve(channel)
+    channels.release(channel)
+    second = channels.reserve(channel)
+    channels.release(channel, first)
+    with pytest.raises(ChannelBusy):
+        channels.reserve(channel)
+    channels.release(channel, second)
+    channels.reserve(channel)
+    journal.close()

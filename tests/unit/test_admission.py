@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Engine
 
-from finance.chain.rpc import Rpc
 from finance.errors import AuthorizationReused, ChannelBusy, CumulativeMismatch, PaymentRefused
 from finance.models import PaymentState
-from finance.networks import NETWORKS
 from finance.selling.admission import (
     Admission,
     AtRiskExceeded,
@@ -19,11 +16,8 @@ from finance.selling.admission import (
     is_delivery,
     present_authorization,
 )
-from finance.selling.channels import Channel, SellerChannels
-from finance.selling.mirror import Mirror
 from finance.x402.offers import Terms
 from finance.x402.values import ChannelConfig, VoucherPayment
-from node.db.journal import Journal
 
 ADDRESS = b"\x01" * 20
 TERMS = Terms("l", "/", "GET", "https://x", 10, ADDRESS, ADDRESS, 1, ADDRESS, "USDC", "2")
@@ -88,25 +82,3 @@ def test_an_authorization_buys_one_call_and_its_own_answer() -> None:
     with pytest.raises(PaymentRefused) as refusal:
         present_authorization(PaymentState.FAILED, "f", "f", "transaction_failed")
     assert refusal.value.code == "transaction_failed"
-
-
-def test_a_call_that_gave_its_channel_back_early_takes_it_from_nobody(
-    migrated_engine: Engine,
-) -> None:
-    """The first call frees the channel before its answer has left, and once more at its end."""
-    network = NETWORKS["devnet"]
-    journal = Journal(migrated_engine)
-    rpc = Rpc(["http://127.0.0.1:9"], network.chain_id)
-    channels, channel = (
-        SellerChannels(journal, Mirror(journal, rpc, network)),
-        Channel(b"c", CONFIG),
-    )
-    first = channels.reserve(channel)
-    channels.release(channel)
-    second = channels.reserve(channel)
-    channels.release(channel, first)
-    with pytest.raises(ChannelBusy):
-        channels.reserve(channel)
-    channels.release(channel, second)
-    channels.reserve(channel)
-    journal.close()
