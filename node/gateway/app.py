@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -21,6 +21,7 @@ from node.gateway.desk import Desk, Refused
 from node.gateway.discovery import Directory
 from node.gateway.forward import Forwarder, UpstreamError
 from node.gateway.match import PREFIX, RouteTable
+from node.gateway.own import OWN_PATH, Shelf, Shelves
 from node.gateway.ports import Seller
 from node.gateway.request import BodyTooLarge, Call, CallerGone, Receive, Scope, Send
 from node.gateway.serve import give_problem, problem_of, serve
@@ -43,13 +44,16 @@ class Gateway:
         seller: Seller,
         listings: Iterable[PricedListing] = (),
         streams: Streams | None = None,
+        shelves: Mapping[str, Shelf] | None = None,
     ) -> None:
-        """`streams` are both sides' of a node, which starts and stops them."""
+        """`streams` are both sides' of a node, which starts and stops them; `shelves` what it
+        sells of its own, by first segment."""
         self._seller = seller
         self._streams = streams or Streams(seller.store)
         self._counts_itself = streams is None
         self._forwarder = Forwarder(seller.egress, seller.sale.max_timeout_seconds)
         self._desk = Desk(seller, self._forwarder, self._streams)
+        self._shelves = Shelves(seller.sale, shelves or {})
         self._tidying: asyncio.Task[None] | None = None
         self.reload(listings)
 
@@ -165,6 +169,8 @@ class Gateway:
             match = self._table.match(call.method, path)
             if match is None:
                 raise Refused("no_such_listing")
+            if match.rest.startswith(OWN_PATH) and match.route is not None:
+                match = await self._shelves.find(call, match)
             await serve(self._desk, call, match)
         elif call.method in ("GET", "HEAD"):
             await self._serve_own(call, path)

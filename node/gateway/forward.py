@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
+from finance.store import Write
 from node.egress import EgressPolicy, EgressRefused
 from node.gateway.headers import to_upstream
 from node.gateway.match import Match, Upstream
@@ -52,6 +53,7 @@ class Answer:
     """
 
     __slots__ = ("_response", "_scrub", "complete", "head", "length", "raw_headers", "status")
+    writes: Sequence[Write] = ()  # what becomes durable with its charge
 
     def __init__(self, response: lines.Answer, upstream: Upstream) -> None:
         self._response = response
@@ -117,6 +119,25 @@ class Answer:
         self._response.close()
 
 
+class Made(Answer):
+    """An answer of this node's own, whole."""
+
+    __slots__ = ("writes",)
+
+    def __init__(
+        self,
+        status: int,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        writes: Sequence[Write] = (),
+    ) -> None:
+        self.status, self.raw_headers, self.head, self.writes = status, headers, body, writes
+        self.length, self.complete = len(body), True
+
+    def close(self) -> None:
+        """It holds no connection."""
+
+
 class _Scrubber:
     """Blots a credential out of a body, also where it falls between two chunks."""
 
@@ -154,6 +175,8 @@ class Forwarder:
         Raises UpstreamError, BodyTooLarge, CallerGone.
         """
         assert match.route is not None
+        if match.route.own is not None:
+            return await match.route.own(call)
         upstream = match.route.upstream
         data = await call.body()
         response = None

@@ -6,8 +6,9 @@ one state of all prices from its first byte to its charge.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from yarl import URL
@@ -18,6 +19,10 @@ from finance.x402.extensions import bazaar_extension, payment_identifier_extensi
 from finance.x402.offers import Offer, Terms
 from finance.x402.values import BATCH_SETTLEMENT_SCHEME, EXACT
 from node.lines.pool import Origin
+
+if TYPE_CHECKING:
+    from node.gateway.forward import Made
+    from node.gateway.request import Call
 
 PREFIX = b"/v1/"
 
@@ -66,7 +71,8 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route for sale. `offer` is None when it is free."""
+    """One route for sale. `offer` is None when it is free; `own` makes the answer where that
+    is not the upstream's (node.gateway.own)."""
 
     listing: PricedListing
     method: str
@@ -74,6 +80,7 @@ class Route:
     price_atoms: int
     offer: Offer | None
     upstream: Upstream
+    own: Callable[[Call], Awaitable[Made]] | None = None
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ happens in between, the same payment presented again finds the same answer.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 from msgspec import structs
@@ -250,20 +251,27 @@ async def _owe(desk: Desk, purchase: Purchase, answer: Answer) -> KeptAnswer:
             await _store(desk, purchase, whole, record)
             del whole
     else:
-        await _store(desk, purchase, kept, record)
+        await _store(desk, purchase, kept, record, answer.writes)
     if purchase.channel is not None:
         # Cleared when the settlement reloads the channel.
         purchase.channel.settling = True
     return kept
 
 
-async def _store(desk: Desk, purchase: Purchase, kept: KeptAnswer, record: CallRecord) -> None:
+async def _store(
+    desk: Desk,
+    purchase: Purchase,
+    kept: KeptAnswer,
+    record: CallRecord,
+    also: Sequence[Write] = (),
+) -> None:
     at = purchase.call.at
     writes: list[Write] = [
         owe(kept.call_id, kept.fingerprint, at),
         keep(purchase.authorization.key, kept, at),
         record.write(),
         *identified(purchase.match, purchase.payment, kept, at),
+        *also,
     ]
     await desk.seller.store.commit(Batch(writes, [record.increment()]))
 

@@ -15,6 +15,7 @@ from finance.errors import (
 )
 from finance.selling.admission import AtRiskExceeded
 from finance.selling.answers import fingerprint, identifier_answer_key, read_answer
+from finance.store import Batch
 from finance.x402.offers import Offer
 from finance.x402.values import (
     DepositPayment,
@@ -33,6 +34,7 @@ from node.gateway.desk import (
     Desk,
     Refused,
     Unsettled,
+    framed,
 )
 from node.gateway.match import Match
 from node.gateway.onchain import serve_onchain
@@ -44,6 +46,7 @@ from node.problems import Headers, known_problem
 
 PAYMENT_REQUIRED = b"payment-required"
 _JSON = (b"content-type", b"application/json")
+_NO_STORE = (b"cache-control", b"no-store")
 _PREFLIGHT: Headers = [
     (b"access-control-allow-origin", b"*"),
     (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
@@ -60,6 +63,8 @@ async def serve(desk: Desk, call: Call, match: Match) -> None:
     socket = isinstance(call, SocketCall)
     if socket and (call.demo or (match.listing.demo and not match.listing.paused)):
         raise Refused("demo_without_streams")
+    if route.own is not None and route.offer is None:
+        return await _serve_own(desk, call, match)
     if call.demo:
         return await give_demo(call, match)
     if match.listing.paused:
@@ -139,6 +144,17 @@ async def _serve_free(desk: Desk, call: Call, match: Match) -> None:
         answer.close()
 
 
+async def _serve_own(desk: Desk, call: Call, match: Match) -> None:
+    """What this node gives for free of its own: no call of the upstream, so none in the books."""
+    assert match.route is not None and match.route.own is not None
+    answer = await match.route.own(call)
+    if answer.writes:
+        await desk.seller.store.commit(Batch(list(answer.writes)))
+    await call.answer(
+        answer.status, framed(call, answer, [*answer.raw_headers, _NO_STORE]), answer.head
+    )
+
+
 async def give_offer(call: Call, offer: Offer) -> None:
     """402 with the price; nothing was asked, nothing is stored."""
     await _give_402(call, offer.header, offer.body)
@@ -170,7 +186,7 @@ async def _give_402(call: Call, header: bytes, body: bytes, more: Headers | None
     headers = [
         _JSON,
         (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
+        _NO_STORE,
         (PAYMENT_REQUIRED, header),
         *(more or []),
     ]

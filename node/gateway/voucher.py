@@ -174,7 +174,7 @@ async def _charge_whole(
     writes = charge_writes(
         channel, amount, voucher.max_claimable, voucher.signature, call.id, call.at
     )
-    writes.append(record.write())
+    writes += (record.write(), *answer.writes)
     if answer.status != SWITCHING:  # a stream cannot be given again
         writes.append(keep(channel_answer_key(channel.key), kept, call.at))
     writes += identified(match, payment, kept, call.at)
