@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
+from catalog.models import PriceUnit
 from catalog.schemas import Declaration, read_declaration
 
 # A call dearer than this is a mistake or a trap: 10,000 USDC.
@@ -62,6 +63,7 @@ class Resource:
     declaration: Declaration | None
     base: str = ""  # path of the service it belongs to, when it is a Farebox node's
     seller_demo: bool = False
+    unit: PriceUnit = PriceUnit.CALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class FoundRoute:
     price_atoms: int
     description: str
     declaration: Declaration | None = None
+    unit: PriceUnit = PriceUnit.CALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,16 @@ class FoundListing:
     @property
     def price_atoms(self) -> int:
         """What a call costs that no route names: the dearest, so that nobody is surprised."""
-        return max(route.price_atoms for route in self.routes)
+        return self._dearest.price_atoms
+
+    @property
+    def unit(self) -> PriceUnit:
+        """What that price buys."""
+        return self._dearest.unit
+
+    @property
+    def _dearest(self) -> FoundRoute:
+        return max(self.routes, key=lambda route: route.price_atoms)
 
     def digest(self) -> str:
         """Equal for equal content."""
@@ -142,7 +154,8 @@ def read_resource(item: object, payable: Payable) -> Resource:
     extensions = item.get("extensions")
     extensions = extensions if isinstance(extensions, dict) else {}
     declaration = read_declaration(extensions.get("bazaar"))
-    base, seller_demo = _farebox(extensions.get("farebox"), parts)
+    extension = extensions.get("farebox")
+    base, seller_demo = _farebox(extension, parts)
     return Resource(
         origin=f"{parts.scheme}://{parts.netloc.lower()}",
         path=_template(parts.path),
@@ -156,7 +169,14 @@ def read_resource(item: object, payable: Payable) -> Resource:
         declaration=declaration,
         base=base,
         seller_demo=seller_demo,
+        unit=unit_in(extension),
     )
+
+
+def unit_in(extension: object) -> PriceUnit:
+    """What a price buys by the `farebox` extension of its offer; a call where none says more."""
+    named = extension.get("unit") if isinstance(extension, dict) else None
+    return PriceUnit.MINUTE if named == PriceUnit.MINUTE else PriceUnit.CALL
 
 
 def group(resources: Iterable[Resource]) -> tuple[list[FoundListing], Counter[str]]:
@@ -287,6 +307,7 @@ def _listing(origin: str, members: Sequence[Resource]) -> FoundListing:
             each.price_atoms,
             each.description,
             each.declaration,
+            each.unit,
         )
         for each in members
     )

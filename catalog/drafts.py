@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from catalog.errors import ListingInvalid
-from catalog.models import ListingOrigin
+from catalog.models import ListingOrigin, PriceUnit
 from finance.errors import AmountInvalid
 from finance.money import Usdc
 
@@ -43,6 +43,11 @@ class DraftRoute:
     method: str
     path: str
     price: Usdc
+    unit: PriceUnit = PriceUnit.CALL
+
+    def __str__(self) -> str:
+        """As `parse_route` reads it."""
+        return f"{self.method} {self.path}={price_text(self.price, self.unit)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ class Draft:
     base_url: str
     origin: ListingOrigin = ListingOrigin.OWN
     price: Usdc = _FREE
+    unit: PriceUnit = PriceUnit.CALL
     routes: tuple[DraftRoute, ...] = ()
     description: str = ""
     tags: tuple[str, ...] = ()
@@ -76,7 +82,7 @@ class Draft:
         _check_health_path(self.health_path)
         _check_credential(self.credential)
         if max((self.price, *(route.price for route in self.routes))) > MAX_PRICE:
-            raise ListingInvalid("price", "A call costs at most 1,000,000 USDC.")
+            raise ListingInvalid("price", "A price is at most 1,000,000 USDC.")
         if len(self.routes) > ROUTES:
             raise ListingInvalid("routes", f"At most {ROUTES} routes with a price of their own.")
         if len({(route.method, route.path) for route in self.routes}) != len(self.routes):
@@ -96,21 +102,42 @@ def parse_price(text: str) -> Usdc:
         raise ListingInvalid("price", f"{text!r} is no price in USDC, e.g. 0.001.") from error
 
 
+def parse_priced(text: str, unit: PriceUnit = PriceUnit.CALL) -> tuple[Usdc, PriceUnit]:
+    """Read a price with its unit: `0.02/minute`, `0.001/call`; without one it is `unit`."""
+    amount, slash, named = text.partition("/")
+    if not slash:
+        return parse_price(text), unit
+    try:
+        return parse_price(amount), PriceUnit(named.strip().lower())
+    except ValueError:
+        raise ListingInvalid(
+            "price", f"{text[:200]!r} is no price; it is per call or per minute, e.g. 0.02/minute."
+        ) from None
+
+
+def price_text(price: Usdc, unit: PriceUnit) -> str:
+    """As `parse_priced` reads it; per call goes without saying."""
+    return str(price) if unit is PriceUnit.CALL else f"{price}/{unit.value}"
+
+
 def parse_route(text: str) -> DraftRoute:
-    """Read `GET /forecast/{city}=0.01`; `* /path=…` prices every method."""
+    """Read `GET /forecast/{city}=0.01`, or `GET /live=0.02/minute`; `* /path=…` prices every
+    method."""
     target, equals, price = text.rpartition("=")
     method, _, path = target.strip().partition(" ")
     if not equals:
         raise _no_route(text)
-    return checked_route(method, path.strip(), parse_price(price))
+    return checked_route(method, path.strip(), *parse_priced(price))
 
 
-def checked_route(method: str, path: str, price: Usdc) -> DraftRoute:
+def checked_route(
+    method: str, path: str, price: Usdc, unit: PriceUnit = PriceUnit.CALL
+) -> DraftRoute:
     """Raises ListingInvalid for what is no method or no template."""
     fits = len(path) <= PATH_CHARACTERS and _TEMPLATE.fullmatch(path)
     if method.upper() not in _METHODS or not fits:
         raise _no_route(f"{method} {path}")
-    return DraftRoute(method.upper(), path, price)
+    return DraftRoute(method.upper(), path, price, unit)
 
 
 def _no_route(text: str) -> ListingInvalid:

@@ -182,6 +182,7 @@ def _values(draft: Draft) -> dict[str, Any]:
         "tags": json.dumps(draft.tags),
         "base_url": draft.base_url.rstrip("/"),
         "price_atoms": int(draft.price),
+        "price_unit": draft.unit.value,
         "spec": draft.spec,
         "health_path": draft.health_path,
     }
@@ -194,6 +195,7 @@ def _route_rows(draft: Draft, listing_id: str) -> list[dict[str, Any]]:
             "method": route.method,
             "path": route.path,
             "price_atoms": int(route.price),
+            "price_unit": route.unit.value,
         }
         for route in draft.routes
     ]

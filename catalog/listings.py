@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
-from catalog.models import Listing, ListingMode, RoutePrice, Sample
+from catalog.models import Listing, ListingMode, PriceUnit, RoutePrice, Sample
 from catalog.operations import Operation, spec_operations
 from catalog.samples import NO_ANSWERS, DemoBook, make_book
 
@@ -41,6 +41,7 @@ class PricedRoute:
     template: str
     price_atoms: int
     operation: Operation = field(default_factory=dict)
+    unit: PriceUnit = PriceUnit.CALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +141,10 @@ def compile_listing(
         if method == "OPTIONS" and row is None:
             continue  # a preflight costs nothing unless a price names it
         row = row or explicit.get((ANY, _shape(template)))
-        price = listing.price_atoms if row is None else row.price_atoms
+        priced = row or listing
         operation = operations.get((method, template), {})
-        routes.append(PricedRoute(method, template, price, operation))
+        unit = PriceUnit(priced.price_unit)
+        routes.append(PricedRoute(method, template, priced.price_atoms, operation, unit))
         tree.plant(routes[-1])
     return PricedListing(
         id=listing.id,

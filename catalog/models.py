@@ -18,6 +18,14 @@ class ListingMode(StrEnum):
     DEMO = "demo"
 
 
+class PriceUnit(StrEnum):
+    """What a price buys. A minute: of a stream; whatever ends like a plain answer is charged
+    once, as a call."""
+
+    CALL = "call"
+    MINUTE = "minute"
+
+
 class Listing(SQLModel, table=True):
     """One API in the catalog."""
 
@@ -34,7 +42,8 @@ class Listing(SQLModel, table=True):
     description: str = Field(default="", sa_type=Text, description="at most 500 characters")
     tags: str = Field(default="[]", description="JSON list of at most 20")
     base_url: str
-    price_atoms: int = Field(default=0, sa_type=BigInteger, description="USDC atoms per call")
+    price_atoms: int = Field(default=0, sa_type=BigInteger, description="USDC atoms per unit")
+    price_unit: str = Field(default=PriceUnit.CALL, description="call, minute")
     mode: str = Field(default=ListingMode.LIVE)
     paused: bool = False
     credential_kind: str = Field(default="none", description="none, header or query")
@@ -62,7 +71,8 @@ class RoutePrice(SQLModel, table=True):
     listing_id: str = Field(primary_key=True)
     method: str = Field(primary_key=True, description="upper case, or * for all")
     path: str = Field(primary_key=True, description="template, e.g. /forecast/{city}")
-    price_atoms: int = Field(sa_type=BigInteger, description="USDC atoms per call; 0 is free")
+    price_atoms: int = Field(sa_type=BigInteger, description="USDC atoms per unit; 0 is free")
+    price_unit: str = Field(default=PriceUnit.CALL, description="call, minute")
 
 
 class ListingDraft(SQLModel, table=True):

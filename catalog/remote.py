@@ -270,6 +270,7 @@ def _values(found: FoundListing) -> dict[str, Any]:
         "description": found.description,
         "tags": json.dumps(found.tags),
         "price_atoms": found.price_atoms,
+        "price_unit": found.unit.value,
         "spec": make_spec(found),
     }
 
@@ -293,6 +294,7 @@ def _store_routes(connection: Connection, listing_id: str, found: FoundListing, 
             "method": route.method,
             "path": route.path,
             "price_atoms": route.price_atoms,
+            "price_unit": route.unit.value,
         }
         for route in found.routes
     ]

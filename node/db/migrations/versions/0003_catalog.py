@@ -25,12 +25,17 @@ def downgrade() -> None:
     op.drop_table("listing_health")
     op.drop_table("sample")
     op.drop_table("listing_draft")
+    op.drop_column("route_price", "price_unit")
+    op.drop_column("listing", "price_unit")
     op.drop_column("listing", "health_path")
 
 
 def _publishing() -> None:
     health_path = sa.Column("health_path", sa.String(), nullable=False, server_default="")
     op.add_column("listing", health_path)
+    for table in ("listing", "route_price"):
+        unit = sa.Column("price_unit", sa.String(), nullable=False, server_default="call")
+        op.add_column(table, unit)
     op.create_table(
         "listing_draft",
         sa.Column("id", sa.String(), nullable=False),
