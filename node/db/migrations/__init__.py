@@ -18,6 +18,7 @@ import finance.models
 import finance.operations
 import node.accounts.models
 import node.alerts.models
+import node.plans.buying.models
 import node.preferences
 import node.usage.metering
 import node.usage.models
@@ -32,6 +33,7 @@ MODELS = (
     finance.operations,
     node.accounts.models,
     node.alerts.models,
+    node.plans.buying.models,
     node.preferences,
     node.usage.metering,
     node.usage.models,
