@@ -19,6 +19,7 @@ import finance.operations
 import node.accounts.models
 import node.alerts.models
 import node.plans.buying.models
+import node.plans.models
 import node.preferences
 import node.usage.metering
 import node.usage.models
@@ -34,6 +35,7 @@ MODELS = (
     node.accounts.models,
     node.alerts.models,
     node.plans.buying.models,
+    node.plans.models,
     node.preferences,
     node.usage.metering,
     node.usage.models,
