@@ -27,7 +27,7 @@ _ENCODER = msgspec.json.Encoder()
 _IDENTIFIER = "payment-identifier"
 _ID_PLACE = b"@@payment-id@@"
 # Discovery data: long, of use to catalogs only, and header lines have limits.
-_NOT_ECHOED = frozenset(("bazaar",))
+_NOT_ECHOED = frozenset(("bazaar", "farebox"))
 # Added by a corrective 402; state, not terms.
 _STATES = ("channelState", "voucherState")
 _ZERO = bytes(20)

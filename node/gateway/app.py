@@ -25,6 +25,7 @@ from node.gateway.own import OWN_PATH, Shelf, Shelves
 from node.gateway.ports import Seller
 from node.gateway.request import BodyTooLarge, Call, CallerGone, Receive, Scope, Send
 from node.gateway.serve import give_problem, problem_of, serve
+from node.gateway.stream_minutes import SHELF, Minutes
 from node.gateway.stream_socket import SocketCall, StreamOpened
 from node.usage.streams import Streams
 
@@ -53,7 +54,8 @@ class Gateway:
         self._counts_itself = streams is None
         self._forwarder = Forwarder(seller.egress, seller.sale.max_timeout_seconds)
         self._desk = Desk(seller, self._forwarder, self._streams)
-        self._shelves = Shelves(seller.sale, shelves or {})
+        self.minutes = Minutes(self._streams, seller.store)
+        self._shelves = Shelves(seller.sale, {SHELF: self.minutes, **(shelves or {})})
         self._tidying: asyncio.Task[None] | None = None
         self.reload(listings)
 
@@ -69,12 +71,14 @@ class Gateway:
         await self._tidy()
         if self._counts_itself:
             await self._streams.start()
+        self.minutes.start()
         if self._desk.presence.shared:
             self._tidying = asyncio.create_task(self._keep_tidy(), name="tidy")
 
     async def stop(self) -> None:
         """Finish what is being booked and close the pool."""
         await self._desk.stop()
+        await self.minutes.stop()
         await self._forwarder.stop()
         if self._counts_itself:
             await self._streams.stop()
@@ -114,11 +118,11 @@ class Gateway:
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # the wish to connect
-        call = SocketCall(scope, receive, send)
+        call = SocketCall(scope, receive, send, self._streams)
         try:
             await self._edge(call)
-            if call.accepted:
-                await call.carry(receive, self._streams)
+            if call.stream is not None:
+                await call.carry(receive)
         finally:
             call.drop()
 
@@ -144,7 +148,7 @@ class Gateway:
             case PathAmbiguous():
                 await give_problem(call, "path_ambiguous", detail=str(error))
             case StreamOpened():
-                await give_problem(call, "stream_opened")
+                await give_problem(call, "stream_opened", error.receipt)
             case BodyTooLarge():
                 limit = self._seller.max_body_bytes
                 await give_problem(call, "body_too_large", detail=f"At most {limit} bytes.")

@@ -133,9 +133,12 @@ class Desk:
             amount_atoms=amount,
             error=error,
             bytes_out=bytes_out,
+            route="" if match.route is None else match.route.name_for(call.method),
         )
         if isinstance(call, SocketCall):
             call.booked = record
+            if amount and match.route is not None:
+                call.minute_atoms = match.route.minute_atoms
         return record
 
     def book(self, record: CallRecord) -> None:

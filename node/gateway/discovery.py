@@ -6,9 +6,11 @@ Each item has an extension of ours, `farebox`, which other nodes read (others ig
 
     {"listing": "weather",                     name in URLs
      "base": "https://…/v1/weather",           every route of the listing is below it
-     "demo": ["GET /forecast/{city}"]}         operations with a recorded answer; a request
+     "demo": ["GET /forecast/{city}"],         operations with a recorded answer; a request
                                                with `Farebox-Demo: 1` gets it for free, marked
                                                by `Farebox-Demo: true`, also while paused
+     "unit": "minute"}                         where a stream costs its price for each minute
+                                               (node.gateway.stream_minutes); also in the 402
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from catalog.models import PriceUnit
 from finance.x402.offers import Offer
 from finance.x402.values import X402_VERSION
-from node.gateway.match import Route, RouteTable
+from node.gateway.match import FAREBOX, Route, RouteTable
 
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
@@ -67,17 +70,18 @@ def _item(route: Route, offer: Offer) -> dict[str, Any]:
         "mimeType": terms.mime_type or "",
         "serviceName": listing.name,
         "tags": list(listing.tags),
-        "extensions": {**terms.extensions, "farebox": _own_extension(route)},
+        "extensions": {**terms.extensions, FAREBOX: _own_extension(route)},
     }
 
 
 def _own_extension(route: Route) -> dict[str, Any]:
     listing = route.listing
-    return {
+    own = {
         "listing": listing.slug,
         "base": route.upstream.public_base,
         "demo": listing.answers.operations,
     }
+    return {**own, "unit": PriceUnit.MINUTE.value} if route.minute_atoms else own
 
 
 def _fits(item: dict[str, Any], asked: dict[str, str]) -> bool:

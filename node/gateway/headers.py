@@ -43,6 +43,8 @@ _NEVER_UPSTREAM = _HOP_BY_HOP | {
     b"farebox-cost",
     b"farebox-scheme",
     b"farebox-demo",
+    b"farebox-stream",
+    b"farebox-paid-until",
     # A handshake of its own is made with the upstream.
     b"sec-websocket-key",
     b"sec-websocket-version",
@@ -76,6 +78,8 @@ _NEVER_DOWNSTREAM = _HOP_BY_HOP | {
     b"farebox-scheme",
     b"farebox-demo",  # a paid answer never passes for a recorded one
     b"farebox-demo-recorded-at",
+    b"farebox-stream",  # an upstream does not tell anybody to go on paying
+    b"farebox-paid-until",
 }
 _ADDRESSES = frozenset((b"location", b"content-location", b"refresh", b"link"))
 

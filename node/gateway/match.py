@@ -14,17 +14,21 @@ from urllib.parse import quote
 from yarl import URL
 
 from catalog.listings import ANY, REST, PricedListing, PricedRoute, split_path
+from catalog.models import PriceUnit
 from finance.errors import FinanceError
+from finance.store import Write
 from finance.x402.extensions import bazaar_extension, payment_identifier_extension
 from finance.x402.offers import Offer, Terms
 from finance.x402.values import BATCH_SETTLEMENT_SCHEME, EXACT
 from node.lines.pool import Origin
+from node.usage.calls import route_name
 
 if TYPE_CHECKING:
     from node.gateway.forward import Made
     from node.gateway.request import Call
 
 PREFIX = b"/v1/"
+FAREBOX = "farebox"  # our extension of an offer: see node.gateway.discovery
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,8 @@ class Upstream:
 @dataclass(frozen=True, slots=True)
 class Route:
     """One route for sale. `offer` is None when it is free; `own` makes the answer where that
-    is not the upstream's (node.gateway.own)."""
+    is not the upstream's, and `undo` takes back what it gave (node.gateway.own). A stream of
+    it costs `minute_atoms` for each minute; 0 where its opening is all that is paid."""
 
     listing: PricedListing
     method: str
@@ -81,11 +86,20 @@ class Route:
     offer: Offer | None
     upstream: Upstream
     own: Callable[[Call], Awaitable[Made]] | None = None
+    undo: tuple[Write, ...] = ()
+    minute_atoms: int = 0
 
     @property
     def name(self) -> str:
         """Method and template, as payments are bound to it."""
         return f"{self.method} {self.template}"
+
+    def name_for(self, method: str) -> str:
+        """As calls of it are counted: with their own method where it takes any. What a node
+        sells itself has the ids of its customers in its path."""
+        if self.own is not None:
+            return route_name(method, "/".join(self.template.split("/")[:3]) + REST)
+        return self.name if self.method != ANY else route_name(method, self.template)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +161,7 @@ def _compile(
             priced.price_atoms,
             Offer.build(_terms(listing, priced, sale)) if priced.price_atoms else None,
             upstream,
+            minute_atoms=priced.price_atoms if priced.unit is PriceUnit.MINUTE else 0,
         )
         for priced in listing.routes
     }
@@ -179,6 +194,8 @@ def _upstream(listing: PricedListing, sale: Sale, unseal: Callable[[str], bytes]
 def _terms(listing: PricedListing, priced: PricedRoute, sale: Sale) -> Terms:
     path = "" if priced.template == REST else priced.template
     extensions = {**payment_identifier_extension(), **_discovery(listing, priced)}
+    if priced.unit is PriceUnit.MINUTE:
+        extensions |= {FAREBOX: {"unit": priced.unit.value}}
     return Terms(
         listing_id=listing.id,
         route=priced.template,

@@ -22,7 +22,7 @@ from finance.errors import (
 )
 from finance.models import PaymentState
 from finance.selling.admission import Presented, is_delivery, present_authorization
-from finance.selling.answers import KeptAnswer, keep, read_answer
+from finance.selling.answers import STREAMED, KeptAnswer, keep, read_answer
 from finance.selling.channels import Channel, open_channel
 from finance.selling.reservations import (
     Known,
@@ -57,9 +57,9 @@ from node.gateway.match import Match
 from node.gateway.purchase import Purchase, receipt_of
 from node.gateway.request import INLINE_BYTES, BodyTooLarge, Call, CallerGone
 from node.gateway.spool import Spool
-from node.gateway.stream_events import EVENTS_SECONDS
-from node.gateway.stream_socket import SWITCHING, SocketCall, StreamOpened
-from node.gateway.voucher import Later, give_events
+from node.gateway.stream_events import EVENTS_SECONDS, give_events
+from node.gateway.stream_socket import SocketCall, StreamOpened
+from node.gateway.voucher import Later
 from node.problems import Headers
 from node.usage.calls import ADD_TO_ROLLUP, CallRecord
 
@@ -73,12 +73,11 @@ _UNPAID = text(
 _FORGET = text("DELETE FROM stored_answer WHERE call_id = :id")
 
 
-async def serve_onchain(desk: Desk, call: Call, match: Match, payment: Payment) -> None:
-    """Check, reserve, forward, store, settle, answer. Raises what the edge translates."""
+async def serve_onchain(desk: Desk, call: Call, match: Match, payment: Payment) -> Later | None:
+    """Check, reserve, forward, store, settle, answer; what is left to do once all of that is
+    decided, if anything. Raises what the edge translates."""
     with Spool(desk.room) as spool:
-        later = await _serve(desk, call, match, payment, spool)
-    if later is not None:
-        await later
+        return await _serve(desk, call, match, payment, spool)
 
 
 async def _serve(
@@ -229,7 +228,7 @@ async def _owe(desk: Desk, purchase: Purchase, answer: Answer) -> KeptAnswer:
     headers = to_caller(answer.raw_headers, match.route.upstream, paid=True)
     if _goes_on(answer):
         headers = with_length(headers, answer.length)
-        kept = KeptAnswer(purchase.asked(), call.id, SWITCHING, headers, b"")
+        kept = KeptAnswer(purchase.asked(), call.id, STREAMED, headers, b"")
     elif purchase.spool.used:
         headers = with_length(headers, purchase.spool.size)
         kept = KeptAnswer(purchase.asked(), call.id, answer.status, headers, b"")
@@ -322,6 +321,7 @@ async def _undo_call(desk: Desk, purchase: Purchase, payment_id: str, code: str)
                 [
                     Write(_UNPAID, {"id": payment_id, "error": code}),
                     Write(_FORGET, {"id": payment_id}, rows=None),
+                    *(purchase.match.route.undo if purchase.match.route else ()),
                 ],
                 [undo],
             )
@@ -339,20 +339,20 @@ async def _settle_events(desk: Desk, purchase: Purchase, answer: Answer, kept: K
     tx_hash = await _settle(desk, purchase, purchase.call.id)
     headers = [*kept.headers, (PAYMENT_RESPONSE, await receipt_of(desk, purchase, tx_hash))]
     payer = purchase.authorization.payer
-    return give_events(desk, purchase.call, purchase.match, answer, headers, payer)
+    return give_events(desk.streams, purchase.call, purchase.match, answer, headers, payer)
 
 
 async def give_kept(desk: Desk, purchase: Purchase, kept: KeptAnswer, tx_hash: str) -> None:
     """The stored answer with the receipt of its settlement. Raises StreamOpened where it was
     the opening of a stream, which cannot be given again."""
     call = purchase.call
-    if kept.status == SWITCHING and not isinstance(call, SocketCall):
-        raise StreamOpened
-    call.id = kept.call_id
     headers: Headers = [
         *kept.headers,
         (PAYMENT_RESPONSE, await receipt_of(desk, purchase, tx_hash)),
     ]
+    if kept.streamed and not isinstance(call, SocketCall):
+        raise StreamOpened(headers)
+    call.id = kept.call_id
     if purchase.spool.used:
         await purchase.spool.give(call, kept.status, headers)
     else:

@@ -42,6 +42,8 @@ class Resource:
     amount_atoms: int = 0
     schemes: tuple[str, ...] = (EXACT,)
     description: str = ""
+    # Takes back what its answer's writes gave, where its authorization moved no money.
+    undo: tuple[Write, ...] = ()
 
 
 class Shelf(Protocol):
@@ -84,6 +86,7 @@ class Shelves:
             offer,
             Upstream(_NOWHERE, "", b"", b"", public),
             own=resource.make,
+            undo=resource.undo,
         )
 
 

@@ -67,6 +67,7 @@ class Call:
         "raw_path",
         "scope",
         "status",
+        "subject",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
@@ -81,6 +82,8 @@ class Call:
         self.max_body_bytes = max_body_bytes
         self.body_digest = EMPTY_DIGEST
         self.failure: Exception | None = None
+        # Whose quota pays for it instead of money (node.usage.quotas); no minutes are due then.
+        self.subject = ""
         self.status = 0
         self.payment: bytes | None = None
         self.payments = 0
@@ -279,7 +282,10 @@ class Call:
         await self._send({"type": "http.response.body", "body": body})
 
 
-_EXPOSE = b"PAYMENT-REQUIRED, PAYMENT-RESPONSE, Farebox-Call-Id, Farebox-Demo, Retry-After"
+_EXPOSE = (
+    b"PAYMENT-REQUIRED, PAYMENT-RESPONSE, Farebox-Call-Id, Farebox-Demo, Farebox-Stream,"
+    b" Farebox-Paid-Until, Retry-After"
+)
 
 
 def _cors(headers: Headers) -> Headers:

@@ -12,17 +12,17 @@ from collections.abc import MutableMapping
 from dataclasses import replace
 from typing import Any
 
-from finance.x402.extensions import payment_identifier_extension
+from finance.x402.extensions import BAZAAR
 from finance.x402.offers import Offer
 from node.gateway.request import Call, Receive, Scope, Send
-from node.lines.carry import GOING_AWAY, By, Ending, carry
+from node.lines.carry import Ending, carry, ended_here
 from node.lines.pool import Answer
 from node.lines.websocket import Handshake, WebSocket
 from node.problems import Headers
 from node.usage.calls import CallRecord
 from node.usage.models import Side
 from node.usage.stream_rows import StreamKind
-from node.usage.streams import Streams
+from node.usage.streams import NODE_STOPPED, Stream, Streams
 
 SWITCHING = 101
 # WebSocket servers take lines of 8 KiB, and a payment repeats most of the offer in one.
@@ -31,15 +31,29 @@ _NOT_IN_101 = (b"content-length", b"content-type", b"content-encoding")
 
 
 class StreamOpened(Exception):
-    """This payment has opened its stream; it opens no second one (law 1)."""
+    """This payment has bought what was given while it came; it is not given twice (law 1)."""
+
+    def __init__(self, headers: Headers) -> None:
+        """`headers` of the answer it bought: their receipt is shown again."""
+        super().__init__()
+        self.receipt = [header for header in headers if header[0] == b"payment-response"]
 
 
 class SocketCall(Call):
-    """A handshake. `line` is the upstream's end once it agreed, `booked` the call's row."""
+    """A handshake. `line` is the upstream's end once it agreed, `booked` the call's row, and
+    `stream` what was opened; `minute_atoms` as in Route, once it was paid so."""
 
-    __slots__ = ("accepted", "booked", "handshake", "line", "stopped")
+    __slots__ = (
+        "_streams",
+        "booked",
+        "handshake",
+        "line",
+        "minute_atoms",
+        "stopped",
+        "stream",
+    )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, streams: Streams) -> None:
         scheme = "https" if scope.get("scheme") == "wss" else "http"
         scope = {**scope, "method": "GET", "scheme": scheme}
         super().__init__(scope, _as_http(receive), send, 0)
@@ -47,7 +61,9 @@ class SocketCall(Call):
         self.handshake = Handshake.new(scope.get("subprotocols", ()))
         self.line: WebSocket | None = None
         self.booked: CallRecord | None = None
-        self.accepted = False
+        self.minute_atoms = 0
+        self.stream: Stream | None = None
+        self._streams = streams
         self.stopped: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     @property
@@ -60,9 +76,9 @@ class SocketCall(Call):
         self.line = WebSocket(answer, self.handshake)
 
     def stop(self, reason: str) -> None:
-        """Have both sides told that this node goes away."""
+        """Have both sides told that this node goes away, or that nobody pays."""
         if not self.stopped.done():
-            self.stopped.set_result(Ending(By.NODE, GOING_AWAY, reason))
+            self.stopped.set_result(ended_here(reason, unpaid=reason != NODE_STOPPED))
 
     async def start(self, status: int, headers: Headers) -> None:
         """The head of a refusal."""
@@ -84,51 +100,66 @@ class SocketCall(Call):
             await self.start(status, headers)
             await self.send(body, False)
         elif self.line is None:
-            raise StreamOpened
+            raise StreamOpened(headers)
         else:
             await self._accept(self.line, headers)
 
     async def _accept(self, line: WebSocket, headers: Headers) -> None:
-        self.status, self.accepted = SWITCHING, True
+        self.status = SWITCHING
+        self.stream = stream = self._open()
         own = [
             header
-            for header in self.with_own(headers)
+            for header in self.with_own([*headers, *minute_headers(stream)])
             if header[0] not in _NOT_IN_101 and not header[0].startswith(b"sec-websocket-")
         ]
         await self._send(
             {"type": "websocket.accept", "subprotocol": line.subprotocol, "headers": own}
         )
 
-    async def carry(self, receive: Receive, streams: Streams) -> None:
-        """Pass messages on until it is over, and have its time counted. `receive` as the
-        server gave it."""
-        assert self.line is not None and self.booked is not None
-        booked = self.booked
-        stream = streams.open(
+    def _open(self) -> Stream:
+        """Its time is counted from now on."""
+        assert self.booked is not None
+        return self._streams.open(
             self.id,
             Side.SERVED,
             StreamKind.WEBSOCKET,
-            booked.listing_id,
+            self.booked.listing_id,
             self.stop,
-            payer=booked.payer,
+            payer=self.booked.payer,
+            subject=self.subject,
+            minute_atoms=0 if self.subject else self.minute_atoms,
         )
-        try:
-            ending = await carry(receive, self._send, self.line, self.stopped)
-            stream.end(ending.label, cut=ending.cut)
-        finally:
-            stream.end("interrupted", cut=True)
+
+    async def carry(self, receive: Receive) -> None:
+        """Pass messages on until it is over. `receive` as the server gave it."""
+        assert self.line is not None and self.stream is not None
+        ending = await carry(receive, self._send, self.line, self.stopped)
+        self.stream.end(ending.label, cut=ending.cut)
 
     def drop(self) -> None:
         """Let the upstream go, whatever happened."""
+        if self.stream is not None:
+            self.stream.end("interrupted", cut=True)
         if self.line is not None:
             self.line.cut()
+
+
+def minute_headers(stream: Stream) -> Headers:
+    """What the head of a stream says that is sold by the minute."""
+    if stream.paid_until is None:
+        return []
+    return [
+        (b"farebox-stream", stream.id.encode()),
+        (b"farebox-paid-until", b"%d" % stream.paid_until),
+    ]
 
 
 def offer_for_handshake(offer: Offer) -> Offer:
     """The offer without what describes the API, if its payment were too long for a handshake."""
     if len(offer.header) <= _MOST_HEADER_BYTES:
         return offer
-    return Offer.build(replace(offer.terms, extensions=payment_identifier_extension()))
+    kept = {name: value for name, value in offer.terms.extensions.items() if name != BAZAAR}
+    return Offer.build(replace(offer.terms, extensions=kept))
 
 
 def _as_http(receive: Receive) -> Receive:

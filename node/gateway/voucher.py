@@ -9,6 +9,7 @@ from typing import Any
 from finance.errors import CumulativeMismatch, PaymentRefused, StoreConflict
 from finance.selling.admission import Admission, AtRiskExceeded, admit_voucher, is_delivery
 from finance.selling.answers import (
+    STREAMED,
     KeptAnswer,
     channel_answer_key,
     fingerprint,
@@ -23,7 +24,7 @@ from finance.selling.channels import (
     stream_delivered,
     stream_writes,
 )
-from finance.store import Batch
+from finance.store import Batch, Write
 from finance.x402 import codes, vouchers
 from finance.x402.offers import Terms
 from finance.x402.receipt import encode_response
@@ -41,7 +42,7 @@ from node.gateway.forward import Answer, UpstreamError
 from node.gateway.headers import to_caller
 from node.gateway.match import Match
 from node.gateway.request import INLINE_BYTES, Call, CallerGone
-from node.gateway.stream_events import EVENTS_SECONDS, counted
+from node.gateway.stream_events import EVENTS_SECONDS, give_events
 from node.gateway.stream_socket import SWITCHING
 from node.problems import Headers
 
@@ -50,28 +51,26 @@ Later = Coroutine[Any, Any, None]
 
 async def serve_voucher(
     desk: Desk, call: Call, match: Match, terms: Terms, payment: Payment, voucher: VoucherPayment
-) -> None:
-    """Admit, forward, charge, answer. Raises what the edge knows to translate."""
+) -> Later | None:
+    """Admit, forward, charge, answer; what is left to do once all of that is decided, if
+    anything. Raises what the edge knows to translate."""
     channel = await find_channel(desk, call, voucher, terms)
     # Nothing awaits between this decision and the reservation.
     admission = _admit(desk, channel, voucher, terms)
     if admission is Admission.REPLAY:
         await _give_again(desk, call, channel, payment, voucher)
-        return
+        return None
     turn = desk.seller.channels.reserve(channel)
-    later: Later | None = None
     try:
         if vouchers.needs_contract_check(channel.config):
             await desk.seller.checks.check(voucher, terms)
-        later = await _serve_reserved(desk, call, match, terms, payment, voucher, channel)
+        return await _serve_reserved(desk, call, match, terms, payment, voucher, channel)
     except StoreConflict:
         # Another process charged this channel meanwhile; learn what it did.
         await desk.seller.channels.reload(channel.key)
         raise ChannelRefusal(CumulativeMismatch("The channel has moved on."), channel) from None
     finally:
         desk.seller.channels.release(channel, turn)
-    if later is not None:
-        await later
 
 
 async def find_channel(desk: Desk, call: Call, payment: VoucherPayment, terms: Terms) -> Channel:
@@ -144,9 +143,11 @@ async def _serve_reserved(
         elif answer.complete:
             await _charge_whole(desk, call, match, terms, payment, voucher, channel, answer)
         elif answer.is_events:
-            later = await _charge_events(desk, call, match, terms, voucher, channel, answer)
+            later = await _charge_events(
+                desk, call, match, terms, payment, voucher, channel, answer
+            )
         else:
-            await _charge_stream(desk, call, match, terms, voucher, channel, answer)
+            await _charge_stream(desk, call, match, terms, payment, voucher, channel, answer)
     finally:
         if later is None:
             answer.close()
@@ -191,6 +192,7 @@ async def _charge_events(
     call: Call,
     match: Match,
     terms: Terms,
+    payment: Payment,
     voucher: VoucherPayment,
     channel: Channel,
     answer: Answer,
@@ -205,20 +207,10 @@ async def _charge_events(
     writes = charge_writes(
         channel, amount, voucher.max_claimable, voucher.signature, call.id, call.at
     )
-    await desk.seller.store.commit(Batch([*writes, record.write()], [record.increment()]))
+    writes += (record.write(), *_streamed(call, match, payment, headers))
+    await desk.seller.store.commit(Batch(writes, [record.increment()]))
     note_charge(channel, amount, voucher.max_claimable, voucher.signature)
-    return give_events(desk, call, match, answer, headers, channel.payer)
-
-
-async def give_events(
-    desk: Desk, call: Call, match: Match, answer: Answer, headers: Headers, payer: str
-) -> None:
-    """Pass paid events on, their time counted, until either side ends them."""
-    try:
-        with counted(desk.streams, call, match, answer, payer):
-            await send_all(call, answer, headers)
-    finally:
-        answer.close()
+    return give_events(desk.streams, call, match, answer, headers, channel.payer)
 
 
 async def _charge_stream(
@@ -226,6 +218,7 @@ async def _charge_stream(
     call: Call,
     match: Match,
     terms: Terms,
+    payment: Payment,
     voucher: VoucherPayment,
     channel: Channel,
     answer: Answer,
@@ -236,7 +229,8 @@ async def _charge_stream(
     charge = charge_writes(
         channel, amount, voucher.max_claimable, voucher.signature, call.id, call.at
     )
-    await store.commit(Batch(stream_writes(charge, amount, desk.presence.number)))
+    writes = stream_writes(charge, amount, desk.presence.number)
+    await store.commit(Batch(writes + _streamed(call, match, payment, headers)))
     note_charge(channel, amount, voucher.max_claimable, voucher.signature)
     channel.streaming = amount
     try:
@@ -252,6 +246,13 @@ async def _charge_stream(
     delivered = [*stream_delivered(channel.key, amount), record.write()]
     await store.commit(Batch(delivered, [record.increment()]))
     channel.streaming = 0
+
+
+def _streamed(call: Call, match: Match, payment: Payment, headers: Headers) -> list[Write]:
+    """The place of what is given while it comes, under the client's payment identifier."""
+    asked = fingerprint(call.method, call.target, call.body_digest, payment.raw_digest)
+    kept = KeptAnswer(asked, call.id, STREAMED, headers, b"")
+    return identified(match, payment, kept, call.at)
 
 
 async def send_all(call: Call, answer: Answer, headers: Headers) -> int:

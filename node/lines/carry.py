@@ -18,6 +18,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 GOING_AWAY = 1001
+UNPAID = 4402  # ours: nobody pays for it any more; the reason is a code
 BAD_GATEWAY = 1014  # IANA: what came from behind this gateway was no proper end
 
 
@@ -48,6 +49,11 @@ class Ending(NamedTuple):
         if self.by is By.NODE:
             return self.reason
         return f"{self.by}_{'lost' if self.broken else 'closed'}"
+
+
+def ended_here(reason: str, *, unpaid: bool) -> Ending:
+    """This node ends it: because it stops itself, or because nobody pays."""
+    return Ending(By.NODE, UNPAID if unpaid else GOING_AWAY, reason)
 
 
 async def carry(

@@ -14,6 +14,10 @@ SLOT_SECONDS = 900  # calls are counted by quarter-hour: see CallRollup
 
 COUNTERS = ("calls", "errors", "paid", "amount_atoms", "latency_us", "bytes_out")
 SLOT_KEY = ("side", "slot", "listing_id", "key_id")
+ROLLUP_KEY = (*SLOT_KEY, "route", "status")
+
+# Whatever else a stranger calls a method is one: the names of routes are few.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"})
 
 INSERT_CALL = insert(Call)
 
@@ -30,12 +34,17 @@ def adding_to(table: str, *key: str) -> TextClause:
     )
 
 
-ADD_TO_ROLLUP = adding_to("call_rollup", *SLOT_KEY)
+ADD_TO_ROLLUP = adding_to("call_rollup", *ROLLUP_KEY)
 
 
 def new_call_id(now_ms: int) -> str:
     """128 bits in hex, ordered by time like a UUIDv7, so that new rows lie side by side."""
     return f"{now_ms:012x}{os.urandom(10).hex()}"
+
+
+def route_name(method: str, template: str = "/*") -> str:
+    """`GET /forecast/{city}`; without a template, what is known of a call's route."""
+    return f"{method if method in _METHODS else '*'} {template}"
 
 
 def slot_of(at_seconds: int) -> int:
@@ -44,7 +53,8 @@ def slot_of(at_seconds: int) -> int:
 
 
 class CallRecord(msgspec.Struct, frozen=True):
-    """What is known of a call once it is over; fields as in `node.usage.models.Call`."""
+    """What is known of a call once it is over; fields as in `node.usage.models.Call`. `route`
+    is empty where only the method is known."""
 
     id: str
     side: Side
@@ -60,6 +70,7 @@ class CallRecord(msgspec.Struct, frozen=True):
     amount_atoms: int = 0
     error: str | None = None
     bytes_out: int = 0
+    route: str = ""
 
     def write(self) -> Write:
         """The row of `call`."""
@@ -72,6 +83,7 @@ class CallRecord(msgspec.Struct, frozen=True):
                 "listing_id": self.listing_id,
                 "method": self.method,
                 "path": self.path,
+                "route": self.route or route_name(self.method),
                 "key_id": self.key_id,
                 "payer": self.payer,
                 "scheme": self.scheme,
@@ -91,7 +103,9 @@ class CallRecord(msgspec.Struct, frozen=True):
                 ("side", self.side),
                 ("slot", slot_of(self.at_ms // 1000)),
                 ("listing_id", self.listing_id),
-                ("key_id", self.key_id or ""),
+                ("key_id", self.key_id or self.payer or ""),
+                ("route", self.route or route_name(self.method)),
+                ("status", self.status),
             ),
             (
                 ("calls", 1),

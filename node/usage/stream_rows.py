@@ -49,3 +49,9 @@ class StreamSession(SQLModel, table=True):
     state: str = Field(description="open, ended, cut")
     reason: str = Field(default="", description="why it ended, a code; empty while open")
     owner: int = Field(sa_type=BigInteger, description="number of the process that holds it")
+    minute_atoms: int = Field(
+        default=0, sa_type=BigInteger, description="USDC atoms a minute; 0: not by the minute"
+    )
+    paid_until: int | None = Field(
+        default=None, sa_type=BigInteger, description="by the minute: Unix seconds paid for"
+    )

@@ -30,18 +30,22 @@ TICK_SECONDS = 15.0
 FLUSH_SECONDS = 1.0
 NODE_STOPPED = "node_stopped"
 NODE_LOST = "node_lost"  # the process that held it died
+MINUTE = 60
 
 _log = logging.getLogger("farebox.streams")
 
-# A row that somebody has ended is not opened again by a process that was thought dead.
+# A row that somebody has ended is not opened again by a process that was thought dead. What a
+# stream that is sold is paid until is moved by its payments alone.
 _PUT = text(
     "INSERT INTO stream_session (id, side, listing_id, key_id, payer, kind, started_at,"
-    " last_tick_at, ended_at, seconds, state, reason, owner)"
+    " last_tick_at, ended_at, seconds, state, reason, owner, minute_atoms, paid_until)"
     " VALUES (:id, :side, :listing_id, :key_id, :payer, :kind, :started_at,"
-    " :last_tick_at, :ended_at, :seconds, :state, :reason, :owner)"
+    " :last_tick_at, :ended_at, :seconds, :state, :reason, :owner, :minute_atoms, :paid_until)"
     " ON CONFLICT (id) DO UPDATE SET last_tick_at = excluded.last_tick_at,"
     " ended_at = excluded.ended_at, seconds = excluded.seconds, state = excluded.state,"
-    " reason = excluded.reason WHERE stream_session.state = 'open'"
+    " reason = excluded.reason, paid_until = CASE stream_session.side WHEN 'bought'"
+    " THEN excluded.paid_until ELSE stream_session.paid_until END"
+    " WHERE stream_session.state = 'open'"
 )
 _END_AT_LAST_TICK = text(
     "UPDATE stream_session SET ended_at = last_tick_at, state = 'cut', reason = :reason"
@@ -51,7 +55,8 @@ _END_AT_LAST_TICK = text(
 
 class Stream:
     """One open stream. `stop` is how its holder is asked to close it: called once, with a
-    code; it must not block."""
+    code, kept in `stopped_for`; it must not block. By the minute: `minute_atoms` is its price
+    and `paid_until` as far as this process knows it."""
 
     __slots__ = (
         "_streams",
@@ -61,6 +66,8 @@ class Stream:
         "key_id",
         "kind",
         "listing_id",
+        "minute_atoms",
+        "paid_until",
         "payer",
         "reason",
         "seen_at",
@@ -68,7 +75,8 @@ class Stream:
         "started_at",
         "state",
         "stop",
-        "stopping",
+        "stopped_for",
+        "stored",
         "subject",
     )
 
@@ -84,6 +92,7 @@ class Stream:
         stop: Callable[[str], None],
         subject: str,
         now: int,
+        minute_atoms: int = 0,
     ) -> None:
         self._streams = streams
         self.id, self.side, self.kind, self.listing_id = call_id, side, kind, listing_id
@@ -91,7 +100,10 @@ class Stream:
         self.subject = subject  # whose quota its time is taken from; empty for none
         self.started_at = self.seen_at = self.counted_at = now
         self.ended_at: int | None = None
-        self.state, self.reason, self.stopping = StreamState.OPEN, "", False
+        self.state, self.reason, self.stopped_for = StreamState.OPEN, "", ""
+        self.minute_atoms = minute_atoms
+        self.paid_until = now + MINUTE if minute_atoms else None
+        self.stored = False
 
     def end(self, reason: str, *, cut: bool = False) -> None:
         """It is over. Twice is harmless: the first reason stands."""
@@ -102,9 +114,19 @@ class Stream:
 
     def ask_to_stop(self, reason: str) -> None:
         """Have its holder close it; once."""
-        if not self.stopping and self.state is StreamState.OPEN:
-            self.stopping = True
+        if self.goes_on:
+            self.stopped_for = reason
             self.stop(reason)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is open and nobody has asked for its end."""
+        return not self.stopped_for and self.state is StreamState.OPEN
+
+    @property
+    def unpaid(self) -> bool:
+        """Whether it is this node that ended it, and not because the node stops."""
+        return self.stopped_for not in ("", NODE_STOPPED)
 
     def see(self, now: int) -> None:
         """It is connected at `now`; a clock that was set back takes nothing away."""
@@ -128,6 +150,8 @@ class Stream:
                 "state": self.state,
                 "reason": self.reason,
                 "owner": owner,
+                "minute_atoms": self.minute_atoms,
+                "paid_until": self.paid_until,
             },
             rows=None,
         )
@@ -150,6 +174,7 @@ class Streams:
         self._presence = Presence(store.engine)
         self._open: dict[str, Stream] = {}
         self._over: list[Stream] = []
+        self._sold: list[Stream] = []  # by the minute, not written yet
         self._writing = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._empty = asyncio.Event()
@@ -182,12 +207,17 @@ class Streams:
         key_id: str | None = None,
         payer: str | None = None,
         subject: str = "",
+        minute_atoms: int = 0,
     ) -> Stream:
         """A stream is connected from now on; whoever opens it ends it. `subject`: whose quota
-        of stream seconds it uses (node.usage.quotas), if any."""
-        now = int(self._clock())
-        stream = Stream(self, call_id, side, kind, listing_id, key_id, payer, stop, subject, now)
+        of stream seconds it uses (node.usage.quotas), if any. `minute_atoms`: its price a
+        minute, the first of which is paid."""
+        who = (listing_id, key_id, payer)
+        stream = Stream(self, call_id, side, kind, *who, stop, subject, self.now(), minute_atoms)
         self._open[call_id] = stream
+        if minute_atoms:
+            self._sold.append(stream)
+            self._wanted.set()
         if self.closing:
             stream.ask_to_stop(self.closing)
         return stream
@@ -211,9 +241,37 @@ class Streams:
             if stream.side is side
         )
 
+    def now(self) -> int:
+        """Unix seconds."""
+        return int(self._clock())
+
+    def by_minute(self, side: Side) -> list[Stream]:
+        """Those open in this process that are paid as their time runs."""
+        return [
+            stream
+            for stream in self._open.values()
+            if stream.minute_atoms and stream.side is side and stream.goes_on
+        ]
+
+    def find(self, stream_id: str) -> Stream | None:
+        """One that is open in this process."""
+        return self._open.get(stream_id)
+
+    def is_held(self, stream_id: str, owner: int) -> bool:
+        """Whether the process with that number still has it, and means to go on. Blocking."""
+        if owner == self._presence.number:
+            stream = self._open.get(stream_id)
+            return stream is not None and stream.goes_on
+        return not self._presence.departed({owner})
+
+    async def put(self, stream: Stream) -> None:
+        """Have its row, if it can be written now."""
+        if not stream.stored:
+            await self._write([stream])
+
     def note_end(self, stream: Stream) -> None:
         """Called by a stream that ends."""
-        stream.see(int(self._clock()))
+        stream.see(self.now())
         stream.ended_at = stream.seen_at
         self._open.pop(stream.id, None)
         self._over.append(stream)
@@ -223,15 +281,17 @@ class Streams:
 
     async def tick(self) -> None:
         """Write how long every open stream has been connected by now."""
-        now = int(self._clock())
+        now = self.now()
         for stream in self._open.values():
             stream.see(now)
         await self._write(self._open.values())
 
     async def _write(self, also: Iterable[Stream] = ()) -> None:
         over, self._over = self._over, []
+        sold, self._sold = self._sold, []
+        fresh = {stream.id: stream for stream in [*sold, *also] if stream.ended_at is None}
         async with self._writing:
-            await self._write_rows([*over, *also], over)
+            await self._write_rows([*over, *fresh.values()], over)
 
     async def _write_rows(self, streams: list[Stream], over: list[Stream]) -> None:
         writes = [stream.write(self._presence.number) for stream in streams]
@@ -249,6 +309,9 @@ class Streams:
                 stream.counted_at = at
             self._over = over + self._over  # with the next tick
             _log.warning("the time of %d streams cannot be written now: %s", len(writes), error)
+            return
+        for stream in streams:
+            stream.stored = True
 
     def _take(self, stream: Stream) -> list[Reservation]:
         """Its time since it was last counted, from the quota of the month it falls into. Who has

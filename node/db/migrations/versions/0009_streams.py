@@ -25,6 +25,8 @@ def upgrade() -> None:
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("reason", sa.String(), nullable=False),
         sa.Column("owner", sa.BigInteger(), nullable=False),
+        sa.Column("minute_atoms", sa.BigInteger(), nullable=False),
+        sa.Column("paid_until", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_stream_session_side_until", "stream_session", ["side", "last_tick_at"])

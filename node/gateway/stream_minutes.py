@@ -1,0 +1,210 @@
+"""Streams sold by the minute: further minutes for sale, and the end of what nobody pays for.
+
+      opened: its first minute is paid
+        │
+        ▼              what is paid is used up
+      paid ──────────────────────────────────────▶ due
+        ▲ │ ▲                                     │   │
+        │ └─┘ a minute is paid ahead              │   │ GRACE_SECONDS
+        └─────────────────────────────────────────┘   ▼
+                     a minute is paid               unpaid: closed, 4402 `payment_due`
+
+A minute is a call like any other: `POST /v1/{slug}/.farebox/streams/{id}`, at the price at
+which the stream was opened. What it is paid until is moved by the commit that charges it, so
+any process may sell it; whoever holds the stream looks there before it closes one. A part of
+a minute that is not used stays charged (node/decisions/0008-minutes-of-a-stream.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlmodel import col
+
+from catalog.listings import PricedListing
+from finance.store import Store, Write
+from finance.x402.values import BATCH_SETTLEMENT_SCHEME, EXACT
+from node.gateway.desk import Refused
+from node.gateway.forward import Made
+from node.gateway.own import Resource, made_json
+from node.gateway.request import Call
+from node.usage.models import Side
+from node.usage.stream_rows import StreamSession, StreamState
+from node.usage.streams import MINUTE, Stream, Streams
+
+SHELF = "streams"
+PAYMENT_DUE = "payment_due"
+GRACE_SECONDS = 10
+AHEAD_MINUTES = 5  # what may be paid for at most
+LOOK_SECONDS = 1.0
+# A payment that comes at the last moment is waited for, once for each minute.
+HOLD_SECONDS = 5
+
+_log = logging.getLogger("farebox.gateway")
+
+_PAY = text(
+    "UPDATE stream_session SET paid_until = paid_until + :seconds"
+    " WHERE id = :id AND state = 'open' AND paid_until <= :most"
+)
+# An authorization that moved no money after all.
+_TAKE_BACK = text("UPDATE stream_session SET paid_until = paid_until - :seconds WHERE id = :id")
+
+
+@dataclass(frozen=True, slots=True)
+class Sold:
+    """A stream that is sold by the minute, as its row says."""
+
+    id: str
+    listing_id: str
+    minute_atoms: int
+    paid_until: int
+    state: str
+    owner: int
+
+
+class Minutes:
+    """Those of one gateway. `look` closes what is unpaid; the shelf sells more minutes."""
+
+    def __init__(self, streams: Streams, store: Store) -> None:
+        self._streams, self._store = streams, store
+        self._held: dict[str, tuple[int, int]] = {}  # id: (paid until, waited for until)
+        self._looking: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._looking = asyncio.create_task(self._keep_looking(), name="minutes")
+
+    async def stop(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+
+    # Closing
+
+    async def look(self) -> None:
+        """Close every stream that nobody has paid for, beyond the grace."""
+        overdue = [each for each in self._streams.by_minute(Side.SERVED) if self._is_over(each)]
+        if not overdue:
+            self._held.clear()
+            return
+        ids = [each.id for each in overdue]
+        paid = await asyncio.to_thread(_read_paid, self._store.engine, ids)
+        for stream in overdue:
+            stream.paid_until = paid.get(stream.id, stream.paid_until)
+            if self._is_over(stream) and not self._waits_for(stream):
+                stream.ask_to_stop(PAYMENT_DUE)
+        self._held = {each: held for each, held in self._held.items() if each in ids}
+
+    def _is_over(self, stream: Stream) -> bool:
+        return (stream.paid_until or 0) + GRACE_SECONDS <= self._streams.now()
+
+    def _waits_for(self, stream: Stream) -> bool:
+        until = self._held.get(stream.id, (0, 0))[1]
+        return self._streams.now() < until
+
+    def _hold(self, sold: Sold) -> None:
+        if self._held.get(sold.id, (0, 0))[0] != sold.paid_until:
+            self._held[sold.id] = sold.paid_until, self._streams.now() + HOLD_SECONDS
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self.look()
+            except SQLAlchemyError as error:
+                # Nobody could pay either.
+                _log.warning("what streams are paid until cannot be read now: %s", error)
+
+    # Selling
+
+    async def find(self, call: Call, listing: PricedListing, segments: tuple[str, ...]) -> Resource:
+        """One minute more (POST), or how a stream stands (GET). Raises Refused."""
+        if len(segments) != 1 or call.method not in ("GET", "POST"):
+            raise Refused("no_such_resource")
+        sold = await self._find(segments[0])
+        if sold is None or sold.listing_id != listing.id:
+            raise Refused("stream_unknown")
+        path = f"/.farebox/{SHELF}/{sold.id}"
+        if call.method == "GET":
+            return Resource(path, partial(self._shown, sold.id))
+        # One that shows a payment may have bought its minute while the stream was open.
+        if call.payment is None and not await self._goes_on(sold):
+            raise Refused("stream_over")
+        return Resource(
+            path,
+            partial(self._sell, sold.id),
+            sold.minute_atoms,
+            (BATCH_SETTLEMENT_SCHEME, EXACT),
+            f"One minute more of a stream of {listing.name}",
+            (Write(_TAKE_BACK, {"id": sold.id, "seconds": MINUTE}, rows=None),),
+        )
+
+    async def _sell(self, stream_id: str, _: Call) -> Made:
+        """What it costs is reserved, not charged. Raises Refused: then it will not be."""
+        sold = await self._find(stream_id)
+        if sold is None or not await self._goes_on(sold):
+            raise Refused("stream_over")
+        most = self._streams.now() + (AHEAD_MINUTES - 1) * MINUTE
+        if sold.paid_until > most:
+            wait = sold.paid_until - most
+            raise Refused("paid_ahead", [(b"retry-after", b"%d" % wait)])
+        self._hold(sold)
+        paid = Write(_PAY, {"id": sold.id, "seconds": MINUTE, "most": most})
+        return made_json(_document(sold, sold.paid_until + MINUTE), writes=[paid])
+
+    async def _shown(self, stream_id: str, _: Call) -> Made:
+        sold = await self._find(stream_id)
+        if sold is None:
+            raise Refused("stream_unknown")
+        state = "open" if await self._goes_on(sold) else "over"
+        return made_json({**_document(sold, sold.paid_until), "state": state})
+
+    async def _find(self, stream_id: str) -> Sold | None:
+        stream = self._streams.find(stream_id)
+        if stream is not None:
+            await self._streams.put(stream)
+        return await asyncio.to_thread(_read, self._store.engine, stream_id)
+
+    async def _goes_on(self, sold: Sold) -> bool:
+        if sold.state != StreamState.OPEN:
+            return False
+        return await asyncio.to_thread(self._streams.is_held, sold.id, sold.owner)
+
+
+def _document(sold: Sold, paid_until: int) -> dict[str, object]:
+    return {"stream": sold.id, "paid_until": paid_until, "minute_atoms": sold.minute_atoms}
+
+
+_COLUMNS = (
+    col(StreamSession.id),
+    col(StreamSession.listing_id),
+    col(StreamSession.minute_atoms),
+    col(StreamSession.paid_until),
+    col(StreamSession.state),
+    col(StreamSession.owner),
+)
+
+
+def _read(engine: Engine, stream_id: str) -> Sold | None:
+    sold = (
+        select(*_COLUMNS)
+        .where(col(StreamSession.id) == stream_id)
+        .where(col(StreamSession.side) == Side.SERVED, col(StreamSession.minute_atoms) > 0)
+    )
+    with engine.connect() as connection:
+        row = connection.execute(sold).first()
+    if row is None:
+        return None
+    return Sold(row[0], row[1], row[2], row[3] or 0, row[4], row[5])
+
+
+def _read_paid(engine: Engine, ids: list[str]) -> dict[str, int]:
+    statement = select(col(StreamSession.id), col(StreamSession.paid_until)).where(
+        col(StreamSession.id).in_(ids)
+    )
+    with engine.connect() as connection:
+        return {row[0]: row[1] or 0 for row in connection.execute(statement)}
