@@ -36,6 +36,8 @@ TABLE: Final[dict[str, tuple[int, str]]] = {
     "no_acceptable_offer": (402, "The seller offers no payment this node can make"),
     "payment_refused": (402, "The seller refused the payment"),
     "quota_exceeded": (402, "The month's quota is used up"),
+    "subscription_refused": (402, "The seller does not take the subscription"),
+    "price_above_agreed": (402, "The seller asks for more than what was agreed to"),
     "listing_out_of_scope": (403, "The key is not for this listing"),
     "no_such_listing": (404, "No such listing"),
     "listing_paused": (404, "The listing is paused"),

@@ -62,7 +62,7 @@ async def try_out(serve: Serve, trial: Trial) -> Tried:
         async with asyncio.timeout(_SECONDS):
             answer = await serve(KEY, _scope(trial), _receive(trial.body), call_id, trial.demo)
             status, headers = answer.status, answer.headers
-            body, whole = await _body(answer)
+            body, whole = await whole_body(answer, SHOWN_BYTES)
     except TimeoutError:
         error = SellerSilent("seller_timeout", f"Nothing came for {_SECONDS:.0f} seconds.")
         status, body, headers = rendered(error, call_id)
@@ -75,17 +75,18 @@ async def try_out(serve: Serve, trial: Trial) -> Tried:
     return Tried(call_id, status, _text(headers), body, whole, latency)
 
 
-async def _body(answer: Answer) -> tuple[bytes, bool]:
+async def whole_body(answer: Answer, most: int) -> tuple[bytes, bool]:
+    """(the first bytes of an answer, whether they are all); what breaks off is cut there."""
     if answer.more is None:
-        return answer.start[:SHOWN_BYTES], len(answer.start) <= SHOWN_BYTES
+        return answer.start[:most], len(answer.start) <= most
     try:
-        more, whole = await read_up_to(answer.more, SHOWN_BYTES)
+        more, whole = await read_up_to(answer.more, most)
     except SellerFailed:
         # It is paid for and booked; what came of it is shown.
         return answer.start, False
     finally:
         answer.more.close()
-    return (answer.start + more)[:SHOWN_BYTES], whole
+    return (answer.start + more)[:most], whole
 
 
 def _scope(trial: Trial) -> dict[str, Any]:

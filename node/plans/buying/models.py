@@ -85,7 +85,8 @@ class BoughtSubscription(SQLModel, table=True):
     renews: bool = Field(default=True, description="by itself, within the last day")
     agreed_atoms: int = _amount("most that a renewal may cost")
     beyond: str = Field(default=Beyond.PAY, description="pay or stop, once the quota is used up")
-    period_start: int = _time("begin of what is paid")
+    paid_until: int = _time("end of the last period that is paid")
+    period_start: int = _time("begin of the present period")
     period_end: int = _time("its end")
     period_calls: int | None = Field(
         default=None, sa_type=BigInteger, description="calls of the period; null: no end"

@@ -91,6 +91,7 @@ class SubscriptionView:
     renews: bool
     agreed_atoms: int
     beyond: Beyond
+    paid_until: int
     period_start: int
     period_end: int
     period_price_atoms: int
@@ -158,7 +159,9 @@ def read_subscription(engine: Engine, subscription_id: str, now: int) -> Subscri
 
 def standing_of(row: Any, plan: Plan) -> Standing:
     """What decides about a subscription, from its row."""
-    return Standing(BoughtState(row.state), row.period_end, plan.grace_days, row.renews)
+    following = plan_of(row.next_plan) or plan
+    free = plan.monthly_price_atoms == following.monthly_price_atoms == 0
+    return Standing(BoughtState(row.state), row.paid_until, plan.grace_days, row.renews, free)
 
 
 def plan_in(row: Any) -> Plan:
@@ -182,7 +185,7 @@ def _view(connection: Connection | None, row: Row[Any], now: int) -> Subscriptio
     plan = plan_in(row)
     standing = standing_of(row, plan)
     state = standing.at(now)
-    due = row.renews and state in (BoughtState.ACTIVE, BoughtState.GRACE)
+    due = state in (BoughtState.ACTIVE, BoughtState.GRACE) and row.renews and not standing.free
     following = plan_of(row.next_plan) or plan
     return SubscriptionView(
         id=row.id,
@@ -196,6 +199,7 @@ def _view(connection: Connection | None, row: Row[Any], now: int) -> Subscriptio
         renews=row.renews,
         agreed_atoms=row.agreed_atoms,
         beyond=Beyond(row.beyond),
+        paid_until=row.paid_until,
         period_start=row.period_start,
         period_end=row.period_end,
         period_price_atoms=row.period_price_atoms,
@@ -206,7 +210,7 @@ def _view(connection: Connection | None, row: Row[Any], now: int) -> Subscriptio
         per_minute=plan.per_minute,
         per_minute_now=row.per_minute_now,
         resets_at=row.resets_at or row.period_end,
-        next_billing_at=(row.next_at or row.period_end) if due else None,
+        next_billing_at=row.paid_until if due else None,
         next_price_atoms=row.next_price_atoms if row.next_at else following.monthly_price_atoms,
         grace_until=standing.grace_end,
         synced_at=row.synced_at,

@@ -44,7 +44,7 @@ def _create_subscriptions() -> None:
         *(_long(name) for name in ("base_url", "plan", "next_plan", "sync_failed")),
         *(_long(name) for name in ("secret_sealed", "new_secret_sealed")),
         sa.Column("renews", sa.Boolean(), nullable=False),
-        *(_number(name) for name in ("agreed_atoms", "period_start", "period_end")),
+        *(_number(name) for name in ("agreed_atoms", "paid_until", "period_start", "period_end")),
         sa.Column("period_calls", sa.BigInteger(), nullable=True),
         sa.Column("period_stream_seconds", sa.BigInteger(), nullable=True),
         *(_number(name) for name in ("period_price_atoms", *numbers, *later)),

@@ -1,0 +1,58 @@
+"""The keys of live subscriptions, as the proxy holds them in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, Engine, func, select
+from sqlmodel import col
+
+from node.plans.buying.models import LIVE, Beyond, BoughtSubscription
+from node.plans.buying.read import plan_in, standing_of
+from node.plans.buying.states import Standing
+
+Unseal = Callable[[str], bytes]
+
+
+@dataclass(slots=True)
+class HeldKey:
+    """What a call may show instead of money. `base`: the seller's address it is for, and no
+    other; `pays`: a call it does not cover is paid. The proxy notes in it until when its quota
+    is used up, or the seller does not know it."""
+
+    subscription_id: str
+    base: str
+    secret: bytes = field(repr=False)
+    standing: Standing
+    pays: bool
+    resets_at: int
+    gone_until: int = 0
+    doubted_until: int = 0
+
+
+def load_held(engine: Engine, unseal: Unseal) -> dict[str, HeldKey]:
+    """By listing (blocking)."""
+    statement = select(BoughtSubscription.__table__).where(  # type: ignore[attr-defined]
+        col(BoughtSubscription.state).in_([state.value for state in LIVE])
+    )
+    with engine.connect() as connection:
+        rows = connection.execute(statement).all()
+    return {
+        row.listing_id: HeldKey(
+            row.id,
+            row.base_url,
+            unseal(row.secret_sealed),
+            standing_of(row, plan_in(row)),
+            row.beyond == Beyond.PAY,
+            row.resets_at,
+        )
+        for row in rows
+    }
+
+
+def held_version(connection: Connection) -> tuple[int, int]:
+    """Differs whenever the proxy must take over something."""
+    statement = select(func.max(col(BoughtSubscription.version)), func.count())
+    version, count = connection.execute(statement.select_from(BoughtSubscription)).one()
+    return version or 0, count

@@ -1,0 +1,88 @@
+"""How subscriptions reach their sellers, and the node's wallet."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+# Whom orders are booked on: what people do in the console, with its limits.
+ORDER_KEY = "console"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A listing of somebody else. `base` is its address, without a slash at its end."""
+
+    listing_id: str
+    slug: str
+    base: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request to a seller that costs nothing. `path` is below the listing, with its slash."""
+
+    place: Place
+    method: str
+    path: str
+    secret: bytes | None = field(default=None, repr=False)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedOrder:
+    """A request that is paid, once per `order_id`, and never above `most_atoms`."""
+
+    place: Place
+    path: str
+    body: bytes
+    order_id: str
+    most_atoms: int
+    secret: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What came of it. `code` and `detail` where it was refused, here or there; `price_atoms`
+    is what the seller asks for, where it does; `answered`: it was the seller who spoke."""
+
+    status: int
+    body: bytes = b""
+    code: str = ""
+    detail: str = ""
+    price_atoms: int | None = None
+    answered: bool = True
+
+    @property
+    def good(self) -> bool:
+        return 200 <= self.status < 300
+
+
+class Line(Protocol):
+    """The proxy, which has limits, books and egress rules. Neither raises for what goes wrong
+    on the way: `Told` says it."""
+
+    async def ask_seller(self, asked: Asked) -> Told:
+        """Never pays."""
+        ...
+
+    async def place(self, order: PlacedOrder) -> Told:
+        """Pays, if it must. The same order again is never paid twice."""
+        ...
+
+    def take_doubted(self) -> set[str]:
+        """Subscriptions that sellers did not know as they stand here, since last asked."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Vault:
+    """What needs the node's keys. `sign` gives (address, signature) of a text (EIP-191)."""
+
+    seal: Callable[[bytes], str]
+    unseal: Callable[[str], bytes]
+    sign: Callable[[str], tuple[str, str]]
+
+
+Reload = Callable[[], Awaitable[None]]
