@@ -13,6 +13,7 @@ BackupError
 ├── SnapshotFailed       the database could not be read
 ├── CheckFailed          what was written is not what was read
 ├── FolderUnusable       no rights, no space
+├── MemoryShort          not enough to derive a key from the password
 ├── DestinationFailed    S3 or mail did not take it
 ├── ChoiceInvalid        a setting that cannot be accepted; `field` names it
 └── WorkerDied           the process that did the work is gone
@@ -74,6 +75,10 @@ class CheckFailed(BackupError):
 
 class FolderUnusable(BackupError):
     code = "backup_folder_unusable"
+
+
+class MemoryShort(BackupError):
+    code = "backup_memory_short"
 
 
 class DestinationFailed(BackupError):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import calendar
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import time
@@ -18,13 +20,24 @@ SUFFIX = ".farebox"
 _LOCK = ".lock"
 _WORK = ".work-"
 _SPARE_BYTES = 64 << 20
+_STAMP = "%Y%m%dT%H%M%SZ"
+_NAME = re.compile(r"farebox-(\d{8}T\d{6}Z)-[a-z]+-[0-9a-f]{4}\.farebox")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def file_name(at: int, reason: str) -> str:
     """`farebox-20260102T030405Z-manual-1a2b.farebox`; sorts by time."""
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at))
+    stamp = time.strftime(_STAMP, time.gmtime(at))
     return f"farebox-{stamp}-{reason}-{secrets.token_hex(2)}{SUFFIX}"
+
+
+def time_of(name: str) -> int | None:
+    """When a file was begun, by a name that `file_name` gave; None for every other name."""
+    found = _NAME.fullmatch(name)
+    try:
+        return calendar.timegm(time.strptime(found[1], _STAMP)) if found else None
+    except ValueError:
+        return None
 
 
 def prepare_folder(folder: Path) -> None:

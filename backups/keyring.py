@@ -16,11 +16,14 @@ from pathlib import Path
 
 import pyrage
 
-from backups.errors import BackupDamaged, ChoiceInvalid, PasswordWrong
+from backups.errors import BackupDamaged, ChoiceInvalid, MemoryShort, PasswordWrong
 from backups.header import BackupKey
+from backups.password import MOST_WORK, WORK, memory_of, seal, work_of
 
 MIN_PASSWORD = 12
 _ALONE_SECONDS = 60.0
+_SPARE_BYTES = 32 << 20
+_GROUP = Path("/sys/fs/cgroup")
 _MAC_LABEL = b"farebox backup manifest 1\0"
 
 
@@ -33,18 +36,25 @@ def check_password(password: str) -> None:
 
 
 def make_key(password: str) -> tuple[BackupKey, str]:
-    """A new key under `password`, and its identity (text). Takes a second or two: scrypt."""
+    """A new key under `password`, and its identity (text). Takes a second: scrypt. Raises
+    ChoiceInvalid, MemoryShort."""
     check_password(password)
     identity = pyrage.x25519.Identity.generate()
     with _alone():
-        block = pyrage.passphrase.encrypt(str(identity).encode(), password, armored=True)
-    return BackupKey(str(identity.to_public()), block.decode("ascii")), str(identity)
+        _require_memory(memory_of(WORK))
+        block = seal(str(identity).encode(), password)
+    return BackupKey(str(identity.to_public()), block), str(identity)
 
 
 def open_key(key: BackupKey, password: str) -> str:
-    """The identity in front of a file. Raises PasswordWrong; takes a second or two."""
+    """The identity in front of a file. Raises PasswordWrong, BackupDamaged, MemoryShort; takes
+    a second."""
+    work = work_of(key.key_block)
+    if work is None or work > MOST_WORK:
+        raise BackupDamaged("The front of this backup is not Farebox's own. Use another backup.")
     try:
         with _alone():
+            _require_memory(memory_of(work))
             opened: bytes = pyrage.passphrase.decrypt(key.key_block.encode("ascii"), password)
     except pyrage.DecryptError:
         raise PasswordWrong(
@@ -58,7 +68,7 @@ def open_key(key: BackupKey, password: str) -> str:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One derivation at a time on this machine: each takes up to a gigabyte. The lock is on this
+    """One derivation at a time on this machine, for the memory each takes. The lock is on this
     file; whoever holds it for long holds up nobody for ever."""
     with Path(__file__).open("rb") as file:
         deadline = time.monotonic() + _ALONE_SECONDS
@@ -69,6 +79,31 @@ def _alone() -> Iterator[None]:
             except OSError:
                 time.sleep(0.05)
         yield
+
+
+def _require_memory(wanted: int) -> None:
+    """Raises MemoryShort rather than to have the system end a process: not always this one."""
+    free = _free_memory()
+    if free is not None and free < wanted + _SPARE_BYTES:
+        raise MemoryShort(
+            f"The backup password takes {(wanted + _SPARE_BYTES) >> 20} MiB of memory for a moment,"
+            f" and {free >> 20} MiB are free. End something else and try again."
+        )
+
+
+def _free_memory() -> int | None:
+    """Bytes that may still be taken: of the machine, and of a container's share. None where the
+    system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        (free,) = (int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError):
+        return None
+    try:
+        most = int((_GROUP / "memory.max").read_text())
+        return min(free, most - int((_GROUP / "memory.current").read_text()))
+    except (OSError, ValueError):
+        return free
 
 
 def require_match(key: BackupKey, identity: str) -> None:

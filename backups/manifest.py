@@ -33,9 +33,18 @@ class Owed(msgspec.Struct, frozen=True):
     atoms: int
 
 
+class Setting(msgspec.Struct, frozen=True):
+    """A setting that came from outside the data directory, so that no file here holds it.
+    `value` is empty where it is secret or of that machine only."""
+
+    name: str
+    value: str
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Times in Unix seconds. `counts`: rows per table. `block_height` and `wallet_nonce`
-    (transactions the wallet had sent) are None when no endpoint answered."""
+    (transactions the wallet had sent) are None when no endpoint answered. `outside`: what the
+    restored node must be told again."""
 
     format: int = FORMAT
     id: str
@@ -52,6 +61,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int]
     owed: list[Owed]
     members: list[Member]
+    outside: list[Setting] = []
 
     @property
     def owed_atoms(self) -> int:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,21 +102,55 @@ def check(dump: Path, server: Conninfo | None, counts: Mapping[str, int], full: 
     return ""
 
 
-def restore(dump: Path, target: Conninfo) -> None:
-    """Load a dump into an empty database, wholly or not at all. Raises DatabaseUnfit."""
-    require_empty(target)
+def restore(dump: Path, target: Conninfo, room: Room) -> None:
+    """Load a dump, wholly or not at all, into a database that has `room` for it; what a new node
+    made there goes first. Raises DatabaseUnfit."""
+    _clear(target, room)
     _load(target, dump, DatabaseUnfit, "--single-transaction")
 
 
-def require_empty(target: Conninfo) -> None:
-    """Raises DatabaseUnfit when there is anything in the database, or none at all."""
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a database may hold and still be taken for one that nobody uses: `tables`, of which
+    those `in_use` are empty."""
+
+    tables: frozenset[str]
+    in_use: frozenset[str]
+
+
+def require_room(target: Conninfo, room: Room) -> list[str]:
+    """The tables of a database that nobody uses; none where it is empty. Raises DatabaseUnfit when
+    there is anything of worth in it, or no such database."""
     try:
         with _connect(target) as connection:
-            if connection.execute(_TABLES).fetchall():
-                raise DatabaseUnfit(
-                    "The PostgreSQL database to restore into is not empty. Make a new one, name it"
-                    " in FAREBOX_DATABASE_URL, and restore again; the old one stays as it is."
-                )
+            return _unused(connection, room)
+    except psycopg.Error as error:
+        raise DatabaseUnfit(f"The PostgreSQL database cannot be used: {_text(error)}.") from None
+
+
+def _unused(connection: psycopg.Connection[Any], room: Room) -> list[str]:
+    names = [name for (name,) in connection.execute(_TABLES).fetchall()]
+    worth = [name for name in names if name in room.in_use and _any_row(connection, name)]
+    if worth or not set(names) <= room.tables:
+        raise DatabaseUnfit(
+            "The PostgreSQL database to restore into is not empty. Make a new one, name it"
+            " in FAREBOX_DATABASE_URL, and restore again; the old one stays as it is."
+        )
+    return names
+
+
+def _any_row(connection: psycopg.Connection[Any], table: str) -> bool:
+    query = sql.SQL("SELECT 1 FROM {} LIMIT 1").format(sql.Identifier(table))
+    return connection.execute(query).fetchone() is not None
+
+
+def _clear(target: Conninfo, room: Room) -> None:
+    try:
+        with _connect(target) as connection:
+            connection.execute(f"SET lock_timeout = {_LOCK_MS}")
+            for name in _unused(connection, room):
+                drop = sql.SQL("DROP TABLE IF EXISTS {} CASCADE").format(sql.Identifier(name))
+                connection.execute(drop)
     except psycopg.Error as error:
         raise DatabaseUnfit(f"The PostgreSQL database cannot be used: {_text(error)}.") from None
 

@@ -43,6 +43,15 @@ def superfluous(backups: Sequence[Kept], now: int, rule: Keeping) -> set[str]:
     return {each.id for each in backups} - kept
 
 
+def superfluous_copies(
+    good: Sequence[Kept], others: Sequence[Kept], now: int, rule: Keeping
+) -> set[str]:
+    """Which copies elsewhere may go. `good` are those that were read back: the rule applies to
+    them as if there were no `others`, so that one nobody checked takes no place of theirs."""
+    among_all = superfluous([*good, *others], now, rule)
+    return superfluous(good, now, rule) | {each.id for each in others if each.id in among_all}
+
+
 def _newest_of_each(
     newest_first: Iterable[Kept], period: Callable[[int], tuple[int, ...]], since: int
 ) -> set[str]:

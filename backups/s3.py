@@ -1,10 +1,12 @@
-"""Copies in S3-compatible storage: put there, read back, removed."""
+"""Copies in S3-compatible storage: put there, read back, kept by rule."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from backups.archive import Progress
 from backups.bucket import Bucket
-from backups.errors import DestinationFailed
+from backups.errors import BackupError, DestinationFailed
+from backups.folder import time_of
+from backups.header import HEADER_BYTES, read_header
+from backups.retention import Keeping, Kept, superfluous_copies
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
@@ -47,16 +52,58 @@ def put(bucket: Bucket, key: str, path: Path, sha256: str, progress: Progress) -
             Config=transfer,
         )
         if _digest(client, bucket, key, size, progress) != sha256:
+            client.delete_object(Bucket=bucket.name, Key=key)
             raise DestinationFailed(
                 f"What the storage gave back for {key} is not what was put there. Check the"
-                " storage; the local backup is good."
+                " storage; the local backup is good, and the copy was removed."
             )
 
 
-def remove(bucket: Bucket, key: str) -> None:
-    """Remove a copy; one that is not there is no failure. Raises DestinationFailed."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the history says of copies: key to time, of those that were `good` when they were
+    read back, and of `unsure` ones. Others are ours where one of `recipients` stands in front."""
+
+    good: Mapping[str, int]
+    unsure: Mapping[str, int]
+    recipients: Sequence[str]
+
+
+def prune(bucket: Bucket, prefix: str, known: Known, now: int, rule: Keeping) -> list[str]:
+    """Let go of our copies below `prefix` that the rule does not keep; their keys. Those of
+    other nodes stay, and whatever is no backup. Raises DestinationFailed."""
     with _client(bucket) as client:
-        client.delete_object(Bucket=bucket.name, Key=key)
+        there = dict(_backups_in(client, bucket, prefix))
+        good = [Kept(key, at) for key, at in known.good.items() if key in there]
+        unsure = [key for key in there if key in known.unsure]
+        strange = [key for key in there if key not in known.good and key not in known.unsure]
+        ours = [key for key in strange if _recipient(client, bucket, key) in known.recipients]
+        others = [Kept(key, known.unsure.get(key, there[key])) for key in (*unsure, *ours)]
+        gone = sorted(superfluous_copies(good, others, now, rule))
+        for key in gone:
+            client.delete_object(Bucket=bucket.name, Key=key)
+        return gone
+
+
+def _backups_in(client: S3Client, bucket: Bucket, prefix: str) -> Iterator[tuple[str, int]]:
+    """Key and time of everything that is called like a backup."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket.name, Prefix=prefix)
+    for page in pages:
+        for each in page.get("Contents", []):
+            key = each.get("Key", "")
+            at = time_of(key.removeprefix(prefix))
+            if at is not None:
+                yield key, at
+
+
+def _recipient(client: S3Client, bucket: Bucket, key: str) -> str:
+    """Whose key stands in front of a copy; empty where none does."""
+    reach = f"bytes=0-{HEADER_BYTES - 1}"
+    body = client.get_object(Bucket=bucket.name, Key=key, Range=reach)["Body"]
+    try:
+        return read_header(io.BytesIO(body.read(HEADER_BYTES))).recipient
+    except BackupError:
+        return ""
 
 
 def _digest(client: S3Client, bucket: Bucket, key: str, size: int, progress: Progress) -> str:

@@ -19,8 +19,9 @@ from backups.errors import BackupBusy, CheckFailed, FolderUnusable
 from backups.folder import hold_folder, place, require_space, unusable, work_folder
 from backups.header import BackupKey
 from backups.keyring import make_key, open_key
-from backups.manifest import MAX_SMALL_BYTES, POSTGRES_NAME, SQLITE_NAME, Manifest
+from backups.manifest import MAX_SMALL_BYTES, POSTGRES_NAME, SQLITE_NAME, Manifest, Setting
 from backups.reading import open_front, read_backup, read_manifest
+from backups.retention import Keeping
 
 
 class Sqlite(msgspec.Struct, frozen=True, tag="sqlite"):
@@ -61,6 +62,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     wallet_nonce: int | None
     revision_sql: str
     owed_sql: str
+    outside: list[Setting] = []
 
 
 class Create(msgspec.Struct, frozen=True, kw_only=True, tag="create"):
@@ -118,11 +120,23 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True, tag="upload"):
     sha256: str
 
 
-class Forget(msgspec.Struct, frozen=True, kw_only=True, tag="forget"):
-    """Remove what is in a bucket under `key`."""
+class Prune(msgspec.Struct, frozen=True, kw_only=True, tag="prune"):
+    """Let go of the copies below `prefix` that `keeping` does not keep; `good` and `unsure` are
+    keys in the history with their times, `recipients` the keys that make other ones ours."""
 
     bucket: Bucket
-    key: str
+    prefix: str
+    keeping: Keeping
+    now: int
+    good: dict[str, int]
+    unsure: dict[str, int]
+    recipients: list[str]
+
+
+class Pruned(msgspec.Struct, frozen=True):
+    """Keys of the copies that are gone."""
+
+    keys: list[str]
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -139,8 +153,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     remark: str = ""
 
 
-Request = MakeKey | Create | Check | Look | Extract | Upload | Forget
-Result = MadeKey | Outcome | Done
+Request = MakeKey | Create | Check | Look | Extract | Upload | Prune
+Result = MadeKey | Outcome | Done | Pruned
 
 
 def perform(request: Request, progress: Progress) -> Result:
@@ -160,21 +174,21 @@ def perform(request: Request, progress: Progress) -> Result:
                 return Outcome(manifest=read_manifest(path, identity), size=path.stat().st_size)
             case Extract():
                 return _extract(request, progress)
-            case Upload() | Forget():
+            case Upload() | Prune():
                 return _store(request, progress)
     except OSError as error:
         raise unusable(_where(request), error) from None
 
 
-def _store(request: Upload | Forget, progress: Progress) -> Done:
+def _store(request: Upload | Prune, progress: Progress) -> Done | Pruned:
     from backups import s3  # boto3 is large: loaded only by a process that needs it
 
     if isinstance(request, Upload):
         path = Path(request.path)
         s3.put(request.bucket, request.key, path, request.sha256, progress)
-    else:
-        s3.remove(request.bucket, request.key)
-    return Done()
+        return Done()
+    known = s3.Known(request.good, request.unsure, request.recipients)
+    return Pruned(s3.prune(request.bucket, request.prefix, known, request.now, request.keeping))
 
 
 def _where(request: Request) -> Path:
@@ -237,6 +251,7 @@ def _take_snapshot(
         counts=counts,
         owed=owed,
         members=[*(each.member for each in smalls), describe(taken, taken.name)],
+        outside=facts.outside,
     )
     return taken, manifest
 

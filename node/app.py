@@ -91,7 +91,7 @@ def run(settings: Settings, keys: Keys) -> None:
 
 def _swap_in(staged: Staged, settings: Settings) -> None:
     """The wizard's restore takes effect once nothing has the old directory open."""
-    kept = swap(staged, settings.data_dir)
+    kept = swap(staged, settings)
     _log.warning(
         "restored from a backup; the old data directory is kept in %s. Start the node again, with"
         " the passphrase of the restored wallet: farebox up",

@@ -12,7 +12,7 @@ from backups.errors import BackupUnknown
 from backups.models import BackupState, CopyState
 from node.accounts.access import Permission
 from node.accounts.audit import Actor
-from node.api.paging import PAGE_SIZE, Id, Listed, PageNumber, ShortText
+from node.api.paging import PAGE_SIZE, Id, Listed, PageNumber, Sent, ShortText
 from node.api.routing import Caller, Endpoints
 from node.vault import records
 from node.vault.checks import test_restore, verify
@@ -23,7 +23,8 @@ from node.vault.service import Vault
 
 
 class InsideOut(BaseModel):
-    """What a backup says of itself. `owed_atoms`: USDC atoms charged and not claimed then."""
+    """What a backup says of itself. `owed_atoms`: USDC atoms charged and not claimed then;
+    `outside`: settings from the environment then, with values where they are not secret."""
 
     network: str
     chain_id: int
@@ -35,6 +36,7 @@ class InsideOut(BaseModel):
     counts: dict[str, int]
     owed_atoms: int
     owed_channels: int
+    outside: dict[str, str]
 
 
 class BackupOut(BaseModel):
@@ -93,7 +95,7 @@ class StatusOut(BaseModel):
     wallet_elsewhere: int
 
 
-class ChoicesIo(BaseModel):
+class ChoicesIo(Sent):
     """When, where, how long. `folder` empty: `backups` in the data directory."""
 
     every_hours: int
@@ -118,7 +120,7 @@ class S3Out(BaseModel):
     secret_key_set: bool
 
 
-class S3In(BaseModel):
+class S3In(Sent):
     """Without a bucket nothing is copied. `secret_key` null keeps the one that is stored."""
 
     endpoint_url: ShortText = ""
@@ -129,7 +131,7 @@ class S3In(BaseModel):
     secret_key: ShortText | None = None
 
 
-class PasswordIn(BaseModel):
+class PasswordIn(Sent):
     """The password of new backups; existing files go on needing theirs."""
 
     password: ShortText
@@ -232,6 +234,7 @@ def _backup(backup: BackupView) -> BackupOut:
             counts=inside.counts,
             owed_atoms=inside.owed_atoms,
             owed_channels=len(inside.owed),
+            outside={each.name: each.value for each in inside.outside},
         )
     names = BackupOut.model_fields.keys() - {"inside", "path"}
     values = {name: getattr(backup, name) for name in names}

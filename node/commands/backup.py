@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 
 from backups.archive import Progress
 from backups.client import run_task
-from backups.errors import BackupDamaged, BackupError, CheckFailed, NotABackup, PasswordWrong
+from backups.errors import BackupDamaged, CheckFailed, NotABackup, PasswordWrong
 from backups.manifest import Manifest
 from backups.tasks import Check, Outcome
 from finance.chain.rpc import Rpc
@@ -33,7 +33,6 @@ from node.settings import Settings
 from node.vault import records
 from node.vault.restore import (
     OLD_NODE,
-    discard,
     look_inside,
     require_fit,
     stage,
@@ -41,7 +40,7 @@ from node.vault.restore import (
     sweep_staged,
 )
 from node.vault.service import CLAIM_SECONDS, Surroundings, Vault
-from node.vault.source import owed_atoms
+from node.vault.source import owed_atoms, told
 
 app = typer.Typer(help="Backups: one encrypted file each.", no_args_is_help=True)
 
@@ -149,11 +148,7 @@ def restore(
     with hold_data_dir(settings.data_dir):
         sweep_staged(settings.data_dir)
         staged = asyncio.run(stage(file, password, found, settings, _progress(as_json)))
-        try:
-            kept = swap(staged, settings.data_dir)
-        except BackupError:
-            discard(staged)
-            raise
+        kept = swap(staged, settings)
     facts = {
         "restored": str(settings.data_dir),
         "kept": str(kept) if kept else None,
@@ -201,6 +196,7 @@ def _about(manifest: Manifest) -> dict[str, Any]:
         "channels": counts.get("seller_channel", 0) + counts.get("buyer_channel", 0),
         "calls": counts.get("call", 0),
         "open_usdc": str(Usdc(manifest.owed_atoms)),
+        "set_outside": [told(each) for each in manifest.outside],
     }
 
 
@@ -223,6 +219,11 @@ def _what_next(manifest: Manifest) -> str:
         lines.append(
             f"{Usdc(manifest.owed_atoms)} USDC was owed when the backup was made; it is claimed"
             " at the next claim, unless the old node did."
+        )
+    if manifest.outside:
+        lines.append(
+            "The old node had these settings from its environment; no file holds them:"
+            f" {'; '.join(map(told, manifest.outside))}"
         )
     return "\n".join(lines)
 

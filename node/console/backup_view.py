@@ -15,6 +15,7 @@ from node.vault.overview import Overview
 from node.vault.records import BackupView
 from node.vault.restored import Restored, since_sentence
 from node.vault.service import Working
+from node.vault.source import told
 
 REASONS = {
     "manual": "by hand",
@@ -226,6 +227,8 @@ def detail_of(
             Fact("Version", inside.software),
             Fact("Files", ", ".join(member.name for member in inside.members)),
         ]
+        if inside.outside:
+            facts.append(Fact("Set outside", "; ".join(map(told, inside.outside))))
     counts = sorted(inside.counts.items()) if inside else []
     return BackupDetail(
         row=row_of(backup, now, zone),

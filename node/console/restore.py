@@ -19,10 +19,12 @@ from node.console.pages import Pages
 from node.console.visit import Guest
 from node.vault.desk import RestoreDesk
 from node.vault.restore import OLD_NODE
+from node.vault.source import told
 
 PATH = "/setup/restore"
 MOST_BYTES = 64 << 30
 _FORM_BYTES = 16_000
+OUTSIDE = "Set in the environment, to be set again"
 Guard = Callable[[Guest], Awaitable[Response | None]]
 
 
@@ -133,6 +135,7 @@ def facts_of(manifest: Manifest, now: int) -> list[Fact]:
         Fact("Owed then, not claimed", f"{owed} USDC"),
         Fact("Database", f"{manifest.database}, schema {manifest.schema_revision}"),
         Fact("Version", manifest.software),
+        *([Fact(OUTSIDE, "; ".join(map(told, manifest.outside)))] if manifest.outside else []),
     ]
 
 

@@ -20,9 +20,12 @@ from finance.wallet.signer import Keys
 from node.accounts.audit import SYSTEM
 from node.db.migrations import head_revision, revision_of, upgrade
 from node.errors import NodeError
+from node.preferences import read_preference
 from node.settings import Settings
 from node.vault import records
+from node.vault.restored import Restored
 from node.vault.service import Surroundings, Vault
+from node.vault.source import wallets_of
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +36,12 @@ class BackupBeforeUpgrade(NodeError):
     code = "backup_before_upgrade"
 
 
+class BooksOfAnother(NodeError):
+    """The database was restored, and the data directory that belongs to it was not."""
+
+    code = "books_of_another"
+
+
 def needs_backup(engine: Engine) -> bool:
     """Whether the database has content of an older schema, and backups are set up (blocking)."""
     return _outdated(engine) and _has_key(engine)
@@ -41,8 +50,9 @@ def needs_backup(engine: Engine) -> bool:
 def upgrade_with_backup(engine: Engine, settings: Settings, keys: Keys) -> None:
     """Bring the schema to the newest revision, after a backup where one is due (blocking).
 
-    Raises BackupBeforeUpgrade with nothing changed.
+    Raises BackupBeforeUpgrade or BooksOfAnother with nothing changed.
     """
+    _require_own_books(engine, settings)
     if needs_backup(engine):
         _log.info("the database's schema changes; a backup is written first")
         vault = Vault(Surroundings(settings, engine, keys), time.time)
@@ -67,6 +77,21 @@ def require_upgraded(engine: Engine) -> None:
             "The database has an older schema. Run: farebox db upgrade (it writes a backup first)."
         )
     upgrade(engine)
+
+
+def _require_own_books(engine: Engine, settings: Settings) -> None:
+    """A restore loads books into a server first, and swaps the data directory then: killed between
+    the two, this node has another wallet than its books."""
+    try:
+        wallet = read_preference(engine, Restored).wallet
+    except SQLAlchemyError:
+        return  # no such table: a new database
+    if wallet and wallet.lower() not in wallets_of(settings):
+        raise BooksOfAnother(
+            f"The database holds the restored books of wallet {wallet}, which is not in"
+            f" {settings.keystore_dir}: a restore was interrupted. Name an empty database in"
+            " FAREBOX_DATABASE_URL and restore the backup again."
+        )
 
 
 def _outdated(engine: Engine) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -42,6 +43,33 @@ async def verify(vault: Vault, backup_id: str) -> BackupView:
         else:
             values = {"verified_at": vault.now(), "state": BackupState.GOOD, "error": ""}
             await _change(vault, backup_id, **values, remark=outcome.remark or backup.remark)
+    return await asyncio.to_thread(records.read_backup, vault.engine, backup_id)
+
+
+async def adopt(vault: Vault, backup_id: str) -> BackupView:
+    """Check a file that got its name, which none does before it is whole, when the node ended
+    before it could say so; a good one is then like every other. Raises as `verify`."""
+    backup = await asyncio.to_thread(records.read_backup, vault.engine, backup_id)
+    async with vault.at_work("verify", backup_id):
+        identity = await asyncio.to_thread(vault.identity_of, backup.recipient)
+        request = Check(path=str(backup.path), work=str(backup.path.parent), identity=identity)
+        try:
+            outcome = await run_task(request, Outcome, vault.report)
+        except _NOT_GOOD as error:
+            await _change(vault, backup_id, state=BackupState.DAMAGED, error=str(error))
+        else:
+            digest = await asyncio.to_thread(_sha256, backup.path)
+            await _change(
+                vault,
+                backup_id,
+                state=BackupState.GOOD,
+                error="",
+                remark="The node ended when it was written; it was checked after the next start.",
+                verified_at=vault.now(),
+                size_bytes=outcome.size,
+                sha256=digest,
+                manifest=records.manifest_text(outcome.manifest),
+            )
     return await asyncio.to_thread(records.read_backup, vault.engine, backup_id)
 
 
@@ -110,6 +138,11 @@ async def _existing(vault: Vault, backup_id: str) -> BackupView:
         await asyncio.to_thread(mark_lost, vault.engine, backup)
         raise FolderUnusable(f"{backup.path} is not there any more.")
     return backup
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def _change(vault: Vault, backup_id: str, **values: object) -> None:

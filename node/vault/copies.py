@@ -6,7 +6,6 @@ The local file is good whatever becomes of them; a failure stands in the history
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,13 +16,12 @@ from backups.bucket import Bucket
 from backups.client import run_task
 from backups.errors import BackupError
 from backups.models import CopyState
-from backups.tasks import Done, Forget, Upload
+from backups.retention import Keeping
+from backups.tasks import Done, Prune, Pruned, Upload
 from node.preferences import read_preference
 from node.vault import records
 from node.vault.choices import BackupChoices, S3Choices
 from node.vault.records import BackupView
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class Post(Protocol):
 
 
 class Copies:
-    """Sends copies, and removes those in the bucket that the rule lets go."""
+    """Sends copies, and has the rule hold for those in the bucket."""
 
     def __init__(
         self, engine: Engine, unseal: Callable[[str], bytes], post: Post | None = None
@@ -56,18 +54,37 @@ class Copies:
         """To each place the operator chose; whether all of them have it."""
         return all([await self._upload(backup), await self._mail(backup)])
 
-    async def forget(self, backup: BackupView) -> None:
-        """Remove its copy from the bucket."""
+    async def prune(self, now: int, keeping: Keeping) -> str:
+        """Have the bucket keep what the rule keeps, whatever became of the files here; why it
+        could not, as a sentence."""
         choices = await asyncio.to_thread(read_preference, self._engine, S3Choices)
-        if backup.s3_state is not CopyState.SENT or not choices.bucket:
-            return
+        if not choices.bucket:
+            return ""
+        rows = await asyncio.to_thread(records.copied, self._engine)
+        keys = await asyncio.to_thread(records.read_keys, self._engine)
+        request = Prune(
+            bucket=self._bucket(choices),
+            prefix=choices.prefix,
+            keeping=keeping,
+            now=now,
+            good={each.s3_key: each.started_at for each in rows if each.s3_state is CopyState.SENT},
+            unsure={
+                each.s3_key: each.started_at for each in rows if each.s3_state is CopyState.FAILED
+            },
+            recipients=[each.key.recipient for each in keys],
+        )
         try:
-            await run_task(Forget(bucket=self._bucket(choices), key=backup.s3_key), Done)
+            gone = (await run_task(request, Pruned)).keys
         except BackupError as error:
-            await self._note(backup, s3_error=str(error))
-            _log.warning("%s stays in the storage: %s", backup.s3_key, error)
-        else:
-            await self._note(backup, s3_state=CopyState.REMOVED, s3_error="")
+            return str(error)
+        for each in rows:
+            if each.s3_key in gone:
+                await self._note(each, s3_state=CopyState.REMOVED, s3_error="")
+        return ""
+
+    async def again(self, backup: BackupView) -> bool:
+        """Put a copy into the bucket that could not be put there before; whether it is there."""
+        return await self._upload(backup)
 
     async def _upload(self, backup: BackupView) -> bool:
         choices = await asyncio.to_thread(read_preference, self._engine, S3Choices)
@@ -77,13 +94,13 @@ class Copies:
         request = Upload(
             bucket=self._bucket(choices), key=key, path=str(backup.path), sha256=backup.sha256
         )
-        await self._note(backup, s3_state=CopyState.SENDING)
+        await self._note(backup, s3_state=CopyState.SENDING, s3_key=key)
         try:
             await run_task(request, Done)
         except BackupError as error:
             await self._note(backup, s3_state=CopyState.FAILED, s3_error=str(error))
             return False
-        await self._note(backup, s3_state=CopyState.SENT, s3_key=key, s3_error="")
+        await self._note(backup, s3_state=CopyState.SENT, s3_error="")
         return True
 
     async def _mail(self, backup: BackupView) -> bool:

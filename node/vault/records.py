@@ -12,6 +12,7 @@ from sqlalchemy import Engine, Row, func, insert, select, update
 from sqlmodel import col
 
 from backups.errors import BackupUnknown, NoBackupKey
+from backups.folder import SUFFIX
 from backups.header import BackupKey
 from backups.manifest import Manifest, decode_manifest
 from backups.models import Backup, BackupKeyRow, BackupState, CopyState
@@ -169,6 +170,28 @@ def list_backups(
 def good_backups(engine: Engine) -> list[BackupView]:
     """Every good one, the newest first (blocking)."""
     return list_backups(engine, limit=100_000, good=True)[0]
+
+
+def copied(engine: Engine) -> list[BackupView]:
+    """Every one with a copy in the bucket, or perhaps with one (blocking)."""
+    there = _BACKUP.c.s3_state.in_((CopyState.SENT, CopyState.FAILED))
+    with engine.connect() as connection:
+        rows = connection.execute(select(_BACKUP).where(there, _BACKUP.c.s3_key != "")).all()
+        current = _current(connection)
+    return [_view(row, current) for row in rows]
+
+
+def left_behind(engine: Engine, folder: Path) -> list[BackupView]:
+    """Whose file is in `folder` though the history says that it was not finished, or was let go:
+    the node ended between the two (blocking)."""
+    names = [path.name for path in folder.glob(f"*{SUFFIX}")]
+    states = (BackupState.FAILED, BackupState.REMOVED)
+    conditions = (_BACKUP.c.state.in_(states), _BACKUP.c.folder == str(folder))
+    with engine.connect() as connection:
+        query = select(_BACKUP).where(_BACKUP.c.name.in_(names), *conditions)
+        rows = connection.execute(query).all()
+        current = _current(connection)
+    return [_view(row, current) for row in rows]
 
 
 def kept_of(backups: Sequence[BackupView]) -> list[Kept]:

@@ -10,19 +10,17 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 
 from backups import postgres
 from backups.archive import Progress
 from backups.client import run_task
-from backups.errors import BackupTooNew, DatabaseUnfit, WrongNetwork
+from backups.errors import BackupError, BackupTooNew, DatabaseUnfit, WrongNetwork
 from backups.folder import sync_folder, unusable
 from backups.manifest import SQLITE_NAME, Manifest
 from backups.swap import swap_in
@@ -30,7 +28,7 @@ from backups.tasks import Extract, Look, Outcome, Postgres
 from finance.networks import NETWORKS
 from node.accounts.audit import SYSTEM
 from node.db.engine import open_engine, writer
-from node.db.migrations import script_directory, upgrade
+from node.db.migrations import metadata, script_directory, upgrade
 from node.lock import FILE_NAME as LOCK_NAME
 from node.preferences import store_preference
 from node.settings import Settings
@@ -44,9 +42,25 @@ OLD_NODE = (
 )
 
 
+_IN_USE = frozenset(
+    {
+        "backup",
+        "buyer_channel",
+        "call",
+        "chain_tx",
+        "consumer_key",
+        "ledger_entry",
+        "listing",
+        "seller_channel",
+        "user_account",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A whole data directory, ready to be swapped in."""
+    """A whole data directory, ready to be swapped in. Books that belong on a server are in it as a
+    dump: they are loaded right before."""
 
     folder: Path
     manifest: Manifest
@@ -91,12 +105,18 @@ def _require_database(manifest: Manifest, settings: Settings) -> None:
                 "This backup holds a PostgreSQL database. Name an empty one in"
                 " FAREBOX_DATABASE_URL and restore again."
             )
-        postgres.require_empty(database.conninfo)
+        postgres.require_room(database.conninfo, _room())
     elif isinstance(database, Postgres) or Path(database.path) != database_file(settings):
         raise DatabaseUnfit(
             "This backup holds an SQLite database, which is restored into the data directory."
             " Take FAREBOX_DATABASE_URL out of the settings and restore again."
         )
+
+
+def _room() -> postgres.Room:
+    """A node that was started and never set up has made its schema, and nothing in it that counts:
+    so is the database in which the wizard of a new node restores."""
+    return postgres.Room(frozenset({*metadata().tables, "alembic_version"}), _IN_USE)
 
 
 def database_file(settings: Settings) -> Path:
@@ -127,11 +147,19 @@ async def stage(
     return Staged(folder, found)
 
 
-def swap(staged: Staged, data_dir: Path) -> Path | None:
+def swap(staged: Staged, settings: Settings) -> Path | None:
     """Put the staged directory in place; where the old one is kept, None if it was empty
-    (blocking). Only for whoever holds the data directory."""
+    (blocking). Only for whoever holds the data directory, with nothing else in its database.
+    Raises BackupError; the old directory is there then, and the staged one gone."""
+    data_dir = settings.data_dir
     kept = _kept_name(data_dir)
-    swap_in(staged.folder, data_dir, kept)
+    try:
+        if staged.manifest.database == "postgres":
+            _load_books(staged, settings)
+        swap_in(staged.folder, data_dir, kept)
+    except BackupError:
+        discard(staged)
+        raise
     if not kept.exists():
         return None
     if {each.name for each in kept.iterdir()} <= {LOCK_NAME}:
@@ -173,32 +201,37 @@ def _new_folder(data_dir: Path) -> Path:
 def _furnish(folder: Path, manifest: Manifest, settings: Settings) -> None:
     """Settings that name the network, books that know they were restored, all on disk."""
     _name_network(folder / TOML, manifest)
-    with _books(folder, manifest, settings) as engine:
-        upgrade(engine)
-        with writer(engine).begin() as connection:
-            mark_restored(connection, manifest, int(time.time()))
+    database = database_of(settings)
+    dump = folder / manifest.database_member.name
+    if isinstance(database, Postgres):
+        postgres.check(dump, database.conninfo, manifest.counts, False)
+    else:
+        assert dump.name == SQLITE_NAME
+        dump.rename(folder / "farebox.db")
+        file = str(folder / "farebox.db")
+        _mark(make_url("sqlite://").set(database=file).render_as_string(), manifest)
     for place, _, names in os.walk(folder):
         for name in names:
             _sync_file(Path(place) / name)
         sync_folder(Path(place))
 
 
-@contextmanager
-def _books(folder: Path, manifest: Manifest, settings: Settings) -> Iterator[Engine]:
-    dump = folder / manifest.database_member.name
-    if manifest.database == "postgres":
-        database = database_of(settings)
-        assert isinstance(database, Postgres)
-        postgres.restore(dump, database.conninfo)
-        dump.unlink()
-        url = settings.database
-    else:
-        assert dump.name == SQLITE_NAME
-        dump.rename(folder / "farebox.db")
-        url = make_url("sqlite://").set(database=str(folder / "farebox.db")).render_as_string()
+def _load_books(staged: Staged, settings: Settings) -> None:
+    database = database_of(settings)
+    assert isinstance(database, Postgres)
+    dump = staged.folder / staged.manifest.database_member.name
+    postgres.restore(dump, database.conninfo, _room())
+    _mark(settings.database, staged.manifest)
+    dump.unlink()
+
+
+def _mark(url: str, manifest: Manifest) -> None:
+    """This version's schema, and books that know they were restored."""
     engine = open_engine(url)
     try:
-        yield engine
+        upgrade(engine)
+        with writer(engine).begin() as connection:
+            mark_restored(connection, manifest, int(time.time()))
     finally:
         engine.dispose()
 
@@ -233,6 +266,7 @@ def mark_restored(connection: Connection, manifest: Manifest, now: int) -> None:
         backup_id=manifest.id,
         backup_at=manifest.created_at,
         restored_at=now,
+        wallet=manifest.wallet,
         wallet_nonce=manifest.wallet_nonce,
         lost_atoms=manifest.owed_atoms,
     )

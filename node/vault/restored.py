@@ -34,7 +34,8 @@ _OWN_SINCE = text(
 class Restored(Preference, frozen=True, tag="restored"):
     """The last restore; times in Unix seconds. `restored_at` 0: never restored.
 
-    `wallet_nonce`: transactions of the wallet when the backup was made (None: not known);
+    `wallet`: whose books these are; `wallet_nonce`: its transactions when the backup was made
+    (None: not known);
     `nonce_then`: on the chain at the first look after the restore (-1: not looked yet);
     `checked_at`: when every open channel had been held against the chain, 0: not yet;
     `elsewhere`: transactions seen later that this node did not send.
@@ -43,6 +44,7 @@ class Restored(Preference, frozen=True, tag="restored"):
     backup_id: str = ""
     backup_at: int = 0
     restored_at: int = 0
+    wallet: str = ""
     wallet_nonce: int | None = None
     lost_atoms: int = 0
     nonce_then: int = -1

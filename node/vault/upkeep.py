@@ -8,19 +8,20 @@ import logging
 from contextlib import suppress
 
 from backups.errors import BackupBusy, BackupError, NoBackupKey
-from backups.models import BackupState
+from backups.models import BackupState, CopyState
 from backups.retention import superfluous
 from backups.schedule import backup_due, test_due
 from node.alerts.rules import Rule
 from node.preferences import read_preference
 from node.vault import records
-from node.vault.checks import test_restore
+from node.vault.checks import adopt, test_restore
 from node.vault.choices import BackupChoices
 from node.vault.copies import Copies
 from node.vault.records import BackupView
 from node.vault.restored import mark_lost
 from node.vault.service import LINK, Vault
 
+SEND_AGAIN_SECONDS = 3600
 _log = logging.getLogger(__name__)
 
 
@@ -30,6 +31,7 @@ class Upkeep:
     def __init__(self, vault: Vault, copies: Copies) -> None:
         self._vault = vault
         self._copies = copies
+        self._sent_again_at = 0
         vault.after.append(self.send)
         vault.after.append(self.prune)
 
@@ -40,6 +42,8 @@ class Upkeep:
         if self._vault.working is not None:
             return
         with suppress(BackupBusy, NoBackupKey):
+            await self._settle()
+            await self._send_again(now)
             if await self._due(now):
                 await self._back_up()
             elif (due := await self._due_test(now)) is not None:
@@ -47,13 +51,12 @@ class Upkeep:
 
     async def send(self, backup: BackupView) -> None:
         """Copies of a new backup; what could not be sent is an incident."""
-        if not await self._copies.send(backup) and self._vault.around.alarm is not None:
+        why = ""
+        if not await self._copies.send(backup):
             found = await asyncio.to_thread(records.read_backup, self._vault.engine, backup.id)
             why = " ".join(filter(None, (found.s3_error, found.mail_error)))
-            message = f"A backup was written, but not copied elsewhere: {why}"
-            await self._vault.around.alarm.raise_(Rule.BACKUP_FAILED, "copies", message, LINK)
-        elif self._vault.around.alarm is not None:
-            await self._vault.around.alarm.resolve(Rule.BACKUP_FAILED, "copies")
+            why = f"A backup was written, but not copied elsewhere: {why}"
+        await self._tell("copies", why)
 
     async def prune(self, _new: BackupView) -> None:
         """Let go what the rule does not keep; the last good one always stays."""
@@ -64,11 +67,45 @@ class Upkeep:
         for backup in good:
             if backup.id not in gone:
                 continue
-            await self._copies.forget(backup)
-            await asyncio.to_thread(backup.path.unlink, True)
+            # First said, then done: killed between the two, `_settle` does it.
             await asyncio.to_thread(
                 records.change, engine, backup.id, state=BackupState.REMOVED, removed_at=now
             )
+            await asyncio.to_thread(backup.path.unlink, True)
+        why = await self._copies.prune(now, choices.keeping)
+        await self._tell("bucket", why and f"Old copies stay in the storage: {why}")
+
+    async def _settle(self) -> None:
+        """What the node's sudden end left: files that were let go, and whole ones that the history
+        does not know to be."""
+        engine = self._vault.engine
+        choices = await asyncio.to_thread(read_preference, engine, BackupChoices)
+        folder = self._vault.folder(choices)
+        for backup in await asyncio.to_thread(records.left_behind, engine, folder):
+            if backup.state is BackupState.REMOVED:
+                await asyncio.to_thread(backup.path.unlink, True)
+            else:
+                await adopt(self._vault, backup.id)
+
+    async def _send_again(self, now: int) -> None:
+        """The newest backup, once an hour, where its copy could not be put into the bucket."""
+        if 0 <= now - self._sent_again_at < SEND_AGAIN_SECONDS:
+            return
+        good, _ = await asyncio.to_thread(records.list_backups, self._vault.engine, 0, 1, True)
+        if good and good[0].s3_state is CopyState.FAILED:
+            self._sent_again_at = now
+            if await self._copies.again(good[0]):
+                await self._tell("copies", "")
+
+    async def _tell(self, subject: str, why: str) -> None:
+        """Open an incident, or end it where there is nothing to say."""
+        alarm = self._vault.around.alarm
+        if alarm is None:
+            return
+        if why:
+            await alarm.raise_(Rule.BACKUP_FAILED, subject, why, LINK)
+        else:
+            await alarm.resolve(Rule.BACKUP_FAILED, subject)
 
     async def _back_up(self) -> None:
         try:
@@ -95,15 +132,8 @@ class Upkeep:
         return good[0] if good else None
 
     async def _test(self, backup: BackupView) -> None:
-        tested = await test_restore(self._vault, backup.id)
-        alarm = self._vault.around.alarm
-        if alarm is None:
-            return
-        if tested.test_error:
-            message = f"The weekly test restore failed: {tested.test_error}"
-            await alarm.raise_(Rule.BACKUP_FAILED, "test", message, LINK)
-        else:
-            await alarm.resolve(Rule.BACKUP_FAILED, "test")
+        why = (await test_restore(self._vault, backup.id)).test_error
+        await self._tell("test", why and f"The weekly test restore failed: {why}")
 
     async def _mark_missing(self) -> None:
         engine = self._vault.engine

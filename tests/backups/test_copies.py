@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import socket
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -16,13 +18,17 @@ from moto.server import ThreadedMotoServer
 from backups.bucket import Bucket
 from backups.client import run_task
 from backups.errors import DestinationFailed
-from backups.header import BackupKey
+from backups.folder import file_name
+from backups.header import BackupKey, encode_header
+from backups.keyring import make_key
 from backups.models import BackupState, CopyState
-from backups.tasks import Done, Forget, Upload
+from backups.retention import Keeping
+from backups.tasks import Done, Upload
 from node.accounts.audit import SYSTEM
 from node.alerts.choices import MailSecurity
 from node.alerts.configure import EmailChange, save_email
 from node.alerts.mail import Mailer
+from node.alerts.rules import Rule
 from node.preferences import change_preference
 from node.vault import records
 from node.vault.build import mail_post
@@ -87,7 +93,23 @@ def _bucket(url: str, name: str = "backups") -> Bucket:
     )
 
 
-def test_a_copy_is_put_read_back_and_removed(storage: str, tmp_path: Path) -> None:
+def _keys(url: str, prefix: str) -> list[str]:
+    found = _client(url).list_objects_v2(Bucket="backups", Prefix=prefix)
+    return sorted(each["Key"] for each in found.get("Contents", []))
+
+
+def _use_bucket(home: Home, url: str, prefix: str, name: str = "backups") -> None:
+    choices = S3Choices(
+        endpoint_url=url,
+        bucket=name,
+        prefix=prefix,
+        access_key_id="key",
+        secret_key_sealed=home.keys.seal(SECRET.encode()),
+    )
+    change_s3(home.engine, choices, SYSTEM, 1)
+
+
+def test_a_copy_of_several_parts_is_put_and_read_back(storage: str, tmp_path: Path) -> None:
     path = tmp_path / "large.farebox"
     path.write_bytes(bytes(range(256)) * 80_000)  # more than one part
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -95,8 +117,6 @@ def test_a_copy_is_put_read_back_and_removed(storage: str, tmp_path: Path) -> No
     asyncio.run(run_task(upload, Done))
     found = _client(storage).get_object(Bucket="backups", Key="a/large")["Body"].read()
     assert found == path.read_bytes()
-    asyncio.run(run_task(Forget(bucket=_bucket(storage), key="a/large"), Done))
-    assert "Contents" not in _client(storage).list_objects_v2(Bucket="backups", Prefix="a/")
 
 
 def test_what_the_storage_gives_back_differently_is_no_copy(storage: str, tmp_path: Path) -> None:
@@ -105,6 +125,7 @@ def test_what_the_storage_gives_back_differently_is_no_copy(storage: str, tmp_pa
     upload = Upload(bucket=_bucket(storage), key="b", path=str(path), sha256="0" * 64)
     with pytest.raises(DestinationFailed, match="not what was put there"):
         asyncio.run(run_task(upload, Done))
+    assert _keys(storage, "b") == [], "nobody takes it for one later"
 
 
 def test_a_storage_that_refuses_or_is_not_there_is_a_sentence(storage: str, tmp_path: Path) -> None:
@@ -125,15 +146,7 @@ async def test_a_backup_is_written_copied_mailed_checked_tried_and_let_go(
     _with_copies(home, vault)
     _use_mail(home, post_office.port)
     _set_key(home)
-    sealed = home.keys.seal(SECRET.encode())
-    choices = S3Choices(
-        endpoint_url=storage,
-        bucket="backups",
-        prefix="node/",
-        access_key_id="key",
-        secret_key_sealed=sealed,
-    )
-    await asyncio.to_thread(change_s3, home.engine, choices, SYSTEM, now)
+    await asyncio.to_thread(_use_bucket, home, storage, "node/")
     change_choices(home.engine, BackupChoices(mail=True), SYSTEM, now)
     first = await vault.back_up_now("manual")
     assert first.state is BackupState.GOOD and first.manifest is not None
@@ -167,6 +180,102 @@ async def test_the_rule_lets_old_ones_go_everywhere_and_never_the_last(
     new = await vault.back_up_now("manual")
     assert not old.path.exists() and new.path.exists()
     assert records.read_backup(home.engine, old.id).state is BackupState.REMOVED
+
+
+def _copy(home: Home, url: str, prefix: str, days_ago: int, front: bytes = b"") -> str:
+    """An object called like a backup of so many days ago, behind our key or another front."""
+    name = file_name(int(time.time()) - days_ago * 86_400, "scheduled")
+    front = front or encode_header(BackupKey(home.key.recipient, home.key.key_block))
+    _client(url).put_object(Bucket="backups", Key=f"{prefix}{name}", Body=front + b"age")
+    return f"{prefix}{name}"
+
+
+async def test_copies_that_the_history_does_not_know_go_by_the_rule_and_strangers_stay(
+    home: Home, storage: str
+) -> None:
+    """After a restore: the bucket has what was put there since, and what the old node put there;
+    another node uses it too."""
+    _set_key(home)
+    _use_bucket(home, storage, "shared/")
+    ours = {days: _copy(home, storage, "shared/", days) for days in (2, 9, 800, 900)}
+    stranger, _ = make_key("of another node altogether")
+    theirs = _copy(home, storage, "shared/", 900, encode_header(stranger))
+    other = _copy(home, storage, "shared/", 901, b"not a backup at all, but called like one")
+    notes = "shared/notes.txt"
+    _client(storage).put_object(Bucket="backups", Key=notes, Body=b"keep")
+    copies = Copies(home.engine, home.keys.unseal)
+    assert await copies.prune(int(time.time()), Keeping()) == ""
+    left = set(_keys(storage, "shared/"))
+    assert left == {ours[2], ours[9], theirs, other, notes}
+
+
+async def test_copies_of_files_that_are_gone_here_are_kept_and_let_go_by_the_rule(
+    home: Home, storage: str
+) -> None:
+    """Elsewhere, missing, removed: a copy that was read back is as good as ever, until the rule
+    lets it go; the last good one stays, also behind a newer one that nobody read back."""
+    _set_key(home)
+    _use_bucket(home, storage, "gone/")
+    vault, now = home.vault, int(time.time())
+    Upkeep(vault, Copies(home.engine, home.keys.unseal))
+    made = [await vault.back_up_now("manual") for _ in range(3)]
+    old, middle, last = (records.read_backup(home.engine, each.id) for each in made)
+    for each, days in ((old, 900), (middle, 800), (last, 700)):
+        state = BackupState.ELSEWHERE if each is old else BackupState.MISSING
+        records.change(home.engine, each.id, started_at=now - days * 86_400, state=state)
+    unsure = _copy(home, storage, "gone/", 600)
+    copies = Copies(home.engine, home.keys.unseal)
+    assert await copies.prune(now, Keeping()) == ""
+    assert set(_keys(storage, "gone/")) == {last.s3_key, unsure}
+    for each, state in ((old, CopyState.REMOVED), (last, CopyState.SENT)):
+        assert records.read_backup(home.engine, each.id).s3_state is state
+
+
+async def test_a_bucket_that_cannot_be_cleared_is_an_incident_until_it_can(
+    home: Home, storage: str
+) -> None:
+    _set_key(home)
+    _use_bucket(home, storage, "", "none")
+    alarm = Told()
+    vault = home.vault
+    vault.around = replace(vault.around, alarm=alarm)
+    Upkeep(vault, Copies(home.engine, home.keys.unseal))
+    made = await vault.back_up_now("manual")
+    assert made.state is BackupState.GOOD
+    assert set(alarm.open) == {"copies", "bucket"}
+    assert "stay in the storage" in alarm.open["bucket"]
+    _use_bucket(home, storage, "again/")
+    await vault.back_up_now("manual")
+    assert alarm.open == {}
+
+
+async def test_a_copy_that_failed_is_sent_again_an_hour_later(home: Home, storage: str) -> None:
+    _set_key(home)
+    _use_bucket(home, "http://127.0.0.1:9", "late/")
+    vault, now = home.vault, int(time.time())
+    upkeep = Upkeep(vault, Copies(home.engine, home.keys.unseal))
+    made = await vault.back_up_now("manual")
+    assert records.read_backup(home.engine, made.id).s3_state is CopyState.FAILED
+    records.change(home.engine, made.id, tested_at=now)
+    _use_bucket(home, storage, "late/")
+    await upkeep.run(now)
+    found = records.read_backup(home.engine, made.id)
+    assert found.s3_state is CopyState.SENT and _keys(storage, "late/") == [found.s3_key]
+
+
+class Told:
+    """Takes incidents of failed backups and remembers the open ones by their subject."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, str] = {}
+
+    async def raise_(self, rule: Rule, subject: str, message: str, link: str = "") -> None:
+        if rule is Rule.BACKUP_FAILED:
+            self.open[subject] = message
+
+    async def resolve(self, rule: Rule, subject: str) -> None:
+        if rule is Rule.BACKUP_FAILED:
+            self.open.pop(subject, None)
 
 
 async def test_a_new_password_leaves_old_files_to_the_old_one(home: Home) -> None:

@@ -41,7 +41,7 @@ def test_what_was_backed_up_is_what_is_restored(home: Home, tmp_path: Path) -> N
     manifest = asyncio.run(look_inside(path, PASSWORD)).manifest
     assert manifest.counts["spend_limit"] == 40
     staged = asyncio.run(stage(path, PASSWORD, manifest, Settings(data_dir=target)))
-    assert swap(staged, target) is None
+    assert swap(staged, Settings(data_dir=target)) is None
     for name in ("keys/wallet.json", "farebox.toml"):
         assert (target / name).read_bytes() == (home.settings.data_dir / name).read_bytes()
         assert (target / name).stat().st_mode & 0o077 == 0
@@ -58,7 +58,7 @@ def test_restoring_over_a_node_keeps_all_of_the_old_one(home: Home, tmp_path: Pa
     home.engine.dispose()
     staged = asyncio.run(stage(path, PASSWORD, manifest, home.settings))
     assert home.files() == old, "not before the swap"
-    kept = swap(staged, target)
+    kept = swap(staged, home.settings)
     assert kept is not None and contents(kept) == old
     assert not list(target.parent.glob(".*restoring*"))
 

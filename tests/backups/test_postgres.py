@@ -46,7 +46,7 @@ def test_a_database_on_a_server_is_backed_up_and_restored_into_an_empty_one(
         asyncio.run(stage(path, PASSWORD, manifest, full))
     settings = Settings(data_dir=target, database_url=postgres.new_database())
     staged = asyncio.run(stage(path, PASSWORD, manifest, settings))
-    swap(staged, target)
+    swap(staged, settings)
     restored = replace(source, settings=settings, engine=open_engine(settings.database))
     assert limits(restored.engine) == 40 * LIMIT
     restored.engine.dispose()
