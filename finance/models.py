@@ -152,9 +152,19 @@ class StoredAnswer(SQLModel, table=True):
 
     Keys: `channel:<id>` (only its last answer), `auth:<chain>:<token>:<payer>:<nonce>`,
     `id:<listing>:<payment-identifier>`; buyer: `idem:<key id>:<Idempotency-Key>`.
+    Status 101: it was given while it came, and only the place is kept.
     """
 
     __tablename__ = "stored_answer"
+    __table_args__ = (
+        # Few, and found by their call when they break off.
+        Index(
+            "ix_stored_answer_streamed",
+            "call_id",
+            sqlite_where=text("status = 101"),
+            postgresql_where=text("status = 101"),
+        ),
+    )
 
     key: str = Field(primary_key=True)
     fingerprint: str = Field(description="hash of method, target, body and payment")

@@ -24,6 +24,10 @@ KEEP_ONCE = text(
     "INSERT INTO stored_answer (key, fingerprint, call_id, status, headers, body, created_at)"
     " VALUES (:key, :fingerprint, :call_id, :status, :headers, :body, :created_at)"
 )
+# Of what was bought as a stream: the answer's place is taken, there is nothing to give again.
+STREAMED = 101
+# The number in its words, or the database does not see that its index fits.
+FORGET_STREAM = text(f"DELETE FROM stored_answer WHERE call_id = :call_id AND status = {STREAMED}")
 _BY_KEY = text("SELECT * FROM stored_answer WHERE key = :key")
 _ADD_HEADER = text("UPDATE stored_answer SET headers = :headers WHERE key = :key")
 
@@ -36,6 +40,11 @@ class KeptAnswer(msgspec.Struct, frozen=True):
     status: int
     headers: Headers
     body: bytes
+
+    @property
+    def streamed(self) -> bool:
+        """Whether it was given while it came, and cannot be given again."""
+        return self.status == STREAMED
 
 
 def fingerprint(method: str, target: bytes, body: bytes, payment: bytes) -> str:
@@ -77,6 +86,11 @@ def keep(key: str, answer: KeptAnswer, at: int, once: bool = False) -> Write:
             "created_at": at,
         },
     )
+
+
+def forget_streamed(call_id: str) -> Write:
+    """What was to be given while it came broke off: its identifier has bought nothing."""
+    return Write(FORGET_STREAM, {"call_id": call_id}, rows=None)
 
 
 def add_header(key: str, headers: Headers) -> Write:

@@ -19,6 +19,7 @@ from finance.errors import ChannelBusy, StoreConflict
 from finance.ledger import Account, charge_key, entry, reversal_key
 from finance.models import ChannelState
 from finance.selling.admission import ChannelBooks
+from finance.selling.answers import forget_streamed
 from finance.selling.mirror import Mirror, OnchainState, config_of
 from finance.store import Batch, Store, Write
 from finance.x402.values import ChannelConfig, VoucherState
@@ -310,11 +311,12 @@ def stream_delivered(channel_id: str, streaming: int) -> list[Write]:
 
 
 def stream_broken(channel_id: str, call_id: str, streaming: int, at: int) -> list[Write]:
-    """The long answer broke off: the charge is taken back."""
+    """The long answer broke off: the charge is taken back, its identifier is free again."""
     key = reversal_key(charge_key(call_id))
     return [
         Write(STREAM_BROKEN, {"channel_id": channel_id, "streaming": streaming}),
         entry(key, Account.CHARGED, -streaming, at, channel_id=channel_id, call_id=call_id),
+        forget_streamed(call_id),
     ]
 
 

@@ -121,7 +121,7 @@ class Gateway:
         call = SocketCall(scope, receive, send, self._streams)
         try:
             await self._edge(call)
-            if call.stream is not None:
+            if call.accepted:
                 await call.carry(receive)
         finally:
             call.drop()

@@ -40,8 +40,8 @@ from node.gateway.match import Match
 from node.gateway.onchain import serve_onchain
 from node.gateway.refund import serve_refund
 from node.gateway.request import INLINE_BYTES, BodyTooLarge, Call
-from node.gateway.stream_socket import SocketCall, offer_for_handshake
-from node.gateway.voucher import serve_voucher
+from node.gateway.stream_socket import SocketCall, StreamOpened, offer_for_handshake
+from node.gateway.voucher import Later, serve_voucher
 from node.problems import Headers, known_problem
 
 PAYMENT_REQUIRED = b"payment-required"
@@ -92,21 +92,32 @@ async def _serve_paid(desk: Desk, call: Call, match: Match, offer: Offer) -> Non
     payment = decode_payment(call.payment)
     offer.check_accepted(payment)
     if payment.payment_identifier is None or isinstance(payment.payload, RefundPayment):
-        return await _serve_payment(desk, call, match, offer, payment)
-    key = identifier_answer_key(match.listing.id, payment.payment_identifier)
+        later = await _serve_payment(desk, call, match, offer, payment)
+    else:
+        later = await _serve_identified(desk, call, match, offer, payment)
+    if later is not None:
+        await later
+
+
+async def _serve_identified(
+    desk: Desk, call: Call, match: Match, offer: Offer, payment: Payment
+) -> Later | None:
+    key = identifier_answer_key(match.listing.id, payment.payment_identifier or "")
     if key in desk.in_flight:
         raise Refused("payment_in_flight", RETRY_SOON)
     desk.in_flight.add(key)
     try:
-        if not await _give_identified(desk, call, payment, key):
-            await _serve_payment(desk, call, match, offer, payment)
+        if await _give_identified(desk, call, payment, key):
+            return None
+        return await _serve_payment(desk, call, match, offer, payment)
     finally:
         desk.in_flight.discard(key)
 
 
 async def _give_identified(desk: Desk, call: Call, payment: Payment, key: str) -> bool:
     """Answer a payment identifier that has bought its call. Raises Refused for another
-    call or payment under the same identifier (law 1)."""
+    call or payment under the same identifier (law 1), StreamOpened for what was given while
+    it came."""
     kept = await asyncio.to_thread(read_answer, desk.seller.store.engine, key)
     if kept is None:
         return False
@@ -119,6 +130,8 @@ async def _give_identified(desk: Desk, call: Call, payment: Payment, key: str) -
         raise Refused("payment_identifier_conflict")
     if not isinstance(payment.payload, VoucherPayment):
         return False  # whether its money arrived is known to the authorization
+    if kept.streamed:
+        raise StreamOpened(kept.headers)
     call.id = kept.call_id
     await call.answer(kept.status, kept.headers, kept.body)
     return True
@@ -126,14 +139,15 @@ async def _give_identified(desk: Desk, call: Call, payment: Payment, key: str) -
 
 async def _serve_payment(
     desk: Desk, call: Call, match: Match, offer: Offer, payment: Payment
-) -> None:
+) -> Later | None:
     match payment.payload:
         case VoucherPayment() as voucher:
-            await serve_voucher(desk, call, match, offer.terms, payment, voucher)
+            return await serve_voucher(desk, call, match, offer.terms, payment, voucher)
         case ExactPayment() | DepositPayment():
-            await serve_onchain(desk, call, match, payment)
+            return await serve_onchain(desk, call, match, payment)
         case RefundPayment() as refund:
             await serve_refund(desk, call, offer.terms, refund)
+            return None
 
 
 async def _serve_free(desk: Desk, call: Call, match: Match) -> None:

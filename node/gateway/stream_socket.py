@@ -45,6 +45,7 @@ class SocketCall(Call):
 
     __slots__ = (
         "_streams",
+        "accepted",
         "booked",
         "handshake",
         "line",
@@ -61,6 +62,7 @@ class SocketCall(Call):
         self.handshake = Handshake.new(scope.get("subprotocols", ()))
         self.line: WebSocket | None = None
         self.booked: CallRecord | None = None
+        self.accepted = False
         self.minute_atoms = 0
         self.stream: Stream | None = None
         self._streams = streams
@@ -105,34 +107,36 @@ class SocketCall(Call):
             await self._accept(self.line, headers)
 
     async def _accept(self, line: WebSocket, headers: Headers) -> None:
-        self.status = SWITCHING
-        self.stream = stream = self._open()
+        self.status, self.accepted = SWITCHING, True
+        if self.booked is not None:  # a free one is booked behind its answer
+            self.stream = self._open(self.booked)
+            headers = [*headers, *minute_headers(self.stream)]
         own = [
             header
-            for header in self.with_own([*headers, *minute_headers(stream)])
+            for header in self.with_own(headers)
             if header[0] not in _NOT_IN_101 and not header[0].startswith(b"sec-websocket-")
         ]
         await self._send(
             {"type": "websocket.accept", "subprotocol": line.subprotocol, "headers": own}
         )
 
-    def _open(self) -> Stream:
+    def _open(self, booked: CallRecord) -> Stream:
         """Its time is counted from now on."""
-        assert self.booked is not None
         return self._streams.open(
             self.id,
             Side.SERVED,
             StreamKind.WEBSOCKET,
-            self.booked.listing_id,
+            booked.listing_id,
             self.stop,
-            payer=self.booked.payer,
+            payer=booked.payer,
             subject=self.subject,
             minute_atoms=0 if self.subject else self.minute_atoms,
         )
 
     async def carry(self, receive: Receive) -> None:
         """Pass messages on until it is over. `receive` as the server gave it."""
-        assert self.line is not None and self.stream is not None
+        assert self.line is not None and self.booked is not None
+        self.stream = self.stream or self._open(self.booked)
         ending = await carry(receive, self._send, self.line, self.stopped)
         self.stream.end(ending.label, cut=ending.cut)
 

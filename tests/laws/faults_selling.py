@@ -10,7 +10,7 @@ import msgspec
 from pytest import MonkeyPatch
 from sqlalchemy import text
 
-from finance.selling import channels, reservations
+from finance.selling import answers, channels, reservations
 from finance.store import Batch
 from finance.x402 import offers, vouchers
 from finance.x402.offers import Offer, Terms
@@ -88,6 +88,25 @@ def stored_answers_forgotten(patch: MonkeyPatch) -> None:
 def identifier_not_compared(patch: MonkeyPatch) -> None:
     for module in (serve, voucher):
         patch.setattr(module, "fingerprint", lambda *parts: "same")
+
+
+@fault(
+    1,
+    "a long answer leaves no trace of its payment identifier",
+    "test_an_identifier_that_bought_a_long_answer_buys_no_other",
+)
+def identifier_of_stream_forgotten(patch: MonkeyPatch) -> None:
+    patch.setattr(voucher, "_streamed", lambda call, match, payment, headers: [])
+
+
+@fault(
+    1,
+    "an identifier stays taken by a long answer that broke off",
+    "test_an_identifier_whose_long_answer_broke_off_is_free_again",
+)
+def identifier_of_broken_stream_kept(patch: MonkeyPatch) -> None:
+    nothing = text("DELETE FROM stored_answer WHERE call_id = :call_id AND status = 0")
+    patch.setattr(answers, "FORGET_STREAM", nothing)
 
 
 @fault(

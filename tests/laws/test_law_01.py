@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+import httpx
 import pytest
 from sqlalchemy import Engine
 
@@ -98,6 +99,41 @@ async def test_a_payment_identifier_with_another_payload_is_a_conflict(market: M
         statuses.append(answer.status_code)
     assert statuses == [200, 409]
     assert await market.charged(payer) == PRICE
+
+
+async def test_an_identifier_that_bought_a_long_answer_buys_no_other(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    path = "/v1/api/stream/9/65536"
+    required = await market.offer(path)
+    statuses = []
+    for due in (PRICE, 2 * PRICE):
+        payment = payer.voucher(required, due, extensions=IDENTIFIER)
+        answer = await market.client.get(market.url + path, headers={"PAYMENT-SIGNATURE": payment})
+        statuses.append(answer.status_code)
+        await _booked(market)
+    assert statuses == [200, 409]
+    assert await market.charged(payer) == PRICE
+
+
+async def test_an_identifier_whose_long_answer_broke_off_is_free_again(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    path = "/v1/api/break/600000"
+    payment = payer.voucher(await market.offer(path), extensions=IDENTIFIER)
+    headers = {"PAYMENT-SIGNATURE": payment}
+    with pytest.raises(httpx.RemoteProtocolError):
+        await market.client.get(market.url + path, headers=headers)
+    await _booked(market)
+    answer = await market.client.get(market.url + "/v1/api/echo", headers=headers)
+    assert answer.status_code == 200
+    assert await market.charged(payer) == PRICE
+
+
+async def _booked(market: Market) -> None:
+    """The end of a long answer is booked after its last byte."""
+    while market.gateway._desk.in_flight:
+        await asyncio.sleep(0.005)
 
 
 def test_a_call_that_gave_its_channel_back_early_takes_it_from_nobody(

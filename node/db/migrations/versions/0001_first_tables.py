@@ -380,6 +380,14 @@ def _create_stored_answer() -> None:
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("key"),
     )
+    op.create_index(
+        "ix_stored_answer_streamed",
+        "stored_answer",
+        ["call_id"],
+        unique=False,
+        sqlite_where=sa.text("status = 101"),
+        postgresql_where=sa.text("status = 101"),
+    )
 
 
 TABLES = {
