@@ -202,12 +202,14 @@ class Bookkeeper:
     # Refusals
 
     async def refused(self, payment: Payment, required: PaymentRequired, reason: str) -> bool:
-        """Book a 402 that answered a payment and free its channel; True if it set the channel
-        right, so that paying again makes sense."""
+        """Book a 402 that answered a payment and free its channel; True if paying again makes
+        sense: it set the channel right, or another one can be taken."""
         channel = payment.channel
         if channel is None:
             await self.book(payment, Verdict(PurchaseState.UNKNOWN, error=reason[:200]))
             return False
+        if reason == codes.CHANNEL_BUSY:
+            return await self._set_aside(payment, channel)
         verdict = Verdict(PurchaseState.REFUSED, error=reason[:200])
         try:
             return await self._mend(payment, channel, required, reason, verdict)
@@ -216,6 +218,18 @@ class Bookkeeper:
             return False
         finally:
             self._pools.release(channel)
+
+    async def _set_aside(self, payment: Payment, channel: Channel) -> bool:
+        """Another call holds this channel at the seller: somebody else's, so that this one may
+        go through another channel, or its own first try, which may still be charged."""
+        state = PurchaseState.UNKNOWN if payment.sent_before else PurchaseState.REFUSED
+        try:
+            await self._book_open(
+                payment, channel, Verdict(state, error=codes.CHANNEL_BUSY), (), ()
+            )
+        finally:
+            self._pools.release_later(channel)
+        return not payment.sent_before
 
     async def _mend(
         self,

@@ -18,5 +18,7 @@ class BuyingPolicy:
     # How long a call waits for a channel in use before a further one is opened, and in all.
     patience_seconds: float = 0.25
     channel_wait_seconds: float = 5.0
+    # How long a channel is left alone that the seller says is busy with somebody else's call.
+    elsewhere_seconds: float = 1.0
     # An authorization is never left valid for longer than this, whatever the seller asks.
     max_validity_seconds: int = 600

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from finance.buying.channels import Channel, SellerChannels, SellerId, channel_config
@@ -121,3 +122,9 @@ class ChannelPools:
     def release(self, channel: Channel) -> None:
         """Hand a channel to the next call."""
         self.pool(channel.seller).release(channel)
+
+    def release_later(self, channel: Channel) -> None:
+        """Hand a channel that is in use elsewhere to the next call once that may be over; until
+        then calls go through others, or open one."""
+        seconds = self._policy.elsewhere_seconds
+        asyncio.get_running_loop().call_later(seconds, self.release, channel)

@@ -31,15 +31,19 @@ from node.egress import EgressPolicy
 from node.lines.errors import LineError
 from node.lines.pool import Answer as Received
 from node.lines.websocket import Handshake
+from node.plans.buying.ports import Asked, PlacedOrder, Told
 from node.problems import Headers
 from node.proxy.body import ClientGone, Receive, read_body
-from node.proxy.call import Answer, Calls, Request, TermsCache
+from node.proxy.call import Answer, Calls, Request
 from node.proxy.demo import DemoDesk
 from node.proxy.errors import ProxyError, RequestRefused, rendered, translated
 from node.proxy.gate import Gate
 from node.proxy.headers import find
 from node.proxy.idempotency import IdempotencyKeys, kept_headers, read_key
 from node.proxy.keyring import Keyring
+from node.proxy.plan_line import ask, place
+from node.proxy.plans import PlanKeys
+from node.proxy.routes import Routes
 from node.proxy.seller import SellerClient, rest_of
 from node.proxy.sources import Offered, Source, checked_path, load_sources, probe
 from node.proxy.stream import (
@@ -51,6 +55,7 @@ from node.proxy.stream import (
     counted,
     read_upgrade,
 )
+from node.proxy.terms_cache import TermsCache
 from node.proxy.tryout import Trial, Tried, try_out
 from node.usage.calls import CallRecord, new_call_id
 from node.usage.keys import KeyRecord
@@ -91,13 +96,15 @@ class Proxy:
         self._store = store
         policed = egress or EgressPolicy(allowed_hosts)
         self._client = SellerClient(policed, answer_seconds=answer_seconds)
-        self._calls = Calls(self.buyer, self._client, TermsCache())
+        self.plans = PlanKeys(store.engine, keys.unseal)
+        self._calls = Calls(self.buyer, self._client, TermsCache(), self.plans)
         self._demo = DemoDesk(store, self._client)
         self.gate = Gate(store, quotas or Quotas(store.engine))
         self._streams = streams or Streams(store, quotas=self.gate.quotas)
         self._counts_itself = streams is None
         self._keys = Keyring({})
         self._sources: dict[str, Source] = {}
+        self._routes = Routes(store.engine)
         self._idempotency = IdempotencyKeys(store.engine)
         self._upkeep: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -128,6 +135,7 @@ class Proxy:
         self._keys = await asyncio.to_thread(Keyring.load, engine)
         self._sources = dict(await asyncio.to_thread(load_sources, engine))
         await asyncio.to_thread(self.buyer.spending.load_limits)
+        await self.plans.reload()
         await self.gate.reload()
 
     def notice(self, events: Iterable[SeenEvent]) -> None:
@@ -146,6 +154,19 @@ class Proxy:
     async def try_out(self, trial: Trial) -> Tried:
         """One call as an app makes it, by somebody who has signed in (see `tryout`)."""
         return await try_out(self._serve, trial)
+
+    async def ask_seller(self, asked: Asked) -> Told:
+        """What a seller says of its plans; nothing is paid (see `plan_line`)."""
+        return await ask(self._client, asked)
+
+    async def place(self, order: PlacedOrder) -> Told:
+        """Buy a stretch of a plan, once (see `plan_line`)."""
+        return await place(self._guarded, self._record_failure, order)
+
+    def take_doubted(self) -> set[str]:
+        """Subscriptions whose keys sellers did not take, since last asked."""
+        doubted, self.plans.doubted = self.plans.doubted, set()
+        return doubted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         upgrade = None
@@ -214,11 +235,13 @@ class Proxy:
         request = Request(call_id, key.id, source, scope["method"], path, url, headers, body)
         request.handshake = handshake
         try:
+            request.route = await self._routes.name(source, request.method, path)
             if source.demo and handshake is not None:
                 raise RequestRefused("demo_without_streams", "Switch the listing to production.")
             if source.demo:
                 return await self._demo.answer(request)
             check_quota(self.gate, key, scope)
+            request.plan = self.plans.find(source)
             answer = await self._guarded(key, request)
             answer.stream = Streamed(call_id, source.listing_id, key)
             return answer
@@ -295,6 +318,7 @@ class Proxy:
             int((time.perf_counter() - request.started) * 1_000_000),
             key_id=request.key_id,
             error=error.code,
+            route=request.route,
         )
         try:
             await self._store.commit(Batch([record.write()], [record.increment()]))

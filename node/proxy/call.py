@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from yarl import URL
 
 from finance.buying.buyer import Buyer
+from finance.buying.limits import SpendingRefused
 from finance.buying.lost import found, read_purchase
 from finance.buying.purchase import Order, Payment, Verdict
 from finance.buying.recovery import settle_exact
@@ -21,10 +22,12 @@ from finance.errors import FinanceError
 from finance.models import Purchase, PurchaseState
 from finance.money import Usdc
 from finance.store import Batch, Increment, Write
-from finance.x402.values import PaymentRequired
+from finance.x402 import codes
+from finance.x402.values import EXACT, PaymentRequired
 from finance.x402.wire import PAYMENT_RESPONSE_HEADER, PAYMENT_SIGNATURE_HEADER
 from node.lines.pool import Answer as Received
 from node.lines.websocket import Handshake
+from node.plans.buying.keys import HeldKey
 from node.problems import Headers
 from node.proxy import idempotency
 from node.proxy.body import Body
@@ -35,17 +38,18 @@ from node.proxy.errors import (
     translated,
 )
 from node.proxy.headers import to_buyer, to_seller
+from node.proxy.plans import KEY_HEADER, SCHEME, Ordered, PlanKeys
 from node.proxy.refusal import answer_lost, offer_in, payment_refused, refusal_in
 from node.proxy.seller import NotSent, SellerClient, read_up_to
 from node.proxy.sources import Source
 from node.proxy.stream import SWITCHING, Streamed
+from node.proxy.terms_cache import TermsCache
 from node.usage.calls import CallRecord
 from node.usage.models import Side
 from node.usage.quotas import Reservation
 
 # First terms, then a price change, then a corrected channel: more is a seller playing games.
 MAX_PAYMENTS = 3
-MAX_CACHED_TERMS = 4096
 
 
 @dataclass(slots=True)
@@ -65,6 +69,9 @@ class Request:
     idempotency_key: str | None = None
     held: Reservation | None = None
     handshake: Handshake | None = None  # it asks for a WebSocket
+    plan: HeldKey | None = None  # shown before anything is paid
+    order: Ordered | None = None  # it buys a plan
+    route: str = ""  # as it is counted, e.g. GET /forecast/{city}
     at_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     started: float = field(default_factory=time.perf_counter)
 
@@ -80,39 +87,16 @@ class Answer:
     stream: Streamed | None = None  # whose it is, where the time of `more` counts
 
 
-class TermsCache:
-    """The terms last seen, per listing, method and path; the oldest are forgotten first."""
-
-    def __init__(self) -> None:
-        self._terms: dict[tuple[str, str, str], Terms] = {}
-
-    def get(self, request: Request) -> Terms | None:
-        return self._terms.get(_key(request))
-
-    def put(self, request: Request, terms: Terms) -> None:
-        key = _key(request)
-        self._terms.pop(key, None)
-        self._terms[key] = terms
-        if len(self._terms) > MAX_CACHED_TERMS:
-            del self._terms[next(iter(self._terms))]
-
-    def drop(self, request: Request) -> None:
-        self._terms.pop(_key(request), None)
-
-
-def _key(request: Request) -> tuple[str, str, str]:
-    # What a seller asks for a handshake may be shorter than for a call, and has to be.
-    method = request.method if request.handshake is None else "WEBSOCKET"
-    return request.source.listing_id, method, request.path
-
-
 class Calls:
     """Makes calls. One per node."""
 
-    def __init__(self, buyer: Buyer, seller: SellerClient, terms: TermsCache) -> None:
+    def __init__(
+        self, buyer: Buyer, seller: SellerClient, terms: TermsCache, plans: PlanKeys
+    ) -> None:
         self._buyer = buyer
         self._seller = seller
         self._terms = terms
+        self._plans = plans
 
     async def buy(self, request: Request, earlier: Purchase | None = None) -> Answer:
         """The seller's answer, paid if need be; raise ProxyError.
@@ -122,7 +106,12 @@ class Calls:
         """
         if earlier is not None and (replayed := await self._replayed(request, earlier)) is not None:
             return replayed
-        terms = self._terms.get(request)
+        if request.plan is not None:
+            covered = await self._plans.cover(request, request.plan, self._show_key)
+            if covered is not None:
+                return await self._free(request, covered.answer, SCHEME, covered.start)
+        # What a plan costs changes by the day: its price is asked for anew.
+        terms = self._terms.get(request) if request.order is None else None
         fresh = terms is None
         if terms is None:
             answer = await self._send(request, None)
@@ -134,7 +123,9 @@ class Calls:
     async def _paid(self, request: Request, terms: Terms, fresh: bool) -> Answer:
         reason = ""
         for attempt in range(1, MAX_PAYMENTS + 1):
-            payment = await self._buyer.pay(_order(request, attempt), terms)
+            if request.order is not None:
+                request.order.check(terms.amount_atoms)
+            payment = await self._pay(_order(request, attempt), terms, reason)
             answer = await self._deliver(request, payment)
             if answer.status != 402:
                 return await self._finish(request, payment, answer)
@@ -142,10 +133,22 @@ class Calls:
             mended = await self._buyer.books.refused(payment, required, reason)
             newer = self._read_terms(request, required)
             changed = _essence(newer) != _essence(terms) or (not fresh and newer != terms)
-            if not (mended or changed):
+            # An order is never signed twice: the first signature may still be charged.
+            if request.order is not None or not (mended or changed):
                 break
             terms, fresh = newer, True
         raise payment_refused(reason)
+
+    async def _pay(self, order: Order, terms: Terms, refused: str) -> Payment:
+        """Sign for the call, after a refusal for the reason `refused`. Where the limits allow no
+        further channel beside one that is busy, that one is waited for."""
+        try:
+            return await self._buyer.pay(order, terms)
+        except SpendingRefused:
+            if refused != codes.CHANNEL_BUSY:
+                raise
+        await asyncio.sleep(self._buyer.policy.elsewhere_seconds)
+        return await self._buyer.pay(order, terms)
 
     async def _replayed(self, request: Request, earlier: Purchase) -> Answer | None:
         """What an earlier signature buys, or has bought; None if it certainly was not charged
@@ -167,6 +170,9 @@ class Calls:
             return await self._finish(request, payment, answer)
         required, reason = refusal_in(answer)
         await self._buyer.books.refused(payment, required, reason)
+        if reason == codes.CHANNEL_BUSY:
+            # Perhaps with this very call: it must not be paid anew beside it.
+            raise payment_refused(reason)
         if payment.channel is not None:
             engine, purchase_id = self._buyer.store.engine, payment.order.purchase_id
             row = await asyncio.to_thread(read_purchase, engine, purchase_id)
@@ -237,8 +243,17 @@ class Calls:
             )
             raise
 
-    async def _send(self, request: Request, header: bytes | None) -> Received:
+    async def _show_key(self, request: Request, secret: bytes) -> Received:
+        return await self._send(request, None, secret)
+
+    async def _send(
+        self, request: Request, header: bytes | None, secret: bytes | None = None
+    ) -> Received:
         headers = to_seller(request.headers)
+        if request.order is not None:
+            secret = request.order.secret
+        if secret is not None:
+            headers.append((KEY_HEADER, secret))
         if header is not None:
             headers.append((PAYMENT_SIGNATURE_HEADER, header))
         return await self._seller.send(
@@ -248,20 +263,31 @@ class Calls:
     def _read_terms(self, request: Request, required: PaymentRequired) -> Terms:
         """The terms to take from an offer, remembered; raise PaymentImpossible."""
         try:
-            terms = choose(required, self._buyer.network, self._buyer.policy.prefer)
+            prefer = self._buyer.policy.prefer if request.order is None else (EXACT,)
+            terms = choose(required, self._buyer.network, prefer)
         except FinanceError as error:
             self._terms.drop(request)
             raise translated(error) from error
-        self._terms.put(request, terms)
+        if request.order is None:
+            self._terms.put(request, terms)
         return terms
 
     # Answering
 
-    async def _free(self, request: Request, answer: Received) -> Answer:
-        start, complete = await _read_start(answer, keep=False)
-        headers = to_buyer(answer.raw_headers, paid=False)
-        headers += _ours(request, 0, None)
-        record = _record(request, answer, None, 0, len(start))
+    async def _free(
+        self,
+        request: Request,
+        answer: Received,
+        scheme: str | None = None,
+        body: bytes | None = None,
+    ) -> Answer:
+        """An answer that costs nothing; `body` is all of it where it was read already."""
+        start, complete = (body or b"", True)
+        if body is None:
+            start, complete = await _read_start(answer, keep=False)
+        headers = to_buyer(answer.raw_headers, paid=scheme is not None)
+        headers += _ours(request, 0, scheme)
+        record = _record(request, answer, scheme, 0, len(start))
         await self._buyer.store.commit(Batch([record.write()], _counted(request, record)))
         return _answer(answer, headers, start, complete)
 
@@ -365,6 +391,7 @@ def _record(
         scheme=scheme,
         amount_atoms=charged,
         bytes_out=bytes_out or answer.length or 0,
+        route=request.route,
     )
 
 
