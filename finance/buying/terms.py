@@ -6,9 +6,11 @@ one we can take. The seller's requirements are echoed back as they came.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -31,6 +33,8 @@ _NOT_ECHOED = frozenset(("bazaar", "farebox"))
 # Added by a corrective 402; state, not terms.
 _STATES = ("channelState", "voucherState")
 _ZERO = bytes(20)
+_MAX_BASE = 1000
+_PLAIN_PATH = re.compile(r"(/[A-Za-z0-9_~-]+)+")
 
 
 class NoAcceptableOffer(PaymentRefused):
@@ -44,7 +48,9 @@ class Terms:
     """One way to pay for one route. Amounts in atoms, addresses 20 bytes, delays seconds.
 
     `envelope` is the payment's JSON up to its payload, `with_id` whether it has a place
-    for a payment identifier. The last three fields are batch-settlement's.
+    for a payment identifier. `minutes_at`: each minute of a stream costs as much again, sold
+    below this path; empty where the price is one of a call. The three before it are
+    batch-settlement's.
     """
 
     scheme: str
@@ -56,6 +62,7 @@ class Terms:
     receiver_authorizer: bytes = _ZERO
     withdraw_delay_seconds: int = 0
     min_deposit_atoms: int = 0
+    minutes_at: str = ""
 
     def document(self, payload: bytes, payment_id: str) -> bytes:
         """The whole payment as JSON around a scheme's `payload`."""
@@ -100,9 +107,10 @@ def read_terms(required: PaymentRequired, entry: Requirements, network: Network)
     base = (entry.scheme, amount, pay_to, entry.max_timeout_seconds, envelope, with_id)
     match entry.scheme:
         case "exact":
-            return Terms(*base)
+            return Terms(*base, minutes_at=_minutes_at(required))
         case "batch-settlement":
-            return Terms(*base, *_channel_terms(entry.extra))
+            channel = _channel_terms(entry.extra)
+            return Terms(*base, *channel, minutes_at=_minutes_at(required))
     raise ValueError("the scheme is not known here")
 
 
@@ -116,6 +124,16 @@ def _channel_terms(extra: dict[str, Any]) -> tuple[bytes, int, int]:
     ):
         raise ValueError("its withdraw delay is out of range")
     return authorizer, delay, text.parse_uint(str(extra.get("minDeposit", "0")), 63)
+
+
+def _minutes_at(required: PaymentRequired) -> str:
+    """The path below which a Farebox seller sells further minutes of a stream."""
+    own = (required.extensions or {}).get("farebox")
+    if not isinstance(own, dict) or own.get("unit") != "minute":
+        return ""
+    base = own.get("base")
+    path = urlsplit(base[:_MAX_BASE]).path.rstrip("/") if isinstance(base, str) else ""
+    return path if _PLAIN_PATH.fullmatch(path) else ""
 
 
 def _envelope(required: PaymentRequired, entry: Requirements) -> tuple[bytes, bool]:

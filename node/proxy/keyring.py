@@ -18,11 +18,16 @@ class Keyring:
     def __init__(self, keys: Mapping[str, KeyRecord]) -> None:
         """`keys`: by the SHA-256 of their secrets (hex)."""
         self._keys = dict(keys)
+        self._by_id = {key.id: key for key in self._keys.values()}
 
     @classmethod
     def load(cls, engine: Engine) -> Keyring:
         """All secrets that are good now (blocking: call it off the loop)."""
         return cls(valid_keys(engine, int(time.time())))
+
+    def named(self, key_id: str) -> KeyRecord | None:
+        """The key with this id, if one of its secrets is still good."""
+        return self._by_id.get(key_id)
 
     def find(self, authorization: bytes | None) -> KeyRecord | None:
         """The key behind an Authorization header, or None.

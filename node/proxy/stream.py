@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from node.lines.carry import GOING_AWAY, By, Ending, carry
+from node.lines.carry import Ending, carry, ended_here
 from node.lines.errors import LineError
+from node.lines.events import Between, last_event, may_add
 from node.lines.pool import Answer as Received
 from node.lines.websocket import Handshake, WebSocket
 from node.proxy.errors import SellerFailed
@@ -26,7 +27,7 @@ from node.usage.keys import KeyRecord
 from node.usage.models import Side
 from node.usage.quotas import Meter
 from node.usage.stream_rows import StreamKind
-from node.usage.streams import Stream, Streams
+from node.usage.streams import NODE_STOPPED, Stream, Streams
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -45,6 +46,8 @@ class Streamed:
     call_id: str
     listing_id: str
     key: KeyRecord
+    minute_atoms: int = 0  # by the minute; `opened` has it paid for then
+    opened: Callable[[Stream], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ async def carry_socket(
 
     def go_away(reason: str) -> None:
         if not stop.done():
-            stop.set_result(Ending(By.NODE, GOING_AWAY, reason))
+            stop.set_result(ended_here(reason, unpaid=reason != NODE_STOPPED))
 
     stream = _open(streams, of, StreamKind.WEBSOCKET, go_away)
     try:
@@ -156,11 +159,11 @@ def _may_accept(name: bytes) -> bool:
 @contextlib.contextmanager
 def counted(
     streams: Streams, of: Streamed | None, answer: Received, receive: Receive
-) -> Iterator[None]:
+) -> Iterator[Stream | None]:
     """Count the time in which events are passed on; anything else just passes. Silence has no
     limit, but an app that leaves ends it."""
     if of is None or not is_stream(answer):
-        yield
+        yield None
         return
     reason, cut = "server_closed", False
 
@@ -180,7 +183,7 @@ def counted(
     stream = _open(streams, of, StreamKind.SSE, stop)
     watching = asyncio.get_running_loop().create_task(watch())
     try:
-        yield
+        yield stream
         stream.end(reason, cut=cut)
     except LineError:
         stream.end("server_lost", cut=True)
@@ -191,7 +194,36 @@ def counted(
 
 
 def _open(streams: Streams, of: Streamed, kind: StreamKind, stop: Callable[[str], None]) -> Stream:
-    subject = of.key.subject if of.key.integrator else ""
-    return streams.open(
-        of.call_id, Side.BOUGHT, kind, of.listing_id, stop, key_id=of.key.id, subject=subject
+    stream = streams.open(
+        of.call_id,
+        Side.BOUGHT,
+        kind,
+        of.listing_id,
+        stop,
+        key_id=of.key.id,
+        subject=of.key.subject if of.key.integrator else "",
+        minute_atoms=of.minute_atoms,
     )
+    if of.opened is not None:
+        of.opened(stream)
+    return stream
+
+
+async def send_events(
+    send: Send,
+    headers: list[tuple[bytes, bytes]],
+    start: bytes,
+    chunks: AsyncIterator[bytes],
+    stream: Stream,
+) -> None:
+    """The body of a stream of events. Where it ends since nobody pays any more, a last event
+    says so, if that can be put behind a whole one."""
+    between = Between()
+    between.see(start)
+    async for chunk in chunks:
+        between.see(chunk)
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    if stream.unpaid and between and may_add(headers):
+        told = last_event(stream.stopped_for)
+        await send({"type": "http.response.body", "body": told, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
