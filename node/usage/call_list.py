@@ -101,6 +101,7 @@ class CallLine:
     bytes_out: int
     key_id: str | None
     payer: str | None
+    route: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,8 +69,9 @@ class Call(SQLModel, table=True):
     listing_id: str
     method: str
     path: str = Field(description="path below the listing, without query")
+    route: str = Field(description="method and template, e.g. GET /forecast/{city}; GET /*")
     key_id: str | None = Field(default=None, description="bought: consumer key")
-    payer: str | None = Field(default=None, description="served: who paid")
+    payer: str | None = Field(default=None, description="served: who paid, an address or sub:<id>")
     scheme: str | None = Field(default=None, description="null when free")
     amount_atoms: int = Field(default=0, sa_type=BigInteger, description="charged, USDC atoms")
     status: int = Field(description="HTTP status given to the caller")
@@ -93,10 +94,11 @@ class _Counters(SQLModel):
 
 
 class CallRollup(_Counters, table=True):
-    """The last hours' calls per quarter-hour, side, listing and key, added up as they are
-    journaled. Quarter-hours, because the hours of every time zone are made of them. Rows
-    that have become quiet move to `call_history` (node.usage.totals); a call that ends
-    later than that begins a row of its own here, which follows them."""
+    """The last hours' calls per quarter-hour, side, listing, key or customer, route and
+    status, added up as they are journaled. Quarter-hours, because the hours of every time
+    zone are made of them. Rows that have become quiet move to the tables below
+    (node.usage.totals); a call that ends later than that begins a row of its own here,
+    which follows them."""
 
     __tablename__ = "call_rollup"
     __table_args__ = ({"sqlite_with_rowid": False},)
@@ -106,11 +108,15 @@ class CallRollup(_Counters, table=True):
         primary_key=True, sa_type=BigInteger, description="Unix time of the quarter-hour's start"
     )
     listing_id: str = Field(primary_key=True)
-    key_id: str = Field(primary_key=True, default="", description="empty when served")
+    key_id: str = Field(
+        primary_key=True, default="", description="served: the payer as in `call`, empty when free"
+    )
+    route: str = Field(primary_key=True, description="as in `call`")
+    status: int = Field(primary_key=True, description="HTTP status given to the caller")
 
 
 class CallHistory(_Counters, table=True):
-    """The same for the time before; both tables together are the whole."""
+    """The time before, without customers, routes and statuses; with `call_rollup` the whole."""
 
     __tablename__ = "call_history"
     __table_args__ = (
@@ -144,6 +150,26 @@ class CallTotal(_Counters, table=True):
     side: str = Field(primary_key=True)
     listing_id: str = Field(primary_key=True)
     key_id: str = Field(primary_key=True, default="", description="empty when served")
+
+
+class UsageHour(_Counters, table=True):
+    """The time before, by the hour (UTC) and with all that tells calls apart; with
+    `call_rollup` the whole. Usage of a key or a customer is read from here."""
+
+    __tablename__ = "usage_hour"
+    __table_args__ = (
+        Index("ix_usage_hour_hour", "side", "hour"),
+        {"sqlite_with_rowid": False},
+    )
+
+    side: str = Field(primary_key=True)
+    key_id: str = Field(primary_key=True, description="as in `call_rollup`")
+    hour: int = Field(
+        primary_key=True, sa_type=BigInteger, description="Unix time of the hour's start"
+    )
+    listing_id: str = Field(primary_key=True)
+    route: str = Field(primary_key=True)
+    status: int = Field(primary_key=True)
 
 
 class Event(SQLModel, table=True):

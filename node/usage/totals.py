@@ -1,4 +1,4 @@
-"""Sums that have become quiet move from `call_rollup` to `call_history` and `call_total`.
+"""Sums that have become quiet move from `call_rollup` to the tables of the time before.
 
 `call_rollup` is what paid calls write; it stays as small as a few hours are. A row moves
 whole: it is taken out of one table and added to the others in one transaction, so that
@@ -8,19 +8,28 @@ moved begins a new row there, and the next run takes that along.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Engine, delete, select
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Engine, delete, select, tuple_
 from sqlmodel import col
 
 from node.db.engine import writer
-from node.usage.calls import COUNTERS, SLOT_KEY, adding_to
-from node.usage.models import CallRollup
+from node.usage.calls import COUNTERS, ROLLUP_KEY, SLOT_KEY, adding_to
+from node.usage.models import CallRollup, Side
 
 QUIET_SECONDS = 2 * 3600
 ROWS_AT_ONCE = 2000  # a few milliseconds of the write lock, which paid calls wait for
+HOUR = 3600
 
 _TOTAL_KEY = ("side", "listing_id", "key_id")
+_HOUR_KEY = ("side", "key_id", "hour", "listing_id", "route", "status")
 _ADD_TO_HISTORY = adding_to("call_history", *SLOT_KEY)
 _ADD_TO_TOTAL = adding_to("call_total", *_TOTAL_KEY)
+_ADD_TO_HOURS = adding_to("usage_hour", *_HOUR_KEY)
+_KEY: Final[Any] = [getattr(CallRollup, name) for name in ROLLUP_KEY]
+
+_Row = Mapping[str, Any]
 
 
 def move_quiet_sums(engine: Engine, now: int) -> int:
@@ -36,33 +45,42 @@ def _move(engine: Engine, before: int) -> int:
     with writer(engine).begin() as connection:
         statement = (
             delete(CallRollup)
-            .where(col(CallRollup.slot) <= _bound(connection, before))
-            .returning(*(getattr(CallRollup, name) for name in (*SLOT_KEY, *COUNTERS)))
+            .where(*_some(connection, before))
+            .returning(*_KEY, *(getattr(CallRollup, name) for name in COUNTERS))
         )
         rows = [dict(row) for row in connection.execute(statement).mappings()]
         if rows:
-            # In one order everywhere, so that no two processes wait for each other.
-            rows.sort(key=lambda row: tuple(row[name] for name in SLOT_KEY))
-            connection.execute(_ADD_TO_HISTORY, rows)
-            connection.execute(_ADD_TO_TOTAL, _per_total(rows))
+            plain = [_without_customer(row) for row in rows]
+            connection.execute(_ADD_TO_HISTORY, _added(plain, SLOT_KEY))
+            connection.execute(_ADD_TO_TOTAL, _added(plain, _TOTAL_KEY))
+            hours = [{**row, "hour": row["slot"] - row["slot"] % HOUR} for row in rows]
+            connection.execute(_ADD_TO_HOURS, _added(hours, _HOUR_KEY))
     return len(rows)
 
 
-def _bound(connection: Connection, before: int) -> int:
-    """The last quarter-hour of one step."""
-    quiet = select(col(CallRollup.slot)).where(col(CallRollup.slot) < before)
-    last = quiet.order_by(col(CallRollup.slot)).offset(ROWS_AT_ONCE).limit(1)
-    return before - 1 if (found := connection.scalar(last)) is None else found
+def _some(connection: Connection, before: int) -> list[ColumnElement[bool]]:
+    """The rows of one step: those that come first among the quiet ones."""
+    quiet = col(CallRollup.slot) < before
+    keys = select(*_KEY).where(quiet).order_by(*_KEY)
+    last = connection.execute(keys.offset(ROWS_AT_ONCE - 1).limit(1)).first()
+    return [quiet] if last is None else [quiet, tuple_(*_KEY) <= tuple_(*last)]
 
 
-def _per_total(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    sums: dict[tuple[object, ...], dict[str, object]] = {}
+def _without_customer(row: _Row) -> _Row:
+    """Customers are without number: the sums of the first pages stay as small as listings are."""
+    return {**row, "key_id": ""} if row["side"] == Side.SERVED else row
+
+
+def _added(rows: Iterable[_Row], key: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of the same key added up, in one order everywhere, so that no two processes wait
+    for each other."""
+    sums: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        key = tuple(row[name] for name in _TOTAL_KEY)
-        found = sums.get(key)
+        of = tuple(row[name] for name in key)
+        found = sums.get(of)
         if found is None:
-            sums[key] = {name: row[name] for name in (*_TOTAL_KEY, *COUNTERS)}
+            sums[of] = {name: row[name] for name in (*key, *COUNTERS)}
         else:
             for name in COUNTERS:
-                found[name] += row[name]  # type: ignore[operator]
-    return sorted(sums.values(), key=lambda row: [str(row[name]) for name in _TOTAL_KEY])
+                found[name] += row[name]
+    return [sums[of] for of in sorted(sums)]

@@ -67,6 +67,7 @@ def synthetic_call(month: Month, n: int) -> CallRecord:
         amount_atoms=1_000 + h // 32 % 5 * 250 if paid else 0,
         error="upstream_failed" if status >= 400 else None,
         bytes_out=h % 5_000,
+        route="GET /forecast/{city}",
     )
 
 
@@ -88,7 +89,7 @@ _LISTING_NUMBER = {
 
 def _insert_calls(dialect: str) -> str:
     return f"""
-INSERT INTO call (id, side, at_ms, listing_id, method, path, key_id, payer, scheme,
+INSERT INTO call (id, side, at_ms, listing_id, method, path, route, key_id, payer, scheme,
   amount_atoms, status, error, latency_us, bytes_out)
 {_NUMBERS[dialect]},
 hashed AS (SELECT n, n * 2654435761 % 4294967296 AS h,
@@ -101,7 +102,7 @@ priced AS (SELECT n, h, at_ms, side, status,
 SELECT {_ID[dialect]}, side, at_ms,
   'lst_' || side || '_' ||
     CASE WHEN n % :rare_every = 7 THEN 'rare' ELSE {_LISTING_NUMBER[dialect]} END,
-  'GET', '/forecast/lisbon',
+  'GET', '/forecast/lisbon', 'GET /forecast/{{city}}',
   CASE WHEN side = 'bought' THEN 'key_' || (h / 4096 % {KEYS}) END,
   CASE WHEN side = 'served' THEN '0x90f79bf6eb2c4f870365e785982e1f101e93b906' END,
   CASE WHEN paid THEN 'batch-settlement' END,
@@ -112,12 +113,12 @@ FROM priced ORDER BY n
 
 
 _COUNT_CALLS = """
-INSERT INTO call_rollup (side, slot, listing_id, key_id,
+INSERT INTO call_rollup (side, slot, listing_id, key_id, route, status,
   calls, errors, paid, amount_atoms, latency_us, bytes_out)
-SELECT side, at_ms / 900000 * 900, listing_id, COALESCE(key_id, ''), COUNT(*),
+SELECT side, at_ms / 900000 * 900, listing_id, COALESCE(key_id, payer, ''), route, status, COUNT(*),
   SUM(CASE WHEN status >= 400 THEN 1 ELSE 0 END), SUM(CASE WHEN amount_atoms > 0 THEN 1 ELSE 0 END),
   SUM(amount_atoms), SUM(latency_us), SUM(bytes_out)
-FROM call GROUP BY 1, 2, 3, 4
+FROM call GROUP BY 1, 2, 3, 4, 5, 6
 """
 _BOOK_CALLS = """
 INSERT INTO ledger_entry (key, account, amount, channel_id, call_id, at)
