@@ -38,6 +38,7 @@ class ScriptedSeller:
         self.charged: dict[bytes, int] = {}
         self.vouchers: dict[bytes, VoucherState] = {}
         self.behave: Behave = honest
+        self.busy = False  # whether a 402 says that the channel serves another call
         self.hang = asyncio.Event()
 
     def required(self, error: str = "Payment required", **states: Any) -> bytes:
@@ -68,6 +69,8 @@ class ScriptedSeller:
         return await self._answer(send, status, wire)
 
     def _corrective(self, payment: Payment) -> bytes:
+        if self.busy:
+            return self.required(codes.CHANNEL_BUSY)
         channel_id = payment.payload.channel_id
         states = states_wire(self.state(payment), self.vouchers.get(channel_id))
         import msgspec
