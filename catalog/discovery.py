@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
+from catalog.characters import cut, readable
 from catalog.models import PriceUnit
 from catalog.schemas import Declaration, read_declaration
 
@@ -199,15 +199,10 @@ def group(resources: Iterable[Resource]) -> tuple[list[FoundListing], Counter[st
 
 
 def clean(value: object, most: int) -> str:
-    """Text of strangers: one line, no control or direction characters, at most `most`."""
+    """Text of strangers: one line of what can be seen, at most `most` characters."""
     if not isinstance(value, str):
         return ""
-    text = "".join(
-        " " if unicodedata.category(each) in ("Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn") else each
-        for each in value[: most * 4]
-    )
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+    return cut(readable(value[: most * 4]), most)
 
 
 def clean_tags(value: object) -> tuple[str, ...]:

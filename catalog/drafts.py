@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from catalog.characters import is_readable
 from catalog.errors import ListingInvalid
 from catalog.models import ListingOrigin, PriceUnit
 from finance.errors import AmountInvalid
@@ -69,14 +70,15 @@ class Draft:
 
     def __post_init__(self) -> None:
         """Raises ListingInvalid for the first field that cannot be accepted."""
-        if len(self.name) not in NAME_CHARACTERS or not self.name.isprintable():
+        if len(self.name) not in NAME_CHARACTERS or not is_readable(self.name):
             raise ListingInvalid("name", "A name has 3 to 80 characters, all on one line.")
         if not self.slug:
             raise ListingInvalid("name", "A name needs letters or digits (a-z, 0-9) in it.")
         if len(self.description) > DESCRIPTION_CHARACTERS:
             raise ListingInvalid("description", "A description has at most 500 characters.")
-        if not _is_text(self.description):
-            raise ListingInvalid("description", "A description is text, without control signs.")
+        if not is_readable(self.description, "\r\n\t"):
+            sentence = "A description is text, without hidden or control signs."
+            raise ListingInvalid("description", sentence)
         _check_tags(self.tags)
         _check_url(self.base_url)
         _check_health_path(self.health_path)
@@ -150,15 +152,11 @@ def parse_tags(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tag for part in text.split(",") if (tag := " ".join(part.split()))))
 
 
-def _is_text(text: str) -> bool:
-    return all(character.isprintable() or character in "\r\n\t" for character in text)
-
-
 def _check_tags(tags: tuple[str, ...]) -> None:
     if len(tags) > TAGS:
         raise ListingInvalid("tags", "At most 20 tags.")
     for tag in tags:
-        if not 0 < len(tag) <= TAG_CHARACTERS or not tag.isprintable() or "," in tag:
+        if not 0 < len(tag) <= TAG_CHARACTERS or not is_readable(tag) or "," in tag:
             raise ListingInvalid("tags", f"A tag has 1 to {TAG_CHARACTERS} characters, no comma.")
 
 

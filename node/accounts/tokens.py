@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Engine, insert, select, update
 from sqlmodel import col
 
+from catalog.characters import is_readable
 from node.accounts.access import GRANTS, Identity, Role
 from node.accounts.audit import Actor, record
 from node.accounts.errors import AccountInvalid, AccountUnknown, Forbidden
@@ -110,7 +111,7 @@ def create_token(
 
 def _clean_name(name: str) -> str:
     name = name.strip()
-    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+    if not 1 <= len(name) <= MAX_NAME or not is_readable(name):
         raise AccountInvalid("name", f"Name what uses the token, in at most {MAX_NAME} characters.")
     return name
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, select
 from sqlmodel import col
 
+from catalog.characters import is_readable
 from catalog.models import Listing
 from node.accounts.errors import AccountInvalid
 from node.accounts.users import clean_email
@@ -32,7 +33,7 @@ class KeyChoices:
     def checked(self, connection: Connection) -> KeyChoices:
         """The same, tidied. Raises AccountInvalid."""
         name = self.name.strip()
-        if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+        if not 1 <= len(name) <= MAX_NAME or not is_readable(name):
             sentence = f"Name the app it is for, in at most {MAX_NAME} characters."
             raise AccountInvalid("name", sentence)
         if self.per_minute is not None and not 1 <= self.per_minute <= MOST_PER_MINUTE:
