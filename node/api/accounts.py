@@ -19,7 +19,7 @@ from node.accounts.sessions import (
     sign_out_everywhere,
 )
 from node.accounts.users import NewUser, UserView
-from node.api.paging import Id, Listed, PageNumber, ShortText, listed
+from node.api.paging import Id, Listed, PageNumber, Sent, ShortText, listed
 from node.api.routing import Caller, Endpoints
 
 
@@ -55,7 +55,7 @@ class UserOut(BaseModel):
     theme: str
 
 
-class UserIn(BaseModel):
+class UserIn(Sent):
     """Somebody to add."""
 
     name: ShortText
@@ -70,28 +70,28 @@ class UserWithPassword(BaseModel):
     temporary_password: str
 
 
-class RoleIn(BaseModel):
+class RoleIn(Sent):
     role: ShortText
 
 
-class ResetIn(BaseModel):
+class ResetIn(Sent):
     """`without_factor`: also turn the second factor off."""
 
     without_factor: bool = False
 
 
-class PasswordIn(BaseModel):
+class PasswordIn(Sent):
     """Ends every session of the user."""
 
     old: ShortText
     new: ShortText
 
 
-class EmailIn(BaseModel):
+class EmailIn(Sent):
     email: ShortText
 
 
-class AppearanceIn(BaseModel):
+class AppearanceIn(Sent):
     """`zone`: IANA name, empty: the browser's; `theme`: system, light, dark."""
 
     zone: ShortText = ""

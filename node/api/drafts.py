@@ -28,7 +28,7 @@ from node.api.listing_shapes import (
     routes_of,
     sample_out,
 )
-from node.api.paging import Id
+from node.api.paging import Id, Sent
 from node.api.routing import Caller, Endpoints
 from node.market.drafts import (
     Details,
@@ -47,14 +47,14 @@ from node.market.specs import fetch_spec
 MANAGE = Permission.MANAGE_LISTINGS
 
 
-class DraftIn(BaseModel):
+class DraftIn(Sent):
     """The first step. `spec_url` is fetched when `spec` is empty; without `credential` the
     stored one stays."""
 
     name: Name
     base_url: Address
     description: Annotated[str, Field(max_length=500)] = ""
-    tags: Tags = []
+    tags: Tags = Field(default_factory=list)
     health_path: Annotated[str, Field(max_length=500)] = ""
     credential: CredentialIn | None = None
     spec: SpecText = ""
@@ -82,11 +82,11 @@ class DraftOut(BaseModel):
     updated_at: int
 
 
-class TermsIn(BaseModel):
+class TermsIn(Sent):
     """The second step."""
 
     price_atoms: Atoms
-    routes: Annotated[list[RoutePriceIO], Field(max_length=500)] = []
+    routes: Annotated[list[RoutePriceIO], Field(max_length=500)] = Field(default_factory=list)
     mode: ListingMode = ListingMode.LIVE
 
 

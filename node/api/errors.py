@@ -61,10 +61,16 @@ async def _domain(_request: Request, error: Exception) -> Response:
 
 async def _invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    faults = [{"field": _place(fault), "message": fault["msg"]} for fault in error.errors()]
+    faults = [{"field": _place(fault), "message": _words(fault)} for fault in error.errors()]
     unreadable = any(fault["type"] == "json_invalid" for fault in error.errors())
     detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
     return answer(Failure(400 if unreadable else 422, "request_invalid", detail), faults)
+
+
+def _words(fault: Any) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "There is no such field here; leave it out, or mend its name."
+    return str(fault["msg"])
 
 
 def _place(fault: Any) -> str:

@@ -6,8 +6,10 @@ from pydantic import BaseModel, Field, SecretStr
 
 from finance.history import Action, Line
 from finance.operations import Token
+from finance.reconcile import Difference, OpenItem
 from node.api.finance_shapes import Atoms, Password
-from node.treasury.reconciling import Run
+from node.api.paging import Sent
+from node.treasury.reconciling import Run, Unit, unit_of
 
 
 class LineOut(BaseModel):
@@ -44,12 +46,23 @@ class HistoryOut(BaseModel):
 
 
 class DifferenceOut(BaseModel):
-    """One thing books and chain do not agree on."""
+    """One thing books and chain do not agree on, both values as text in `unit`."""
 
     kind: str
     subject: str
     books: str
     chain: str
+    unit: Unit
+
+    @classmethod
+    def of(cls, found: Difference) -> DifferenceOut:
+        return cls(
+            kind=found.kind,
+            subject=found.subject,
+            books=str(found.books),
+            chain=str(found.chain),
+            unit=unit_of(found),
+        )
 
 
 class OpenOut(BaseModel):
@@ -59,6 +72,10 @@ class OpenOut(BaseModel):
     subject: str
     state: str
     amount_atoms: int
+
+    @classmethod
+    def of(cls, item: OpenItem) -> OpenOut:
+        return cls(kind=item.kind, subject=item.subject, state=item.state, amount_atoms=item.amount)
 
 
 class RunOut(BaseModel):
@@ -85,24 +102,8 @@ class RunOut(BaseModel):
             balanced=run.balanced,
             block_number=run.block_number,
             checked=run.checked,
-            differences=[
-                DifferenceOut(
-                    kind=each.kind,
-                    subject=each.subject,
-                    books=str(each.books),
-                    chain=str(each.chain),
-                )
-                for each in run.differences
-            ],
-            open=[
-                OpenOut(
-                    kind=each.kind,
-                    subject=each.subject,
-                    state=each.state,
-                    amount_atoms=each.amount,
-                )
-                for each in run.open_items
-            ],
+            differences=[DifferenceOut.of(each) for each in run.differences],
+            open=[OpenOut.of(each) for each in run.open_items],
             error=run.error,
         )
 
@@ -158,7 +159,7 @@ class LimitsOut(BaseModel):
     limits: list[LimitOut]
 
 
-class LimitIn(BaseModel):
+class LimitIn(Sent):
     """`limit_atoms` None takes the limit away: the default, or the general one, holds."""
 
     scope: str = Field(max_length=20)

@@ -13,6 +13,7 @@ from finance.operations import ClosingStep, Token
 from finance.transaction_views import TransactionView
 from finance.withdrawal import Stage
 from finance.withdrawals import WithdrawalView
+from node.api.paging import Sent
 
 MOST_ATOMS = 2**63 - 1
 ChannelId = Annotated[str, Path(pattern=r"^0x[0-9a-f]{64}$")]
@@ -24,7 +25,7 @@ AmountText = Annotated[str, Field(max_length=80, pattern=r"^[0-9]{1,60}(\.[0-9]{
 WITHDRAWAL_ID = r"^[0-9a-zA-Z_-]{16,64}$"
 
 
-class Password(BaseModel):
+class Password(Sent):
     """What moves money asks for the password of the token's user."""
 
     password: SecretStr = Field(max_length=1024)
@@ -56,7 +57,7 @@ class ServingOut(BaseModel):
     waived: bool
 
 
-class QuoteIn(BaseModel):
+class QuoteIn(Sent):
     """`amount` in whole tokens, like `12.5`; without it, all there is."""
 
     token: Token
@@ -114,7 +115,7 @@ class WithdrawalOut(BaseModel):
         )
 
 
-class ThresholdsShape(BaseModel):
+class ThresholdsShape(Sent):
     """0 is off; a balance that was low is enough again `margin_percent` above."""
 
     low_usdc_atoms: Atoms
@@ -123,7 +124,7 @@ class ThresholdsShape(BaseModel):
     auto_pause: bool
 
 
-class ClaimPolicyShape(BaseModel):
+class ClaimPolicyShape(Sent):
     """When vouchers are claimed."""
 
     interval_seconds: int = Field(ge=0, le=10**9)

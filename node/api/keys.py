@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from node.accounts.access import Permission
 from node.accounts.audit import Actor
 from node.accounts.service import Accounts
-from node.api.paging import Id, Listed, PageNumber, ShortText, listed
+from node.api.paging import Id, Listed, PageNumber, Sent, ShortText, listed
 from node.api.routing import Caller, Endpoints
 from node.usage import keys
 from node.usage.key_choices import MOST_PER_MINUTE, MOST_SCOPES, KeyChoices
@@ -35,17 +35,17 @@ class KeyOut(BaseModel):
     per_minute: int | None
 
 
-class KeyIn(BaseModel):
+class KeyIn(Sent):
     """A key to make. Integrators are metered, and end with the month's quota."""
 
     name: ShortText
     owner_email: ShortText = ""
     integrator: bool = False
-    scopes: Scopes = []
+    scopes: Scopes = Field(default_factory=list)
     per_minute: Rate | None = None
 
 
-class KeyChange(BaseModel):
+class KeyChange(Sent):
     """The fields that are sent are changed."""
 
     name: ShortText | None = None
@@ -55,7 +55,7 @@ class KeyChange(BaseModel):
     per_minute: Rate | None = None
 
 
-class RotateIn(BaseModel):
+class RotateIn(Sent):
     """How long the old secret goes on."""
 
     grace_seconds: Annotated[int, Field(ge=0, le=keys.LONGEST_GRACE_SECONDS)] = 0

@@ -12,6 +12,7 @@ from catalog.models import ListingMode
 from catalog.samples import SampleRequest
 from catalog.specs import Problem
 from finance.money import Usdc
+from node.api.paging import Sent
 from node.market.health import HealthView
 from node.market.own_listings import ListingDetail, OwnListing, Status
 from node.market.samples import Recording, SampleView
@@ -26,7 +27,7 @@ SpecText = Annotated[
 ]
 
 
-class RoutePriceIO(BaseModel):
+class RoutePriceIO(Sent):
     """A price of its own for one route; `method` may be `*`, `path` may end in `/*`."""
 
     method: Annotated[str, Field(min_length=1, max_length=7)]
@@ -34,7 +35,7 @@ class RoutePriceIO(BaseModel):
     price_atoms: Atoms
 
 
-class CredentialIn(BaseModel):
+class CredentialIn(Sent):
     """What the upstream wants from this node; never shown again. `none` takes it away."""
 
     kind: Literal["none", "header", "query"]
@@ -42,22 +43,22 @@ class CredentialIn(BaseModel):
     value: Annotated[str, Field(max_length=4000)] = ""
 
 
-class ListingIn(BaseModel):
+class ListingIn(Sent):
     """An API to sell at once, without draft and samples."""
 
     name: Name
     base_url: Address
     price_atoms: Atoms
-    routes: Annotated[list[RoutePriceIO], Field(max_length=500)] = []
+    routes: Annotated[list[RoutePriceIO], Field(max_length=500)] = Field(default_factory=list)
     description: Annotated[str, Field(max_length=500)] = ""
-    tags: Tags = []
+    tags: Tags = Field(default_factory=list)
     health_path: Annotated[str, Field(max_length=500)] = ""
     credential: CredentialIn | None = None
     spec: SpecText = ""
     mode: ListingMode = ListingMode.LIVE
 
 
-class ListingChange(BaseModel):
+class ListingChange(Sent):
     """Fields to change; what is left out stays. A new price never alters an admitted call."""
 
     name: Name | None = None
@@ -71,22 +72,22 @@ class ListingChange(BaseModel):
     spec: SpecText | None = None
 
 
-class PauseIn(BaseModel):
+class PauseIn(Sent):
     paused: bool
 
 
-class ModeIn(BaseModel):
+class ModeIn(Sent):
     mode: ListingMode
 
 
-class SpecIn(BaseModel):
+class SpecIn(Sent):
     """A specification to check: its text, or an address it is fetched from."""
 
     spec: SpecText = ""
     spec_url: Annotated[str, Field(max_length=2000)] = ""
 
 
-class SampleIn(BaseModel):
+class SampleIn(Sent):
     """A request below the listing that is sent to its upstream once."""
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "GET"

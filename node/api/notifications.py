@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Query
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import Field, SecretStr
 
 from node.accounts.access import Permission
 from node.accounts.audit import Actor
@@ -47,6 +47,7 @@ from node.alerts.reading import (
     read_notification,
 )
 from node.alerts.rules import Level, Rule, Severity
+from node.api.paging import Sent
 from node.api.routing import Caller, Endpoints
 
 MOST_IDS = 1000
@@ -57,13 +58,13 @@ Page = Annotated[int, Query(ge=1, le=LAST_PAGE)]
 Id = Annotated[int, Field(ge=1, le=LAST_ID)]
 
 
-class Ids(BaseModel):
+class Ids(Sent):
     """Which notifications."""
 
     ids: list[Id] = Field(max_length=MOST_IDS)
 
 
-class AllOf(BaseModel):
+class AllOf(Sent):
     """All that are new; of one rule when it is named."""
 
     rule: Rule | None = None
@@ -83,21 +84,21 @@ class Unread:
     unread: int
 
 
-class RuleChange(BaseModel):
+class RuleChange(Sent):
     """How one rule speaks from now on."""
 
     level: Level
     severity: Severity
 
 
-class RulesChange(BaseModel):
+class RulesChange(Sent):
     """Rules that are left out stay as they are."""
 
     rules: dict[Rule, RuleChange] = Field(default_factory=dict)
     notify_resolved: bool = True
 
 
-class EmailIn(BaseModel):
+class EmailIn(Sent):
     """The mail server. `password` is left out to keep the stored one."""
 
     host: str = Field(max_length=253)
@@ -109,7 +110,7 @@ class EmailIn(BaseModel):
     recipients: list[str] = Field(default_factory=list, max_length=100)
 
 
-class WebhookIn(BaseModel):
+class WebhookIn(Sent):
     """Where incidents are posted; empty: nowhere."""
 
     url: str = Field(max_length=2000)

@@ -1,4 +1,4 @@
-"""Lists in pages of fifty, in one shape; texts and ids as endpoints take them."""
+"""What endpoints take and give alike: lists in pages of fifty, bodies, texts and ids."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Generic, TypeVar
 
 from fastapi import Path, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 PAGE_SIZE = 50
 
@@ -17,6 +17,13 @@ ShortText = Annotated[str, Field(max_length=1024, pattern=_NO_NUL)]
 Id = Annotated[str, Path(max_length=64, pattern=_NO_NUL)]
 FilterText = Annotated[str, Query(max_length=200, pattern=_NO_NUL)]
 PageNumber = Annotated[int, Query(ge=1, le=10_000_000, description="from 1")]
+
+
+class Sent(BaseModel):
+    """What a caller sends: a field that is not known is refused, for one that is misspelled
+    would be taken for one that was left out."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class Listed(BaseModel, Generic[T]):

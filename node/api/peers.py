@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from catalog.peers import PeerState
 from node.accounts.access import Permission
 from node.accounts.audit import Actor
-from node.api.paging import Id, Listed, PageNumber, ShortText, listed
+from node.api.paging import Id, Listed, PageNumber, Sent, ShortText, listed
 from node.api.routing import Caller, Endpoints
 from node.market import peers
 from node.market.network import NetworkChoices
@@ -44,14 +44,14 @@ class PeerOut(BaseModel):
     left_out: list[LeftOut]
 
 
-class PeerIn(BaseModel):
+class PeerIn(Sent):
     """`url` of a node's gateway, or of a discovery endpoint."""
 
     url: Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
     name: ShortText = ""
 
 
-class EnabledIn(BaseModel):
+class EnabledIn(Sent):
     enabled: bool
 
 
@@ -90,7 +90,7 @@ class NetworkOut(BaseModel):
     sync_minutes: int
 
 
-class NetworkIn(BaseModel):
+class NetworkIn(Sent):
     """`sync_minutes` is one of 15, 30, 60, 180, 360, 720 and 1440."""
 
     sync_minutes: int

@@ -54,6 +54,8 @@ async def identify(
     session = await accounts.identify_session(token, address, now) if token else None
     if session is None:
         raise SignInRequired("Send an API token: Authorization: Bearer fbt_…")
+    if session[0].restricted:
+        raise Forbidden("Choose a password of your own in the console first.")
     if request.method not in ("GET", "HEAD"):
         raise Forbidden("A session may only read here. Send an API token to change something.")
     return session[0]

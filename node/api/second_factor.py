@@ -11,7 +11,7 @@ from node.accounts.access import Permission
 from node.accounts.audit import Actor
 from node.accounts.service import Accounts
 from node.accounts.users import require_full_rights
-from node.api.paging import ShortText
+from node.api.paging import Sent, ShortText
 from node.api.routing import Caller, Endpoints
 
 
@@ -30,11 +30,11 @@ class OfferOut(BaseModel):
     uri: str
 
 
-class CodeIn(BaseModel):
+class CodeIn(Sent):
     code: ShortText
 
 
-class ConfirmIn(BaseModel):
+class ConfirmIn(Sent):
     """The user's own password."""
 
     password: ShortText

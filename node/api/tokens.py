@@ -11,7 +11,7 @@ from node.accounts import tokens
 from node.accounts.access import Permission, Role
 from node.accounts.audit import Actor
 from node.accounts.service import Accounts
-from node.api.paging import Id, Listed, PageNumber, ShortText, listed
+from node.api.paging import Id, Listed, PageNumber, Sent, ShortText, listed
 from node.api.routing import Caller, Endpoints
 
 
@@ -29,7 +29,7 @@ class TokenOut(BaseModel):
     revoked_at: int | None
 
 
-class TokenIn(BaseModel):
+class TokenIn(Sent):
     """A token to make, with a role within that of whoever asks. Without `days` it never ends."""
 
     name: ShortText

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from node.accounts.access import Permission
 from node.accounts.audit import Actor
 from node.api.calls import CallOut, call_out
-from node.api.paging import Id, Listed, PageNumber, ShortText, listed
+from node.api.paging import Id, Listed, PageNumber, Sent, ShortText, listed
 from node.api.routing import Caller, Endpoints
 from node.preferences import read_preference
 from node.usage.call_list import CallFilter, Cursor, read_calls
@@ -52,7 +52,7 @@ class OverrideOut(BaseModel):
     holds: bool
 
 
-class OverrideIn(BaseModel):
+class OverrideIn(Sent):
     """Lift a cap from now until `ends_at` (Unix seconds). `cap` null: none at all."""
 
     meter: Meter
@@ -133,7 +133,7 @@ class TiersOut(BaseModel):
     pro_stream_seconds: int
 
 
-class TiersIn(BaseModel):
+class TiersIn(Sent):
     """The fields that are sent are changed."""
 
     calls: Tier | None = None

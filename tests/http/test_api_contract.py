@@ -83,3 +83,44 @@ def test_every_endpoint_says_who_may_call_it_and_how_it_fails(console: Console) 
     operations = [each for path in paths.values() for each in path.values()]
     assert all(each["x-permission"] and "401" in each["responses"] for each in operations)
     assert len({each["operationId"] for each in operations}) == len(operations)
+
+
+def test_no_body_takes_a_field_that_it_does_not_know(console: Console) -> None:
+    document = httpx.get(f"{console.url}/api/openapi.json", trust_env=False).json()
+    shapes = document["components"]["schemas"]
+    lax = set()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                found = [content["schema"], *_within(content["schema"], shapes)]
+                lax |= {(method, path) for each in found if _is_lax(each)}
+    assert lax == set()
+
+
+def _within(schema: Any, shapes: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every schema below one, with those it refers to."""
+    if isinstance(schema, list):
+        for each in schema:
+            yield from _within(each, shapes)
+    elif isinstance(schema, dict):
+        yield schema
+        if "$ref" in schema:
+            yield from _within(shapes[schema["$ref"].rpartition("/")[2]], shapes)
+        yield from _within(list(schema.values()), shapes)
+
+
+def _is_lax(schema: dict[str, Any]) -> bool:
+    """Whether it is an object with named fields to which others may be added."""
+    return "properties" in schema and schema.get("additionalProperties", True) is True
+
+
+def test_a_misspelled_field_is_refused_by_its_name(console: Console, token: str) -> None:
+    # Taken for one that was left out, it would make a secret that may call everything.
+    sent = {"name": "app", "scope": ["lst_one"]}
+    with httpx.Client(base_url=console.url, headers={"authorization": token}) as client:
+        before = client.get("/api/keys").json()["total"]
+        answer = client.post("/api/keys", json=sent)
+        assert answer.status_code == 422
+        assert [each["field"] for each in answer.json()["errors"]] == ["scope"]
+        assert "leave it out" in answer.json()["detail"]
+        assert client.get("/api/keys").json()["total"] == before
