@@ -60,6 +60,7 @@ from node.console import (
     plans_settings,
     restore,
     second_factor,
+    sections,
     security,
     setup,
     sign_in,
@@ -157,6 +158,7 @@ def page_modules(controls: Controls) -> list[Pages]:
         notifications.rule_pages(controls.alerts),
         email.pages(controls.courier, controls.accounts.seal),
         webhook.pages(controls.courier, controls.accounts.seal),
+        *sections.pages(),
     ]
 
 

@@ -27,6 +27,8 @@ SIGN_IN = "/sign-in"
 SETUP = "/setup"
 # Where a session may go that is not whole yet, by the reason it is restricted.
 FIRST_DO = {TEMPORARY_PASSWORD: "/account/password"}
+# What else is open to it: leaving, and light or dark.
+_STILL_OPEN = frozenset({*FIRST_DO.values(), "/sign-out", "/theme"})
 _MOST_FIELDS = 2000
 _PART_BYTES = 4_000_000
 
@@ -70,7 +72,7 @@ class Doorkeeper:
         if found is None:
             return _sign_in(request)
         identity, session = found
-        if identity.restricted and not identity.may(route.permission):
+        if identity.restricted and route.path not in _STILL_OPEN:
             return RedirectResponse(FIRST_DO[session.restricted], 303)
         identity.require(route.permission)
         form = await _form(request, route)

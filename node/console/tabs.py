@@ -88,14 +88,20 @@ TABS: Final = (
 
 def sidebar(identity: Identity, current: str) -> tuple[TabLink, ...]:
     """The tabs this role may open; `current` is the name of the one that is open."""
-    links = []
-    for tab in TABS:
-        sections = [each for each in tab.sections if identity.may(each.permission)]
-        if not identity.may(tab.permission) or (tab.sections and not sections):
-            continue
-        path = sections[0].path if sections else tab.path
-        links.append(TabLink(tab.label, path, tab.name == current))
-    return tuple(links)
+    return tuple(
+        TabLink(tab.label, path, tab.name == current)
+        for tab in TABS
+        if (path := first_path(identity, tab)) is not None
+    )
+
+
+def first_path(identity: Identity, tab: Tab) -> str | None:
+    """What opens with a tab: its first section that this role may see; None: not for them."""
+    if not identity.may(tab.permission):
+        return None
+    if not tab.sections:
+        return tab.path
+    return next((each.path for each in tab.sections if identity.may(each.permission)), None)
 
 
 def sections(identity: Identity, current: str, section: str) -> tuple[TabLink, ...]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pyotp
 import pytest
 from sqlalchemy import Engine
 
@@ -136,16 +138,70 @@ def test_without_signing_in_nothing_but_the_open_pages_answers(console: Console)
                 assert answer.status_code < 500, (method, path)
 
 
-def test_half_a_sign_in_and_a_temporary_password_reach_one_page(console: Console) -> None:
-    admin = console.client(Role.ADMIN)
-    made = console.send(admin, "/settings/users", name="half", role="admin")
+def test_a_password_whose_code_is_still_due_opens_nothing(console: Console) -> None:
+    client, password = newcomer(console, "half")
+    with closing(client):
+        form = {"csrf": token_on(client, "/account/password")}
+        own = {"new": "a password of my own", "again": "a password of my own"}
+        client.post("/account/password", data={**form, "old": password, **own})
+        enrol(client)
+        client.cookies.clear()
+        half = client.post("/sign-in", data={"name": "half", "password": own["new"]})
+        assert half.headers["location"].startswith("/sign-in/code")
+        session = dict(client.cookies)
+        for (method, path), roles in read_table().items():
+            client.cookies = httpx.Cookies(session)
+            answer = client.request(method, address(path))
+            if path.startswith("/api/"):
+                assert answer.status_code == 401, (method, path)
+            elif roles != "open":
+                there = answer.headers.get("location", "")
+                assert answer.status_code == 303 and there.startswith("/sign-in"), (method, path)
+            else:
+                assert answer.status_code < 500, (method, path)
+
+
+def test_a_temporary_password_opens_nothing_but_its_change(console: Console) -> None:
+    still = {"/account/password", "/sign-out", "/theme"}
+    client, _ = newcomer(console, "fresh")
+    with closing(client):
+        form = {"csrf": token_on(client, "/account/password")}
+        session = dict(client.cookies)
+        for (method, path), roles in read_table().items():
+            if roles == "open" or path in still:
+                continue
+            client.cookies = httpx.Cookies(session)
+            answer = client.request(method, address(path), data=form if method == "POST" else None)
+            if path.startswith("/api/"):
+                assert answer.status_code == 403, (method, path)
+                assert answer.json()["code"] == "forbidden", (method, path)
+            else:
+                assert answer.headers.get("location") == "/account/password", (method, path)
+
+
+def newcomer(console: Console, name: str) -> tuple[httpx.Client, str]:
+    """Somebody whom an admin just added, signed in with the temporary password; and that."""
+    with console.client(Role.ADMIN) as admin:
+        made = console.send(admin, "/settings/users", name=name, role="admin")
     password = re.search(r'code--line">([^<]+)<', made.text)
     assert password is not None
-    with httpx.Client(base_url=console.url, trust_env=False) as client:
-        client.post("/sign-in", data={"name": "half", "password": password[1]})
-        for (method, path), roles in read_table().items():
-            own = path.startswith(("/account", "/settings/appearance", "/theme", "/sign-out"))
-            if roles == "open" or own or path == "/settings" or path.startswith("/api/"):
-                continue
-            answer = client.request(method, address(path))
-            assert answer.headers.get("location") == "/account/password", (method, path)
+    client = httpx.Client(base_url=console.url, trust_env=False)
+    client.post("/sign-in", data={"name": name, "password": password[1]})
+    return client, password[1]
+
+
+def token_on(client: httpx.Client, path: str) -> str:
+    """The token of the forms on a page."""
+    found = re.search(r'name="csrf" value="([^"]+)"', client.get(path).text)
+    assert found is not None
+    return found[1]
+
+
+def enrol(client: httpx.Client) -> None:
+    """Turn the second factor on."""
+    form = {"csrf": token_on(client, "/account/second-factor")}
+    client.post("/account/second-factor/offer", data=form)
+    secret = re.search(r'code--line">([A-Z2-7 ]+)<', client.get("/account/second-factor").text)
+    assert secret is not None
+    code = pyotp.TOTP(secret[1].replace(" ", "")).now()
+    client.post("/account/second-factor/confirm", data={**form, "code": code})

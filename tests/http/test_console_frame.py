@@ -16,6 +16,7 @@ from node.accounts.access import Role
 from node.accounts.models import User
 from node.accounts.sessions import COOKIE
 from node.app import RECURSION
+from node.console.tabs import TABS, Tab
 from node.console.visit import Guest
 from node.db.engine import writer
 from tests.console_world import Console, serve_console
@@ -162,3 +163,28 @@ def test_a_body_nested_without_an_end_is_refused_and_ends_nothing(console: Conso
             assert api.get("/api/me").status_code == 200
     finally:
         sys.setrecursionlimit(before)
+
+
+@pytest.mark.parametrize(
+    ("role", "section"),
+    [
+        (Role.ADMIN, "/settings/users"),
+        (Role.CONSUMER, "/settings/security"),
+        (Role.API_OWNER, "/settings/plans"),
+        (Role.FINANCE, "/settings/limits"),
+        (Role.VIEWER, "/settings/plans"),
+    ],
+)
+def test_settings_lead_to_the_first_section_one_may_see(
+    console: Console, role: Role, section: str
+) -> None:
+    with console.client(role) as client:
+        assert client.get("/settings").headers["location"] == section
+        assert client.get(section).status_code == 200
+        assert f'href="{section}"' in client.get("/").text
+
+
+@pytest.mark.parametrize("tab", TABS, ids=lambda tab: tab.name)
+def test_the_address_of_every_tab_is_a_page(console: Console, tab: Tab) -> None:
+    with console.client(Role.ADMIN) as client:
+        assert client.get(tab.path, follow_redirects=True).status_code == 200
