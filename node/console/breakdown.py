@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from finance.money import Usdc
-from node.console.format import NOT_KNOWN, Amount, count, exact_amount, latency, percent
+from node.console.format import NOT_KNOWN, Amount, cell_amount, count, latency, percent
 from node.console.pager import Pager, link, numbered, page_number
 from node.usage.breakdown import ApiSums, SortBy, sort_breakdown
 from node.usage.models import Side
@@ -125,7 +125,7 @@ def _row(row: ApiSums, side: Side) -> Row:
         calls=count(sums.calls),
         succeeded=count(sums.succeeded),
         errors=count(sums.errors),
-        money=exact_amount(Usdc(sums.amount_atoms)),
+        money=cell_amount(Usdc(sums.amount_atoms)),
         last=took if side is Side.BOUGHT else percent(sums.succeeded, sums.calls),
     )
 

@@ -16,7 +16,7 @@ from finance.money import Usdc
 from node.accounts.access import Permission
 from node.console.breakdown import SIDE_NAMES
 from node.console.dashboard import SideLink, asked_side
-from node.console.format import Amount, Moment, count, exact_amount, latency, moment
+from node.console.format import Amount, Moment, cell_amount, count, latency, moment
 from node.console.pager import Pager, keyset, link
 from node.console.pages import Pages
 from node.console.visit import Visit
@@ -164,7 +164,7 @@ def _row(call: CallLine, query: Mapping[str, str], now: int, zone: ZoneInfo) -> 
         status=str(call.status),
         tone="bad" if call.status >= 400 else "good",
         error=call.error or "",
-        money=exact_amount(Usdc(call.amount_atoms)),
+        money=cell_amount(Usdc(call.amount_atoms)),
         scheme=call.scheme or "free",
         latency=latency(call.latency_us),
     )

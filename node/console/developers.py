@@ -25,7 +25,7 @@ from node.console.developers_view import (
     utc,
 )
 from node.console.figures import call_rate_chart
-from node.console.format import NOT_KNOWN, Amount, Moment, count, exact_amount, latency, moment
+from node.console.format import NOT_KNOWN, Amount, Moment, cell_amount, count, latency, moment
 from node.console.pager import Pager, keyset
 from node.console.pages import Pages
 from node.console.visit import Visit
@@ -172,7 +172,7 @@ def _recent(visit: Visit, call: CallLine) -> Recent:
         tone="good" if call.status < 400 else "bad",
         error=call.error or "",
         latency=latency(call.latency_us),
-        cost=exact_amount(Usdc(call.amount_atoms)),
+        cost=cell_amount(Usdc(call.amount_atoms)),
     )
 
 

@@ -9,20 +9,37 @@ from dataclasses import dataclass
 from starlette.responses import Response
 
 from finance.errors import WalletError
+from finance.money import Usdc, Wei
+from finance.reconcile import Difference
 from node.accounts.access import Permission
-from node.console.format import Moment, Short, address, count, duration, moment
+from node.console.format import (
+    Moment,
+    Short,
+    address,
+    count,
+    duration,
+    exact_text,
+    moment,
+)
 from node.console.forms import FieldError, Form
 from node.console.pages import Pages
 from node.console.visit import Visit
 from node.treasury.errors import NotPossible, TreasuryError
-from node.treasury.reconciling import MOST_KEPT, Run, read_run, recent_runs
+from node.treasury.reconciling import (
+    MOST_KEPT,
+    Run,
+    Unit,
+    read_run,
+    recent_runs,
+    unit_of,
+)
 from node.treasury.treasury import Treasury
 from node.treasury.wallet_file import export_wallet, import_wallet, why_no_import
 
 PATH = "/finance/reconcile"
 _SHOWN = 200
 _WALLET_BYTES = 100_000
-_HEADER = ("kind", "subject", "books", "chain")
+_HEADER = ("kind", "subject", "books", "chain", "unit")
 KINDS = {
     "wallet_usdc": "USDC in the wallet",
     "transfer": "A transfer",
@@ -37,7 +54,15 @@ KINDS = {
     "seller_total_claimed": "Claimed from a channel",
     "seller_withdrawal": "A buyer's withdrawal",
     "seller_balance": "What a buyer's channel holds",
+    "seller_charged_ledger": "A buyer's charges in the ledger",
+    "seller_claimed_ledger": "Claims of a channel in the ledger",
+    "seller_charged_above_signed": "Charged, above what a buyer signed",
+    "seller_claimed_above_charged": "Claimed, above what was charged",
+    "seller_charged_above_balance": "Charged, above what a channel holds",
     "seller_voucher": "A buyer's voucher",
+    "buyer_spent_ledger": "Our spending in the ledger",
+    "buyer_charged_above_signed": "Charged to us, above what we signed",
+    "buyer_claimed_above_signed": "Claimed from us, above what we signed",
     "buyer_balance": "What our channel holds",
     "buyer_deposits": "Deposits into our channel",
 }
@@ -221,10 +246,7 @@ def _view(treasury: Treasury, visit: Visit, run_id: int | None, error: str) -> R
     found = run.differences if run else ()
     return ReconcileView(
         run=None if run is None else run_row(run, visit),
-        differences=tuple(
-            DifferenceRow(_kind(each.kind), each.subject, str(each.books), str(each.chain))
-            for each in found[:_SHOWN]
-        ),
+        differences=tuple(difference_row(each) for each in found[:_SHOWN]),
         open=tuple(
             OpenRow(each.kind.capitalize(), each.subject, each.state)
             for each in (run.open_items if run else ())[:_SHOWN]
@@ -239,6 +261,23 @@ def _view(treasury: Treasury, visit: Visit, run_id: int | None, error: str) -> R
 def _kind(kind: str) -> str:
     words = kind.replace("_", " ")
     return KINDS.get(kind, words[:1].upper() + words[1:])
+
+
+def difference_row(found: Difference) -> DifferenceRow:
+    """A difference, with the unit of its numbers."""
+    unit = unit_of(found)
+    books, chain = _value(found.books, unit), _value(found.chain, unit)
+    return DifferenceRow(_kind(found.kind), found.subject, books, chain)
+
+
+def _value(value: int | str, unit: Unit) -> str:
+    """`−1.5 USDC`; texts as they are."""
+    if isinstance(value, str):
+        return value
+    kind = Wei if unit is Unit.WEI else Usdc
+    if abs(value) > kind.ceiling:
+        return f"{value:,} atoms"
+    return f"{'−' if value < 0 else ''}{exact_text(kind(abs(value)))} {kind.symbol}"
 
 
 def run_row(run: Run, visit: Visit) -> RunRow:
@@ -270,4 +309,4 @@ def run_row(run: Run, visit: Visit) -> RunRow:
 
 def _csv_rows(run: Run | None) -> Iterator[list[object]]:
     for each in run.differences if run else ():
-        yield [each.kind, each.subject, str(each.books), str(each.chain)]
+        yield [each.kind, each.subject, str(each.books), str(each.chain), unit_of(each)]

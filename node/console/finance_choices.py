@@ -14,7 +14,7 @@ from finance.money import Usdc, Wei
 from finance.selling.gas_cost import GasCost, gas_per_usdc
 from node.accounts.access import Permission
 from node.console.finance import ServingView, serving_view
-from node.console.format import Amount, amount, exact_amount
+from node.console.format import Amount, amount, cell_amount
 from node.console.forms import FieldError, Form
 from node.console.pages import Pages
 from node.console.visit import Visit
@@ -154,8 +154,8 @@ def _cost(label: str, cost: GasCost) -> CostLine:
     ratio = cost.wei_per_usdc_up
     return CostLine(
         label,
-        exact_amount(Wei(max(0, cost.gas_wei))),
-        exact_amount(Usdc(max(0, cost.earned_atoms))),
+        cell_amount(Wei(max(0, cost.gas_wei))),
+        cell_amount(Usdc(max(0, cost.earned_atoms))),
         amount(None if ratio is None else Wei(max(0, ratio)), 9),
     )
 

@@ -29,6 +29,7 @@ from node.console.format import (
     Short,
     address,
     amount,
+    cell_amount,
     exact_amount,
     exact_text,
     moment,
@@ -53,6 +54,7 @@ TONES = {
     Stage.FINAL: "good",
     Stage.FAILED: "bad",
 }
+_NOTHING_ASKED = "Say here what is to be sent where; then you are asked to confirm it."
 _STEPS = (Stage.SIGNED, Stage.SENT, Stage.MINED, Stage.FINAL)
 
 
@@ -194,6 +196,8 @@ def _asked(quote: Quote) -> dict[str, str]:
 async def _confirm_page(treasury: Treasury, visit: Visit, form: Form, status: int) -> Response:
     """What will happen, as of now; if it cannot, the form again with the reason."""
     id_ = form.value("id")
+    if not _is_id(id_):
+        return visit.redirect("/finance/withdraw", _NOTHING_ASKED, "bad")
     if known := await asyncio.to_thread(find_withdrawal, treasury.engine, id_):
         return visit.redirect(f"{PATH}/{known.id}")
     try:
@@ -204,8 +208,6 @@ async def _confirm_page(treasury: Treasury, visit: Visit, form: Form, status: in
     except FinanceError as error:
         refused = _form_view(treasury, form.refused(error))
         return visit.page("finance/withdraw.html", refused, "Withdraw", 422)
-    if not _is_id(id_):
-        return visit.redirect("/finance/withdraw")
     view = _confirm_view(treasury, form, quote)
     return visit.page("finance/withdraw_confirm.html", view, "Confirm the withdrawal", status)
 
@@ -268,7 +270,7 @@ def withdrawal_row(found: WithdrawalView, network: Network, visit: Visit) -> Wit
         id=found.id,
         at=moment(found.created_at, visit.now, visit.zone),
         token=found.token.value,
-        amount=exact_amount(kind(found.amount)),
+        amount=cell_amount(kind(found.amount)),
         destination=address(checksum(parse_address(found.destination)), network),
         stage=found.stage.value.capitalize(),
         tone=TONES[found.stage],

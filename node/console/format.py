@@ -56,6 +56,13 @@ def exact_amount(value: Usdc | Wei) -> Amount:
     return Amount(text, f"{text} {value.symbol}", value.symbol)
 
 
+def cell_amount(value: Usdc | Wei) -> Amount:
+    """The same for a column: USDC with all its places, so that the points stand below each
+    other."""
+    text = value.rounded_down(Usdc.decimals) if isinstance(value, Usdc) else exact_text(value)
+    return Amount(text, f"{exact_text(value)} {value.symbol}", value.symbol)
+
+
 def exact_text(value: Usdc | Wei) -> str:
     """`1,234.5`: every digit, no trailing zeros, never scientific."""
     whole, _, rest = str(value).partition(".")
@@ -63,8 +70,8 @@ def exact_text(value: Usdc | Wei) -> str:
 
 
 def signed_amount(atoms: int, kind: type[Usdc] | type[Wei] = Usdc) -> Amount:
-    """A movement to the atom, with its sign."""
-    shown = exact_amount(kind(abs(atoms)))
+    """A movement to the atom, with its sign, for a column."""
+    shown = cell_amount(kind(abs(atoms)))
     sign = "−" if atoms < 0 else "+"
     return Amount(f"{sign}{shown.text}", f"{sign}{shown.exact}", shown.symbol)
 

@@ -11,7 +11,7 @@ from finance.buying.limits import EVERY
 from finance.money import Usdc
 from node.accounts.access import Permission
 from node.console.finance_choices import read_usdc
-from node.console.format import Amount, exact_amount, percent
+from node.console.format import Amount, cell_amount, exact_amount, percent
 from node.console.forms import FieldError, Form
 from node.console.pages import Pages
 from node.console.visit import Visit
@@ -46,7 +46,7 @@ class LimitRow:
     meaning: str
     name: str
     limit: Amount
-    used: str
+    used: Amount | None
     share: str
     chosen: bool
 
@@ -128,7 +128,7 @@ async def _page(treasury: Treasury, visit: Visit, form: Form | None, status: int
 
 
 def _row(line: LimitLine) -> LimitRow:
-    used = "" if line.used is None else exact_amount(Usdc(line.used)).text
+    used = None if line.used is None else cell_amount(Usdc(line.used))
     share = "" if line.used is None else percent(min(line.used, line.limit), line.limit)
     return LimitRow(
         line.scope,
@@ -136,7 +136,7 @@ def _row(line: LimitLine) -> LimitRow:
         LABELS[line.scope],
         MEANINGS[line.scope],
         line.name,
-        exact_amount(Usdc(line.limit)),
+        cell_amount(Usdc(line.limit)),
         used,
         share,
         line.chosen,

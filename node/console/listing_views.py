@@ -13,6 +13,7 @@ from node.console.format import (
     NOT_KNOWN,
     Amount,
     Moment,
+    cell_amount,
     count,
     exact_amount,
     latency,
@@ -128,7 +129,7 @@ def operation_lines(operations: Iterable[PricedOperation]) -> tuple[OperationLin
         OperationLine(
             "everything else" if is_rest(each.method, each.path) else f"{each.method} {each.path}",
             each.summary,
-            exact_amount(Usdc(each.price_atoms)),
+            cell_amount(Usdc(each.price_atoms)),
             each.own_price,
         )
         for each in operations

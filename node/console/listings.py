@@ -12,7 +12,7 @@ from catalog.models import ListingMode
 from finance.money import Usdc
 from node.accounts.access import Permission
 from node.console.facts import NodeFacts
-from node.console.format import Amount, Moment, count, exact_amount, latency, moment
+from node.console.format import Amount, Moment, cell_amount, count, latency, moment
 from node.console.listing_views import (
     Curls,
     Line,
@@ -244,7 +244,7 @@ def _detail(visit: Visit, detail: ListingDetail, gateway_url: str, console_url: 
         description=detail.description,
         health_path=detail.health_path,
         credential=credential,
-        revenue=exact_amount(Usdc(line.sums.amount_atoms)),
+        revenue=cell_amount(Usdc(line.sums.amount_atoms)),
         mean_latency="—" if mean is None else latency(mean),
         price=price_range(line),
         demo=line.mode is ListingMode.DEMO,

@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Engine, insert, select, update
@@ -29,6 +30,21 @@ MOST_KEPT = 1000  # differences of one run that are stored; more are only counte
 _ROWS = Reconciliation.__table__  # type: ignore[attr-defined]
 
 _log = logging.getLogger(__name__)
+
+
+class Unit(StrEnum):
+    """What the two numbers of a difference count; texts count nothing."""
+
+    USDC_ATOMS = "usdc_atoms"
+    WEI = "wei"
+    NONE = "none"
+
+
+def unit_of(found: Difference) -> Unit:
+    """Gas is wei, every other number atoms of USDC."""
+    if not any(isinstance(each, int) for each in (found.books, found.chain)):
+        return Unit.NONE
+    return Unit.WEI if found.kind.startswith("gas_") else Unit.USDC_ATOMS
 
 
 @dataclass(frozen=True, slots=True)

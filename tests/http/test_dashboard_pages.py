@@ -22,12 +22,12 @@ from finance.money import Usdc, Wei
 from node.accounts.access import Identity, Role
 from node.accounts.audit import SYSTEM
 from node.console.dashboard import banners
-from node.console.format import amount, count, latency, percent
+from node.console.format import amount, cell_amount, count, latency, percent
 from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade
 from node.preferences import change_preference
 from node.treasury.choices import Thresholds
-from node.usage.events import event
+from node.usage.events import SEVERITIES, event
 from node.usage.kpis import Balances
 from node.usage.signals import Signals
 from node.vault.choices import FirstStart
@@ -264,7 +264,7 @@ def test_breakdown_equals_the_json_in_every_order(
             item["name"],
             count(item["sums"]["calls"]),
             f"{count(item['sums']['succeeded'])} / {count(item['sums']['errors'])}",
-            str(Usdc(item["sums"]["amount_atoms"])),
+            cell_amount(Usdc(item["sums"]["amount_atoms"])).text,
         ]
         for item in api["items"]
     ]
@@ -349,10 +349,9 @@ def test_calls_drill_down_from_the_breakdown(month: Console) -> None:
 def test_event_log_filters_pages_and_is_a_file(fresh: Console) -> None:
     with writer(fresh.engine).begin() as connection:
         for number in range(40):
-            severity = ("info", "warning", "error")[number % 3]
-            line = event(
-                "catalog_synced", severity, f"Line <b>{number}</b>.", 1_790_000_000 + number
-            )  # type: ignore[arg-type]
+            severity = SEVERITIES[number % 3]
+            words = f"Line <b>{number}</b>."
+            line = event("catalog_synced", severity, words, 1_790_000_000 + number)
             connection.execute(line.statement, dict(line.params))
     client, api = fresh.client(Role.VIEWER), fresh.api(Role.VIEWER)
     part = section(client.get("/").text, "events")

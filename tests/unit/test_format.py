@@ -23,7 +23,14 @@ def test_money_is_cut_never_rounded_up_and_whole_on_hover() -> None:
     assert (shown.text, shown.exact) == ("1,234,567.89", "1,234,567.899999 USDC")
     assert format.amount(Wei(1_999_999_999_999)).text == "0.000001"
     assert format.amount(None).text == "—"
-    assert format.signed_amount(-1_500_000).text == "−1.5"
+    assert format.signed_amount(-1_500_000) == format.Amount("−1.500000", "−1.5 USDC", "USDC")
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), min_size=1))
+def test_the_points_of_a_column_of_usdc_stand_below_each_other(column: list[int]) -> None:
+    cells = [format.cell_amount(Usdc(atoms)) for atoms in column]
+    assert {len(cell.text.partition(".")[2]) for cell in cells} == {6}
+    assert [int(Usdc.parse(cell.text.replace(",", ""))) for cell in cells] == column
 
 
 @given(st.integers(0, 2**63 - 1))
