@@ -29,6 +29,10 @@ class Rule(StrEnum):
     QUOTA_SUSTAINED = "quota_sustained"  # over 80 % for three days
     KEY_QUIET = "key_quiet"  # an integrator that called regularly does not any more
     KEY_JUMPED = "key_jumped"  # far more calls than in any hour of its own last week
+    RENEWAL_SOON = "renewal_soon"  # a subscription of ours is renewed within three days
+    RENEWAL_FAILED = "renewal_failed"  # it could not be paid, or what it bought did not come
+    SUBSCRIPTION_LAPSED = "subscription_lapsed"  # its days of grace are over
+    REQUEST_ANSWERED = "request_answered"  # a seller answered what we asked for
 
 
 class Level(StrEnum):
@@ -131,6 +135,26 @@ ABOUT: Final[Mapping[Rule, About]] = MappingProxyType(
             "Key jumped",
             "An integrator called far more within an hour than in any hour of its last week.",
             Severity.WARNING,
+        ),
+        Rule.RENEWAL_SOON: About(
+            "Renewal soon", "A subscription is renewed within three days.", Severity.INFO
+        ),
+        Rule.RENEWAL_FAILED: About(
+            "Renewal failed",
+            "A subscription could not be paid, or its seller does not answer for a payment.",
+            Severity.ERROR,
+            Level.EMAIL_WEBHOOK,
+        ),
+        Rule.SUBSCRIPTION_LAPSED: About(
+            "Subscription lapsed",
+            "A subscription is over; calls are paid one by one.",
+            Severity.ERROR,
+            Level.EMAIL_WEBHOOK,
+        ),
+        Rule.REQUEST_ANSWERED: About(
+            "Request answered",
+            "A seller answered an override or support request.",
+            Severity.INFO,
         ),
     }
 )

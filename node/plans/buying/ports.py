@@ -78,11 +78,13 @@ class Line(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Vault:
-    """What needs the node's keys. `sign` gives (address, signature) of a text (EIP-191)."""
+    """What needs the node's keys. `address` is the wallet's; `sign` gives its signature of a
+    text (EIP-191), hex."""
 
+    address: str
     seal: Callable[[bytes], str]
     unseal: Callable[[str], bytes]
-    sign: Callable[[str], tuple[str, str]]
+    sign: Callable[[str], str]
 
 
 Reload = Callable[[], Awaitable[None]]

@@ -5,7 +5,7 @@ Strangers write it: fields have bounds, and what is not known here is passed ove
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -87,8 +87,13 @@ class Request(msgspec.Struct, frozen=True):
     answered_at: _At | None = None
 
 
+class InvoiceLine(msgspec.Struct, frozen=True):
+    text: _Line
+    amount_atoms: _Atoms
+
+
 class Invoice(msgspec.Struct, frozen=True):
-    """An invoice of the seller; `lines` as it wrote them."""
+    """An invoice of the seller, as it wrote it."""
 
     number: _Line
     issued_at: _At = 0
@@ -96,7 +101,10 @@ class Invoice(msgspec.Struct, frozen=True):
     period_end: _At = 0
     amount_atoms: _Atoms = 0
     tx_hash: _Line | None = None
-    lines: Any = ()
+    lines: Annotated[tuple[InvoiceLine, ...], Meta(max_length=50)] = ()
+    plan: _Line = ""
+    seller: _Line = ""
+    buyer: _Line = ""
 
 
 class Subscription(msgspec.Struct, frozen=True):

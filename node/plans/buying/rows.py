@@ -1,0 +1,226 @@
+"""Rows of subscriptions, written in the transaction of whoever changes them (blocking)."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlmodel import col
+
+from catalog.models import Listing, ListingOrigin
+from node.plans.buying.errors import NotPossibleNow, SubscriptionUnknown
+from node.plans.buying.models import (
+    LIVE,
+    BoughtChange,
+    BoughtOrder,
+    BoughtState,
+    BoughtSubscription,
+    OrderKind,
+    OrderState,
+)
+from node.plans.buying.ports import Place
+from node.plans.buying.read import plan_in, standing_of
+from node.plans.buying.shapes import Subscription, plan_text
+from node.usage.events import Severity, event
+
+_SUBSCRIPTIONS: Final = BoughtSubscription.__table__  # type: ignore[attr-defined]
+_ORDERS: Final = BoughtOrder.__table__  # type: ignore[attr-defined]
+_STATES: Final = {
+    "active": BoughtState.ACTIVE,
+    "grace": BoughtState.GRACE,
+    "lapsed": BoughtState.LAPSED,
+    "cancelled": BoughtState.CANCELLED,
+}
+
+
+def new_id(prefix: str) -> str:
+    """`sub_…`, `ord_…`: for rows of ours."""
+    return f"{prefix}_{secrets.token_hex(8)}"
+
+
+def read_row(connection: Connection, subscription_id: str) -> Row[Any]:
+    """Raises SubscriptionUnknown."""
+    row = connection.execute(
+        select(_SUBSCRIPTIONS).where(_SUBSCRIPTIONS.c.id == subscription_id)
+    ).first()
+    if row is None:
+        raise SubscriptionUnknown("There is no such subscription.")
+    return row
+
+
+def read_live(connection: Connection, subscription_id: str, now: int) -> Row[Any]:
+    """One whose key is served. Raises SubscriptionUnknown, NotPossibleNow."""
+    row = read_row(connection, subscription_id)
+    if standing_of(row, plan_in(row)).at(now) not in LIVE:
+        raise NotPossibleNow("This subscription is over, or has not begun. Subscribe anew.")
+    return row
+
+
+def kept_rows(connection: Connection) -> list[Row[Any]]:
+    """All that were live when somebody last wrote it down, or that a seller calls lapsed."""
+    states = [state.value for state in (*LIVE, BoughtState.LAPSED)]
+    kept = _SUBSCRIPTIONS.c.state.in_(states) & (_SUBSCRIPTIONS.c.ended_at == 0)
+    return list(connection.execute(select(_SUBSCRIPTIONS).where(kept)))
+
+
+def read_order(connection: Connection, order_id: str) -> Row[Any]:
+    """Raises SubscriptionUnknown."""
+    row = connection.execute(select(_ORDERS).where(_ORDERS.c.id == order_id)).first()
+    if row is None:
+        raise SubscriptionUnknown("There is no such order.")
+    return row
+
+
+def order_of_slot(connection: Connection, subscription_id: str, slot: str) -> Row[Any] | None:
+    """The order of a stretch, if somebody has written one."""
+    found = (_ORDERS.c.subscription_id == subscription_id) & (_ORDERS.c.slot == slot)
+    return connection.execute(select(_ORDERS).where(found)).first()
+
+
+def open_orders(connection: Connection, subscription_id: str | None = None) -> list[Row[Any]]:
+    """Those that are not done, of one subscription or all, the oldest first."""
+    statement = select(_ORDERS).where(_ORDERS.c.state == OrderState.OPEN)
+    if subscription_id is not None:
+        statement = statement.where(_ORDERS.c.subscription_id == subscription_id)
+    return list(connection.execute(statement.order_by(_ORDERS.c.created_at)))
+
+
+def refuse_while_ordering(connection: Connection, subscription_id: str) -> None:
+    """Raises NotPossibleNow while an order of it is open."""
+    if open_orders(connection, subscription_id):
+        sentence = "A payment for it is under way. Look again when it is done."
+        raise NotPossibleNow(sentence)
+
+
+def add_order(
+    connection: Connection,
+    subscription_id: str,
+    kind: OrderKind,
+    slot: str,
+    plan_id: str,
+    path: str,
+    body: str,
+    most_atoms: int,
+    now: int,
+) -> str:
+    """Write an order that nobody has sent yet; its id."""
+    order_id = new_id("ord")
+    row = {
+        "id": order_id,
+        "subscription_id": subscription_id,
+        "slot": slot,
+        "kind": kind.value,
+        "plan_id": plan_id,
+        "path": path,
+        "body": body,
+        "most_atoms": most_atoms,
+        "created_at": now,
+    }
+    connection.execute(insert(BoughtOrder), {**_blank(BoughtOrder), **row})
+    return order_id
+
+
+def add_subscription(connection: Connection, row: dict[str, Any]) -> None:
+    """Raises IntegrityError while its listing has another."""
+    row = {**_blank(BoughtSubscription), **row, "version": _next_version(connection)}
+    connection.execute(insert(BoughtSubscription), row)
+
+
+def change_row(
+    connection: Connection, subscription_id: str, values: dict[str, Any], quietly: bool = False
+) -> None:
+    """The running node notices within a second, unless it is done `quietly`."""
+    if not quietly:
+        values = {**values, "version": _next_version(connection)}
+    changed = update(BoughtSubscription).where(col(BoughtSubscription.id) == subscription_id)
+    connection.execute(changed.values(values))
+
+
+def change_order(connection: Connection, order_id: str, values: dict[str, Any]) -> bool:
+    """Whether it was still open, and so was changed."""
+    open_ = col(BoughtOrder.state) == OrderState.OPEN
+    changed = update(BoughtOrder).where(col(BoughtOrder.id) == order_id, open_)
+    return connection.execute(changed.values(values)).rowcount == 1
+
+
+def note(
+    connection: Connection,
+    subscription_id: str,
+    kind: str,
+    text: str,
+    now: int,
+    atoms: int = 0,
+    by: str = "",
+) -> None:
+    """A line of the subscription's own record."""
+    row = {"subscription_id": subscription_id, "at": now, "kind": kind, "text": text}
+    connection.execute(insert(BoughtChange), {**row, "atoms": atoms, "by": by})
+
+
+def log(connection: Connection, type_: str, severity: Severity, message: str, now: int) -> None:
+    """A line of the node's event log."""
+    line = event(type_, severity, message, now)
+    connection.execute(line.statement, dict(line.params))
+
+
+def standing_values(told: Subscription, paid_until: int, now: int) -> dict[str, Any]:
+    """The columns that a seller's answer decides. `paid_until` is known already: after a
+    cancellation the seller names the present month only, and a later one may be paid."""
+    state, period = _STATES.get(told.state, BoughtState.ACTIVE), told.period
+    until = max(period.end, told.next.at) if told.next is not None else period.end
+    if state is BoughtState.CANCELLED:
+        until = max(until, paid_until)
+    return {
+        "seller_id": told.id,
+        "state": state.value,
+        "plan": plan_text(told.plan),
+        "next_plan": plan_text(told.next_plan),
+        "paid_until": until,
+        "period_start": min(period.start, period.end),
+        "period_end": period.end,
+        "period_calls": period.calls,
+        "period_stream_seconds": period.stream_seconds,
+        "period_price_atoms": period.price_atoms,
+        "used_calls": told.used.calls,
+        "used_stream_seconds": told.used.stream_seconds,
+        "per_minute_now": told.per_minute_now,
+        "resets_at": told.resets_at,
+        "next_at": told.next.at if told.next is not None else 0,
+        "next_price_atoms": told.next.price_atoms if told.next is not None else 0,
+        "synced_at": now,
+        "sync_failed": "",
+    }
+
+
+def find_place(connection: Connection, listing_id: str) -> tuple[Place, str]:
+    """Where a bought listing is, and its name. Raises SubscriptionUnknown."""
+    columns = (col(Listing.slug), col(Listing.base_url), col(Listing.name), col(Listing.origin))
+    row = connection.execute(select(*columns).where(col(Listing.id) == listing_id)).first()
+    if row is None or row[3] != ListingOrigin.REMOTE:
+        raise SubscriptionUnknown("There is no such listing that this node can buy from.")
+    return Place(listing_id, row[0], row[1].rstrip("/")), row[2]
+
+
+def place_of(row: Row[Any]) -> Place:
+    """Where a subscription was bought, whatever became of the listing."""
+    return Place(row.listing_id, row.listing_id, row.base_url)
+
+
+def listing_stands(connection: Connection, row: Row[Any]) -> bool:
+    """Whether its listing is still in the catalog, at the address it was bought at."""
+    base = connection.scalar(select(col(Listing.base_url)).where(col(Listing.id) == row.listing_id))
+    return base is not None and base.rstrip("/") == row.base_url
+
+
+def _next_version(connection: Connection) -> int:
+    return (connection.scalar(select(func.max(col(BoughtSubscription.version)))) or 0) + 1
+
+
+def _blank(table: type[Any]) -> dict[str, Any]:
+    """The defaults of a table's columns, which an insert of plain values does not know."""
+    found = {}
+    for name, field in table.model_fields.items():
+        if not field.is_required():
+            found[name] = field.get_default()
+    return found
