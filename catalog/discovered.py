@@ -67,6 +67,7 @@ class CatalogEntry(SQLModel, table=True):
     paused: bool = Field(description="as in `listing`")
     price_from_atoms: int = Field(sa_type=BigInteger, description="cheapest call, USDC atoms")
     price_to_atoms: int = Field(sa_type=BigInteger, description="dearest call, USDC atoms")
+    price_unit: str = Field(default="call", description="call, minute, or mixed")
     routes: int = Field(default=0, sa_type=BigInteger, description="operations that are described")
     created_at: int = Field(default=0, sa_type=BigInteger)
 

@@ -75,7 +75,7 @@ class FoundRoute:
     price_atoms: int
     description: str
     declaration: Declaration | None = None
-    unit: PriceUnit = PriceUnit.CALL
+    price_unit: PriceUnit = PriceUnit.CALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class FoundListing:
     @property
     def unit(self) -> PriceUnit:
         """What that price buys."""
-        return self._dearest.unit
+        return self._dearest.price_unit
 
     @property
     def _dearest(self) -> FoundRoute:

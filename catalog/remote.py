@@ -294,7 +294,7 @@ def _store_routes(connection: Connection, listing_id: str, found: FoundListing, 
             "method": route.method,
             "path": route.path,
             "price_atoms": route.price_atoms,
-            "price_unit": route.unit.value,
+            "price_unit": route.price_unit.value,
         }
         for route in found.routes
     ]

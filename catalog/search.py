@@ -79,7 +79,8 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One listing of a result. Prices in atoms per call; `added_at` in Unix seconds.
+    """One listing of a result. Prices in atoms per `price_unit` (call, minute, or mixed where
+    routes differ in it); `added_at` in Unix seconds.
 
     `live`: it can be called and, as far as is known, answers. `demo`: it answers with
     samples, free.
@@ -93,6 +94,7 @@ class Found:
     tags: tuple[str, ...]
     price_from_atoms: int
     price_to_atoms: int
+    price_unit: str
     live: bool
     paused: bool
     demo: bool
@@ -265,6 +267,7 @@ def _columns(user_id: str) -> Select[*tuple[Any, ...]]:
             _live().label("live"),
             col(CatalogEntry.price_from_atoms),
             col(CatalogEntry.price_to_atoms),
+            col(CatalogEntry.price_unit),
             col(CatalogEntry.routes).label("operations"),
             col(CatalogEntry.created_at).label("added_at"),
             func.coalesce(col(RemoteListing.schemes), "").label("schemes"),
@@ -304,6 +307,7 @@ def _found(row: Any) -> Found:
         tags=tuple(json.loads(row["tags"] or "[]")),
         price_from_atoms=row["price_from_atoms"],
         price_to_atoms=row["price_to_atoms"],
+        price_unit=row["price_unit"],
         live=bool(row["live"]),
         paused=bool(row["paused"]),
         demo=bool(row["demo"]),

@@ -20,6 +20,9 @@ from catalog.words import fold, operation_text, words
 
 _BITE: Final = 250
 _LOCK: Final = 0x66617266
+MIXED: Final = "mixed"  # some prices are of a call, some of a minute
+
+_Price = tuple[int, str]  # USDC atoms, unit
 
 _SQLITE = text(
     "INSERT INTO listing_search (listing_id, name, tags, description, operations)"
@@ -81,9 +84,10 @@ def _alone(connection: Connection) -> None:
 def _index(connection: Connection, ids: Sequence[str]) -> None:
     rows = connection.execute(select(Listing).where(col(Listing.id).in_(ids))).mappings().all()
     routes = connection.execute(select(RoutePrice).where(col(RoutePrice.listing_id).in_(ids)))
-    prices: dict[str, list[int]] = {}
+    prices: dict[str, list[_Price]] = {}
     for route in routes.mappings():
-        prices.setdefault(route["listing_id"], []).append(route["price_atoms"])
+        priced = (route["price_atoms"], route["price_unit"])
+        prices.setdefault(route["listing_id"], []).append(priced)
     _forget(connection, ids, {row["id"] for row in rows})
     texts, entries, tags = [], [], []
     for row in rows:
@@ -113,9 +117,11 @@ def _insert(connection: Connection, table: type[SQLModel], rows: Sequence[dict[s
         connection.execute(insert(table), rows)
 
 
-def _entry(row: Mapping[Any, Any], prices: Sequence[int], operations: int) -> dict[str, Any]:
+def _entry(row: Mapping[Any, Any], prices: Sequence[_Price], operations: int) -> dict[str, Any]:
     """The listing's own price holds for the routes that have none."""
-    known = [*prices, row["price_atoms"]] if not _covered(row, prices) else list(prices)
+    own = (row["price_atoms"], row["price_unit"])
+    priced = [*prices, own] if not _covered(row, prices) else list(prices)
+    known, units = [price for price, _ in priced], {unit for price, unit in priced if price}
     return {
         "listing_id": row["id"],
         "version": row["updated_at"],
@@ -124,12 +130,13 @@ def _entry(row: Mapping[Any, Any], prices: Sequence[int], operations: int) -> di
         "paused": row["paused"],
         "price_from_atoms": min(known),
         "price_to_atoms": max(known),
+        "price_unit": units.pop() if len(units) == 1 else MIXED if units else "call",
         "routes": operations,
         "created_at": row["created_at"],
     }
 
 
-def _covered(row: Mapping[Any, Any], prices: Sequence[int]) -> bool:
+def _covered(row: Mapping[Any, Any], prices: Sequence[_Price]) -> bool:
     """Whether every price of a bought listing stands with a route: what a seller does not
     list cannot be said to have a price."""
     return bool(prices) and row["origin"] == "remote"

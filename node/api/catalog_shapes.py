@@ -1,4 +1,4 @@
-"""What the catalog's endpoints take and give. Prices per call in USDC atoms."""
+"""What the catalog's endpoints take and give. Prices in USDC atoms per unit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Query as Asked
 from pydantic import BaseModel, ConfigDict, Field
 
+from catalog.models import PriceUnit
 from catalog.search import Found
 from node.api.paging import Listed, Sent, ShortText
 from node.market.catalog import Detail
@@ -24,7 +25,7 @@ LongText = Annotated[str, Field(max_length=65_536, pattern=r"^[^\x00]*$")]
 
 
 class ListingOut(BaseModel):
-    """A listing in a result. Prices per call in USDC atoms; `added_at` in Unix seconds.
+    """A listing in a result. Prices in USDC atoms per unit; `added_at` in Unix seconds.
 
     `own`: sold by this node. `live`: callable and answering, as far as is known.
     """
@@ -37,6 +38,7 @@ class ListingOut(BaseModel):
     tags: list[str]
     price_from_atoms: int
     price_to_atoms: int
+    price_unit: Literal["call", "minute", "mixed"]
     live: bool
     paused: bool
     mode: Mode
@@ -79,6 +81,7 @@ class OperationOut(BaseModel):
     method: str
     path: str
     price_atoms: int
+    price_unit: PriceUnit
     summary: str
     description: str
     values: list[ValueOut]
@@ -91,6 +94,7 @@ class OperationOut(BaseModel):
             method=each.method,
             path=each.path,
             price_atoms=each.price_atoms,
+            price_unit=each.unit,
             summary=each.summary,
             description=each.description,
             values=[ValueOut.model_validate(field) for field in each.fields],
@@ -172,6 +176,7 @@ class RouteOut(BaseModel):
     method: str
     path: str
     price_atoms: int
+    price_unit: PriceUnit
 
 
 class PreviewOut(BaseModel):
@@ -180,6 +185,7 @@ class PreviewOut(BaseModel):
 
     url: str
     price_atoms: int
+    price_unit: PriceUnit
     network: str
     schemes: list[str]
     pay_to: str
@@ -197,6 +203,7 @@ class PreviewOut(BaseModel):
         return cls(
             url=preview.url,
             price_atoms=preview.price_atoms,
+            price_unit=preview.unit,
             network=preview.network,
             schemes=list(found.schemes),
             pay_to=found.pay_to,
@@ -292,6 +299,7 @@ def listing_fields(found: Found) -> dict[str, Any]:
         "tags": list(found.tags),
         "price_from_atoms": found.price_from_atoms,
         "price_to_atoms": found.price_to_atoms,
+        "price_unit": found.price_unit,
         "live": found.live,
         "paused": found.paused,
         "mode": "demo" if found.demo else "production",

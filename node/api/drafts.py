@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from catalog.errors import ListingInvalid
-from catalog.models import ListingMode
+from catalog.models import ListingMode, PriceUnit
 from finance.money import Usdc
 from node.accounts.access import Permission
 from node.accounts.audit import Actor
@@ -23,6 +23,7 @@ from node.api.listing_shapes import (
     SampleOut,
     SpecText,
     Tags,
+    Unit,
     credential_of,
     problems_out,
     routes_of,
@@ -86,6 +87,7 @@ class TermsIn(Sent):
     """The second step."""
 
     price_atoms: Atoms
+    price_unit: Unit = PriceUnit.CALL
     routes: Annotated[list[RoutePriceIO], Field(max_length=500)] = Field(default_factory=list)
     mode: ListingMode = ListingMode.LIVE
 
@@ -132,7 +134,8 @@ def _add_ends(api: Endpoints, publisher: Publisher) -> None:
     @api.post("/{draft_id}/publish", MANAGE, status_code=201)
     async def publish(draft_id: Id, given: TermsIn, identity: Caller) -> Published:
         """Sell it; 409 says what is missing."""
-        terms = Terms(Usdc(given.price_atoms), routes_of(given.routes), given.mode)
+        price, routes = Usdc(given.price_atoms), routes_of(given.routes)
+        terms = Terms(price, routes, given.mode, given.price_unit)
         who, now = Actor.of(identity), int(time.time())
         listing_id = await asyncio.to_thread(publish_draft, publisher, draft_id, terms, who, now)
         return Published(listing_id=listing_id)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from catalog.drafts import MAX_PRICE, DraftCredential, DraftRoute, checked_route
-from catalog.models import ListingMode
+from catalog.models import ListingMode, PriceUnit
 from catalog.samples import SampleRequest
 from catalog.specs import Problem
 from finance.money import Usdc
@@ -21,7 +21,10 @@ Name = Annotated[str, Field(min_length=3, max_length=80)]
 Address = Annotated[str, Field(min_length=1, max_length=2000)]
 Tag = Annotated[str, Field(min_length=1, max_length=40)]
 Tags = Annotated[list[Tag], Field(max_length=20)]
-Atoms = Annotated[int, Field(ge=0, le=int(MAX_PRICE), description="USDC atoms per call")]
+Atoms = Annotated[int, Field(ge=0, le=int(MAX_PRICE), description="USDC atoms per unit")]
+Unit = Annotated[
+    PriceUnit, Field(description="what the price buys: a call, or a minute of a stream")
+]
 SpecText = Annotated[
     str, Field(max_length=2_000_000, description="OpenAPI 3.0 or 3.1, JSON or YAML")
 ]
@@ -33,6 +36,7 @@ class RoutePriceIO(Sent):
     method: Annotated[str, Field(min_length=1, max_length=7)]
     path: Annotated[str, Field(min_length=1, max_length=500)]
     price_atoms: Atoms
+    price_unit: Unit = PriceUnit.CALL
 
 
 class CredentialIn(Sent):
@@ -49,6 +53,7 @@ class ListingIn(Sent):
     name: Name
     base_url: Address
     price_atoms: Atoms
+    price_unit: Unit = PriceUnit.CALL
     routes: Annotated[list[RoutePriceIO], Field(max_length=500)] = Field(default_factory=list)
     description: Annotated[str, Field(max_length=500)] = ""
     tags: Tags = Field(default_factory=list)
@@ -64,6 +69,7 @@ class ListingChange(Sent):
     name: Name | None = None
     base_url: Address | None = None
     price_atoms: Atoms | None = None
+    price_unit: Unit | None = None
     routes: Annotated[list[RoutePriceIO], Field(max_length=500)] | None = None
     description: Annotated[str, Field(max_length=500)] | None = None
     tags: Tags | None = None
@@ -120,6 +126,7 @@ class ListingLine(BaseModel):
     paused: bool
     price_from_atoms: int
     price_to_atoms: int
+    price_unit: Literal["call", "minute", "mixed"]
     samples: int
     calls: int
     errors: int
@@ -148,6 +155,7 @@ class OperationOut(BaseModel):
     method: str
     path: str
     price_atoms: int
+    price_unit: PriceUnit
     own_price: bool
     summary: str
 
@@ -159,6 +167,7 @@ class ListingOut(ListingLine):
     description: str
     health_path: str
     price_atoms: int
+    own_price_unit: PriceUnit
     credential_kind: str
     credential_name: str
     operations: list[OperationOut]
@@ -191,7 +200,10 @@ class RecordingOut(BaseModel):
 
 
 def routes_of(given: list[RoutePriceIO]) -> tuple[DraftRoute, ...]:
-    return tuple(checked_route(each.method, each.path, Usdc(each.price_atoms)) for each in given)
+    return tuple(
+        checked_route(each.method, each.path, Usdc(each.price_atoms), each.price_unit)
+        for each in given
+    )
 
 
 def credential_of(given: CredentialIn | None) -> DraftCredential | None:
@@ -215,6 +227,7 @@ def line_values(row: OwnListing) -> dict[str, Any]:
         "paused": row.paused,
         "price_from_atoms": row.price_from_atoms,
         "price_to_atoms": row.price_to_atoms,
+        "price_unit": row.price_unit,
         "samples": row.samples,
         "calls": row.sums.calls,
         "errors": row.sums.errors,
@@ -243,6 +256,7 @@ def listing_out(detail: ListingDetail) -> ListingOut:
         description=detail.description,
         health_path=detail.health_path,
         price_atoms=detail.price_atoms,
+        own_price_unit=detail.price_unit,
         credential_kind=detail.credential_kind,
         credential_name=detail.credential_name,
         operations=operations,

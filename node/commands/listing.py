@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from sqlalchemy import Engine
 
-from catalog.drafts import Draft, DraftCredential, parse_price, parse_route, slug_of
+from catalog.drafts import (
+    Draft,
+    DraftCredential,
+    parse_priced,
+    parse_route,
+    price_text,
+    slug_of,
+)
 from catalog.editing import find_listings, read_listings
 from catalog.errors import AddressInvalid, ListingInvalid
-from catalog.models import Listing, ListingMode, ListingOrigin, RoutePrice
+from catalog.models import Listing, ListingMode, ListingOrigin, PriceUnit, RoutePrice
 from finance.money import Usdc
 from node.accounts.audit import COMMAND
 from node.commands.frame import open_database, read_settings, require_wallet, unlock
@@ -41,9 +48,14 @@ def add(
     name: Annotated[str, typer.Argument(help="3 to 80 characters.")],
     upstream: Annotated[str | None, typer.Option(help="Sell the API at this address.")] = None,
     buy: Annotated[str | None, typer.Option(help="Buy from this paid (x402) address.")] = None,
-    price: Annotated[str, typer.Option(help="USDC per call, e.g. 0.001.")] = "0",
+    price: Annotated[
+        str, typer.Option(help="USDC per call, e.g. 0.001; of streams per minute: 0.02/minute.")
+    ] = "0",
     route: Annotated[
-        list[str] | None, typer.Option(help='A route\'s own price: "GET /forecast/{city}=0.01".')
+        list[str] | None,
+        typer.Option(
+            help='A route\'s own price: "GET /forecast/{city}=0.01", "GET /live=0.02/minute".'
+        ),
     ] = None,
     spec: Annotated[
         Path | None, typer.Option(help="OpenAPI 3.0 or 3.1 document, JSON or YAML.")
@@ -70,12 +82,14 @@ def add(
 
     settings = read_settings(context)
     require_wallet(settings)
+    atoms, unit = parse_priced(price)
     draft = Draft(
         name=name,
         slug=slug_of(name),
         base_url=upstream or buy or "",
         origin=ListingOrigin.OWN if upstream else ListingOrigin.REMOTE,
-        price=parse_price(price),
+        price=atoms,
+        unit=unit,
         routes=tuple(parse_route(text) for text in route or ()),
         description=description,
         tags=tuple(tag or ()),
@@ -268,8 +282,11 @@ def _row(listing: Listing, prices: tuple[RoutePrice, ...]) -> dict[str, Any]:
         "slug": listing.slug,
         "origin": str(listing.origin),
         "base_url": listing.base_url,
-        "price": str(Usdc(listing.price_atoms)),
-        "routes": [f"{p.method} {p.path}={Usdc(p.price_atoms)}" for p in prices],
+        "price": price_text(Usdc(listing.price_atoms), PriceUnit(listing.price_unit)),
+        "routes": [
+            f"{p.method} {p.path}={price_text(Usdc(p.price_atoms), PriceUnit(p.price_unit))}"
+            for p in prices
+        ],
         "mode": str(listing.mode),
         "paused": listing.paused,
     }

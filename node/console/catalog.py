@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from starlette.responses import Response
 
+from catalog.models import PriceUnit
 from catalog.search import PAGE, Found, Query, Result, Sort, Source, find_all, search
 from finance.money import Usdc
 from node.accounts.access import Permission
-from node.console.format import Moment, count, exact_text, moment
+from node.console.format import Moment, count, exact_text, moment, per
 from node.console.forms import Form
 from node.console.pager import Pager, link, numbered, page_number
 from node.console.pages import Pages
@@ -37,6 +38,7 @@ _CSV: tuple[str, ...] = (
     "live",
     "price_from_usdc",
     "price_to_usdc",
+    "price_unit",
 )
 _CSV += ("schemes", "tags", "peer", "added_at", "description")
 MAX_TAGS = 8
@@ -162,13 +164,15 @@ def badges_of(found: Found) -> tuple[Badge, ...]:
 
 
 def price_of(found: Found) -> str:
-    """`0.001 USDC`, or `0.001 – 0.02 USDC`; of some bought ones nobody has said a price."""
+    """`0.001 USDC`, or `0.001 – 0.02 USDC per minute`; of a call without saying so, and of some
+    bought ones nobody has said a price."""
     low, high = Usdc(found.price_from_atoms), Usdc(found.price_to_atoms)
     if not high:
         return "Free" if found.origin == "own" else "Told with each call"
+    unit = "" if found.price_unit == PriceUnit.CALL else f" {per(found.price_unit)}"
     if low == high:
-        return f"{exact_text(low)} USDC"
-    return f"{exact_text(low)} – {exact_text(high)} USDC"
+        return f"{exact_text(low)} USDC{unit}"
+    return f"{exact_text(low)} – {exact_text(high)} USDC{unit}"
 
 
 def tag_link(tag: str) -> str:
@@ -245,6 +249,7 @@ def _csv_lines(found: Iterable[Found]) -> Iterator[tuple[object, ...]]:
         mode = "demo" if each.demo else "production"
         yield (
             *(each.id, each.name, each.slug, each.origin.value, mode, each.live, low, high),
+            each.price_unit,
             *(" ".join(each.schemes), ", ".join(each.tags), each.peer, each.added_at),
             each.description,
         )

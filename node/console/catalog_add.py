@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from starlette.responses import Response
 
+from catalog.discovery import FoundRoute
 from catalog.errors import CatalogError
+from catalog.models import PriceUnit
 from finance.money import Usdc
 from node.accounts.access import Permission
 from node.console.catalog import PATH
-from node.console.format import Short, address, exact_text
+from node.console.format import Short, address, exact_text, per
 from node.console.forms import Form
 from node.console.pages import Pages
 from node.console.visit import Visit
@@ -118,18 +120,20 @@ def _look(shop: Shop, preview: Preview) -> Look:
     found = preview.found
     return Look(
         url=preview.url,
-        price=f"{exact_text(Usdc(preview.price_atoms))} USDC",
+        price=f"{exact_text(Usdc(preview.price_atoms))} USDC {per(preview.unit)}",
         schemes=", ".join(found.schemes),
         network=f"{shop.network.name} ({preview.network})",
         pay_to=address(found.pay_to, shop.network),
         whole=preview.whole,
         base_url=found.base_url,
-        routes=tuple(
-            (_route(each.method, each.path), f"{exact_text(Usdc(each.price_atoms))} USDC")
-            for each in found.routes[:50]
-        ),
+        routes=tuple((_route(each.method, each.path), _price(each)) for each in found.routes[:50]),
         there=f"{PATH}/{preview.listing_id}" if preview.listing_id else "",
     )
+
+
+def _price(route: FoundRoute) -> str:
+    text = f"{exact_text(Usdc(route.price_atoms))} USDC"
+    return text if route.price_unit is PriceUnit.CALL else f"{text} {per(route.price_unit)}"
 
 
 def _route(method: str, path: str) -> str:

@@ -7,8 +7,9 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from catalog.models import PriceUnit
 from finance.money import Usdc
-from node.console.format import Amount, exact_amount, latency, size
+from node.console.format import Amount, exact_amount, latency, per, size
 from node.console.forms import Form
 from node.market.explore import METHODS, Answer, Explained, Shape
 from node.market.plain_json import NotJson, decode
@@ -65,6 +66,7 @@ class OperationView:
     summary: str
     description: str
     price: Amount
+    unit: str
     unpriced: bool
     inputs: tuple[Input, ...]
     request: tuple[Shape, ...]
@@ -107,11 +109,18 @@ def operation_links(operations: tuple[Explained, ...], current: str) -> tuple[Op
             each.method,
             each.path,
             each.summary,
-            exact_amount(Usdc(each.price_atoms)).text if each.price_atoms else "",
+            _price(each),
             each.key == current,
         )
         for each in operations
     )
+
+
+def _price(operation: Explained) -> str:
+    if not operation.price_atoms:
+        return ""
+    text = exact_amount(Usdc(operation.price_atoms)).text
+    return text if operation.unit is PriceUnit.CALL else f"{text} {per(operation.unit)}"
 
 
 def operation_view(operation: Explained, limits: tuple[Left, ...]) -> OperationView:
@@ -121,6 +130,7 @@ def operation_view(operation: Explained, limits: tuple[Left, ...]) -> OperationV
         summary=operation.summary,
         description=operation.description,
         price=exact_amount(Usdc(operation.price_atoms)),
+        unit=per(operation.unit),
         unpriced=operation.price_atoms == 0,
         inputs=tuple(
             _input(each.place, each.name, each.required, each.description)

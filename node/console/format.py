@@ -76,6 +76,11 @@ def signed_amount(atoms: int, kind: type[Usdc] | type[Wei] = Usdc) -> Amount:
     return Amount(f"{sign}{shown.text}", f"{sign}{shown.exact}", shown.symbol)
 
 
+def per(unit: str) -> str:
+    """What a price is for: `per call`, `per minute`, or one of both where routes differ."""
+    return "per call or minute" if unit == "mixed" else f"per {unit}"
+
+
 def moment(at: int, now: int, zone: ZoneInfo) -> Moment:
     """Unix seconds in the viewer's zone; relative when less than a day ago."""
     local = datetime.fromtimestamp(at, zone)

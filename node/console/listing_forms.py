@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from catalog.drafts import Draft, DraftCredential, DraftRoute, parse_price, parse_route, parse_tags
+from catalog.drafts import (
+    Draft,
+    DraftCredential,
+    DraftRoute,
+    parse_priced,
+    parse_route,
+    parse_tags,
+    price_text,
+)
 from catalog.errors import ListingInvalid, SampleInvalid
 from catalog.listings import ANY, REST
+from catalog.models import PriceUnit
 from catalog.operations import spec_operations
 from catalog.samples import Field, SampleRequest, check_request, fields_of, make_request
 from finance.money import Usdc
@@ -99,19 +109,29 @@ def price_fields(spec: str) -> dict[Operation, str]:
     return {key: f"price-{number}" for number, key in enumerate(operations_of(spec)[:MOST_PRICED])}
 
 
-def read_prices(form: Mapping[str, str], spec: str) -> tuple[Usdc, tuple[DraftRoute, ...]]:
-    """Price per call and per route. Raises ListingInvalid with the field at fault."""
-    price = parse_price(form.get("price", ""))
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """A listing's own price, and those of single routes."""
+
+    price: Usdc
+    unit: PriceUnit
+    routes: tuple[DraftRoute, ...]
+
+
+def read_prices(form: Mapping[str, str], spec: str) -> Prices:
+    """Prices as they were typed. Raises ListingInvalid with the field at fault."""
+    unit = PriceUnit.MINUTE if form.get("unit") == PriceUnit.MINUTE else PriceUnit.CALL
+    price, unit = parse_priced(form.get("price", ""), unit)
     routes = []
     for (method, path), name in price_fields(spec).items():
         if text := form.get(name, "").strip():
             try:
-                routes.append(DraftRoute(method, path, parse_price(text)))
+                routes.append(DraftRoute(method, path, *parse_priced(text)))
             except ListingInvalid as error:
                 raise ListingInvalid(name, str(error)) from error
     lines = (line.strip() for line in form.get("routes", "").splitlines())
     routes += [parse_route(line) for line in lines if line]
-    return price, tuple(routes)
+    return Prices(price, unit, tuple(routes))
 
 
 def prices_form(draft: Draft) -> dict[str, str]:
@@ -120,10 +140,11 @@ def prices_form(draft: Draft) -> dict[str, str]:
     for route in draft.routes:
         name = fields.get((route.method, "/" + route.path.strip("/")))
         if name is None:
-            lines.append(f"{route.method} {route.path}={route.price}")
+            lines.append(str(route))
         else:
-            values[name] = str(route.price)
-    return {"price": str(draft.price), "routes": "\n".join(lines), **values}
+            values[name] = price_text(route.price, route.unit)
+    own = {"price": str(draft.price), "unit": draft.unit.value}
+    return {**own, "routes": "\n".join(lines), **values}
 
 
 def field_name(number: int, field: Field) -> str:

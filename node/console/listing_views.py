@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
+from catalog.models import PriceUnit
 from finance.money import Usdc
 from node.console.format import (
     NOT_KNOWN,
@@ -18,6 +19,7 @@ from node.console.format import (
     exact_amount,
     latency,
     moment,
+    per,
     percent,
     size,
 )
@@ -69,6 +71,7 @@ class OperationLine:
     request: str
     summary: str
     price: Amount
+    unit: str
     own: bool
 
 
@@ -100,9 +103,10 @@ def line_of(row: OwnListing) -> Line:
 
 
 def price_range(row: OwnListing) -> str:
-    """`0.001`, or `0.001 – 0.05` where routes have prices of their own."""
+    """`0.001`, or `0.001 – 0.05` where routes have prices of their own. Of a minute it says so."""
     lowest, highest = Usdc(row.price_from_atoms), Usdc(row.price_to_atoms)
-    return str(lowest) if lowest == highest else f"{lowest} – {highest}"
+    prices = str(lowest) if lowest == highest else f"{lowest} – {highest}"
+    return prices if row.price_unit == PriceUnit.CALL else f"{prices} {per(row.price_unit)}"
 
 
 def health_text(health: HealthView | None) -> str:
@@ -130,6 +134,7 @@ def operation_lines(operations: Iterable[PricedOperation]) -> tuple[OperationLin
             "everything else" if is_rest(each.method, each.path) else f"{each.method} {each.path}",
             each.summary,
             cell_amount(Usdc(each.price_atoms)),
+            "" if each.price_unit is PriceUnit.CALL else per(each.price_unit),
             each.own_price,
         )
         for each in operations

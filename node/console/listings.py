@@ -12,7 +12,7 @@ from catalog.models import ListingMode
 from finance.money import Usdc
 from node.accounts.access import Permission
 from node.console.facts import NodeFacts
-from node.console.format import Amount, Moment, cell_amount, count, latency, moment
+from node.console.format import Amount, Moment, cell_amount, count, latency, moment, per
 from node.console.listing_views import (
     Curls,
     Line,
@@ -97,6 +97,7 @@ class DetailView:
     revenue: Amount
     mean_latency: str
     price: str
+    price_unit: str
     demo: bool
     paused: bool
     health: HealthLine
@@ -194,6 +195,7 @@ _CSV = (
     "paused",
     "price_from_usdc",
     "price_to_usdc",
+    "price_unit",
     "samples",
     "calls",
     "errors",
@@ -213,6 +215,7 @@ def _csv_rows(rows: tuple[OwnListing, ...]) -> Iterator[tuple[object, ...]]:
             "yes" if row.paused else "no",
             str(Usdc(row.price_from_atoms)),
             str(Usdc(row.price_to_atoms)),
+            row.price_unit,
             row.samples,
             row.sums.calls,
             row.sums.errors,
@@ -246,7 +249,8 @@ def _detail(visit: Visit, detail: ListingDetail, gateway_url: str, console_url: 
         credential=credential,
         revenue=cell_amount(Usdc(line.sums.amount_atoms)),
         mean_latency="—" if mean is None else latency(mean),
-        price=price_range(line),
+        price=price_range(line).removesuffix(f" {per(line.price_unit)}"),
+        price_unit=per(line.price_unit),
         demo=line.mode is ListingMode.DEMO,
         paused=line.paused,
         health=_health(visit, line.health),

@@ -145,15 +145,16 @@ async def _read_change(visit: Visit, publisher: Publisher, detail: ListingDetail
     if given or form.get("spec_url", "").strip() or form.get("spec", "").strip():
         spec = await _read_checked_spec(visit, publisher)
     # The prices were typed beside the operations of the specification that was there.
-    price, routes = read_prices(form, detail.spec)
+    prices = read_prices(form, detail.spec)
     return Change(
         name=" ".join(form.get("name", "").split()),
         base_url=form.get("base_url", "").strip(),
         description=form.get("description", "").strip(),
         tags=parse_tags(form.get("tags", "")),
         health_path=form.get("health_path", "").strip(),
-        price=price,
-        routes=routes,
+        price=prices.price,
+        unit=prices.unit,
+        routes=prices.routes,
         spec=spec,
         credential=read_credential(form) if _credential_changed(form, detail) else None,
     )

@@ -223,9 +223,9 @@ def _add_publish(pages: Pages, publisher: Publisher) -> None:
     async def publish(visit: Visit) -> Response:
         draft = await asyncio.to_thread(read_draft, publisher, visit.path["draft_id"])
         try:
-            price, routes = read_prices(visit.form, draft.spec)
+            prices = read_prices(visit.form, draft.spec)
             mode = ListingMode.DEMO if visit.form.get("mode") == "demo" else ListingMode.LIVE
-            terms = Terms(price, routes, mode)
+            terms = Terms(prices.price, prices.routes, mode, prices.unit)
             listing_id = await asyncio.to_thread(
                 publish_draft, publisher, draft.id, terms, visit.actor, visit.now
             )

@@ -17,10 +17,17 @@ import msgspec
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlmodel import col
 
-from catalog.drafts import Draft, DraftCredential, DraftRoute, slug_of
+from catalog.drafts import Draft, DraftCredential, DraftRoute, price_text, slug_of
 from catalog.editing import add_listing, credential_values, new_listing_id
 from catalog.errors import DraftIncomplete, ListingInvalid, ListingUnknown, UpstreamFailed
-from catalog.models import Listing, ListingDraft, ListingMode, ListingOrigin, Sample
+from catalog.models import (
+    Listing,
+    ListingDraft,
+    ListingMode,
+    ListingOrigin,
+    PriceUnit,
+    Sample,
+)
 from catalog.operations import spec_operations
 from catalog.samples import SampleRequest
 from catalog.specs import CheckedSpec, Problem
@@ -80,11 +87,12 @@ class DraftView:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The second step: what a call costs, and whether it is sold at once."""
+    """The second step: what a call or a minute costs, and whether it is sold at once."""
 
     price: Usdc
     routes: tuple[DraftRoute, ...] = ()
     mode: ListingMode = ListingMode.LIVE
+    unit: PriceUnit = PriceUnit.CALL
 
 
 async def save_draft(
@@ -150,6 +158,7 @@ def publish_draft(publisher: Publisher, draft_id: str, terms: Terms, actor: Acto
         draft = replace(
             _as_listing(_details(row, credential)),
             price=terms.price,
+            unit=terms.unit,
             routes=terms.routes,
             spec=row.spec,
         )
@@ -169,8 +178,10 @@ def summary(draft: Draft) -> dict[str, Any]:
         "base_url": draft.base_url,
         "description": draft.description,
         "tags": list(draft.tags),
-        "price": str(draft.price),
-        "routes": {f"{each.method} {each.path}": str(each.price) for each in draft.routes},
+        "price": price_text(draft.price, draft.unit),
+        "routes": {
+            f"{each.method} {each.path}": price_text(each.price, each.unit) for each in draft.routes
+        },
         "health_path": draft.health_path,
         "spec_bytes": len(draft.spec),
     }

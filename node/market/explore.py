@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from catalog.listings import ANY, REST, PricedListing, PricedRoute
+from catalog.models import PriceUnit
 from catalog.samples import Field, fields_of
 
 MAX_ROWS: Final = 120
@@ -65,6 +66,7 @@ class Explained:
     request: tuple[Shape, ...]
     answers: tuple[Answer, ...]
     open_: bool = False
+    unit: PriceUnit = PriceUnit.CALL
 
 
 def explain(listing: PricedListing) -> tuple[Explained, ...]:
@@ -78,7 +80,9 @@ def explain(listing: PricedListing) -> tuple[Explained, ...]:
         (each for each in listing.routes if each.method == ANY and each.template == REST), None
     )
     price = listing.price_atoms if rest is None else rest.price_atoms
-    other = Explained("any", "", "", price, "Any other request", "", (), (), (), open_=True)
+    unit = PriceUnit.CALL if rest is None else rest.unit
+    about = "Any other request"
+    other = Explained("any", "", "", price, about, "", (), (), (), open_=True, unit=unit)
     return (*found, other)
 
 
@@ -105,6 +109,7 @@ def _explained(route: PricedRoute) -> Explained:
         fields=fields_of(operation),
         request=_shapes(body),
         answers=tuple(_answers(_dict(operation.get("responses")))),
+        unit=route.unit,
     )
 
 

@@ -12,8 +12,9 @@ from sqlalchemy import ColumnElement, Connection, func, select
 from sqlmodel import col
 
 from catalog.listings import compile_listing
-from catalog.models import Listing, ListingMode, ListingOrigin, RoutePrice, Sample
+from catalog.models import Listing, ListingMode, ListingOrigin, PriceUnit, RoutePrice, Sample
 from catalog.operations import spec_operations
+from catalog.search_index import MIXED
 from node.market.health import HealthView, read_health
 from node.market.publisher import Publisher
 from node.market.publishing import own_listing
@@ -55,6 +56,7 @@ class OwnListing:
     paused: bool
     price_from_atoms: int
     price_to_atoms: int
+    price_unit: str  # call, minute, or mixed
     samples: int
     sums: Sums
     health: HealthView | None
@@ -78,6 +80,7 @@ class PricedOperation:
     method: str
     path: str
     price_atoms: int
+    price_unit: PriceUnit
     own_price: bool
     summary: str
     described: bool
@@ -92,6 +95,7 @@ class ListingDetail:
     description: str
     health_path: str
     price_atoms: int
+    price_unit: PriceUnit
     credential_kind: str
     credential_name: str
     spec: str
@@ -133,6 +137,7 @@ def read_own(publisher: Publisher, listing_id: str) -> ListingDetail:
         description=row.description,
         health_path=row.health_path,
         price_atoms=row.price_atoms,
+        price_unit=PriceUnit(row.price_unit),
         credential_kind=row.credential_kind,
         credential_name=row.credential_name,
         spec=row.spec,
@@ -142,7 +147,18 @@ def read_own(publisher: Publisher, listing_id: str) -> ListingDetail:
     )
 
 
-_LINE = ("id", "name", "slug", "tags", "mode", "paused", "price_atoms", "updated_at")
+_LINE = (
+    "id",
+    "name",
+    "slug",
+    "tags",
+    "mode",
+    "paused",
+    "price_atoms",
+    "price_unit",
+    "updated_at",
+)
+_Range = tuple[int, int, frozenset[str]]  # cheapest, dearest, units
 
 
 def _holds(text: str) -> ColumnElement[bool]:
@@ -167,11 +183,12 @@ def _line(
     row: Mapping[str, Any],
     sums: Mapping[str, Sums],
     health: Mapping[str, HealthView],
-    prices: Mapping[str, tuple[int, int]],
+    prices: Mapping[str, _Range],
     samples: Mapping[str, int],
 ) -> OwnListing:
     listing_id, price = str(row["id"]), int(str(row["price_atoms"]))
-    lowest, highest = prices.get(listing_id, (price, price))
+    lowest, highest, units = prices.get(listing_id, (price, price, frozenset()))
+    units |= {str(row["price_unit"])}
     mode, paused = ListingMode(str(row["mode"])), bool(row["paused"])
     seen = health.get(listing_id)
     return OwnListing(
@@ -184,6 +201,7 @@ def _line(
         paused=paused,
         price_from_atoms=min(lowest, price),
         price_to_atoms=max(highest, price),
+        price_unit=next(iter(units)) if len(units) == 1 else MIXED,
         samples=samples.get(listing_id, 0),
         sums=sums.get(listing_id, NOTHING),
         health=seen,
@@ -199,14 +217,18 @@ def _status(mode: ListingMode, paused: bool, health: HealthView | None) -> Statu
     return Status.DOWN if health is not None and health.down else Status.LIVE
 
 
-def _price_ranges(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
-    atoms = col(RoutePrice.price_atoms)
+def _price_ranges(connection: Connection, ids: Sequence[str]) -> dict[str, _Range]:
+    atoms, unit = col(RoutePrice.price_atoms), col(RoutePrice.price_unit)
     statement = (
-        select(col(RoutePrice.listing_id), func.min(atoms), func.max(atoms))
+        select(col(RoutePrice.listing_id), unit, func.min(atoms), func.max(atoms))
         .where(col(RoutePrice.listing_id).in_(ids))
-        .group_by(col(RoutePrice.listing_id))
+        .group_by(col(RoutePrice.listing_id), unit)
     )
-    return {row[0]: (int(row[1]), int(row[2])) for row in connection.execute(statement)}
+    found: dict[str, _Range] = {}
+    for listing_id, named, low, high in connection.execute(statement):
+        known = found.get(listing_id, (low, high, frozenset()))
+        found[listing_id] = (min(known[0], low), max(known[1], high), known[2] | {named})
+    return found
 
 
 def _sample_counts(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
@@ -227,6 +249,7 @@ def _operations(row: Listing, prices: tuple[RoutePrice, ...]) -> tuple[PricedOpe
             route.method,
             route.template,
             route.price_atoms,
+            route.unit,
             (route.method, route.template) in own,
             str(route.operation.get("summary") or route.operation.get("operationId") or ""),
             (route.method, route.template) in described,

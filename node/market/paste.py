@@ -25,7 +25,7 @@ from catalog.discovery import (
 )
 from catalog.drafts import Draft, slug_of
 from catalog.errors import AddressInvalid, ListingExists
-from catalog.models import ListingMode, ListingOrigin
+from catalog.models import ListingMode, ListingOrigin, PriceUnit
 from catalog.peers import LIST_PATH
 from catalog.remote import add_found, free_slug, read_known, slugs
 from catalog.search_index import refresh_index
@@ -56,6 +56,7 @@ class Preview:
 
     url: str
     price_atoms: int
+    unit: PriceUnit
     network: str
     found: FoundListing
     whole: bool
@@ -82,13 +83,13 @@ class Paste:
         url = checked_address(url)
         whole = await self._service(url)
         if whole is not None and whole.base_url == url.rstrip("/"):
-            return await self._preview(url, whole.price_atoms, whole, True)
+            return await self._preview(url, whole, whole, True)
         single = await self._single(url)
         if whole is not None and not alone:
-            return await self._preview(url, single.price_atoms, whole, True)
+            return await self._preview(url, single, whole, True)
         [found], _ = group([replace(single, base="")])
         found = replace(found, base_url=url.rstrip("/"), routes=_at_base(found))
-        return await self._preview(url, single.price_atoms, found, False)
+        return await self._preview(url, single, found, False)
 
     async def _single(self, url: str) -> Resource:
         """What the address itself asks for."""
@@ -104,10 +105,11 @@ class Paste:
             raise AddressInvalid(f"This cannot be bought here: {error}.") from error
 
     async def _preview(
-        self, url: str, price_atoms: int, found: FoundListing, whole: bool
+        self, url: str, asked: Resource | FoundListing, found: FoundListing, whole: bool
     ) -> Preview:
         known = await asyncio.to_thread(self._known, found.base_url)
-        return Preview(url, price_atoms, self._payable.network, found, whole, known)
+        network = self._payable.network
+        return Preview(url, asked.price_atoms, asked.unit, network, found, whole, known)
 
     async def add(
         self, actor: Actor, url: str, name: str, description: str, tags: str, demo: bool, now: int

@@ -25,7 +25,7 @@ from catalog.editing import (
     set_mode,
 )
 from catalog.errors import ListingUnknown
-from catalog.models import Listing, ListingMode, ListingOrigin, RoutePrice
+from catalog.models import Listing, ListingMode, ListingOrigin, PriceUnit, RoutePrice
 from finance.models import ChannelState, SellerChannel
 from finance.money import Usdc
 from node.accounts.audit import Actor, record
@@ -46,6 +46,7 @@ class Change:
     tags: tuple[str, ...] | None = None
     health_path: str | None = None
     price: Usdc | None = None
+    unit: PriceUnit | None = None
     routes: tuple[DraftRoute, ...] | None = None
     spec: str | None = None
     credential: DraftCredential | None = None
@@ -186,7 +187,11 @@ def as_draft(row: Listing, prices: tuple[RoutePrice, ...]) -> Draft:
         base_url=row.base_url,
         origin=ListingOrigin(row.origin),
         price=Usdc(row.price_atoms),
-        routes=tuple(DraftRoute(p.method, p.path, Usdc(p.price_atoms)) for p in prices),
+        unit=PriceUnit(row.price_unit),
+        routes=tuple(
+            DraftRoute(p.method, p.path, Usdc(p.price_atoms), PriceUnit(p.price_unit))
+            for p in prices
+        ),
         description=row.description,
         tags=tuple(json.loads(row.tags)),
         spec=row.spec,
@@ -197,7 +202,8 @@ def as_draft(row: Listing, prices: tuple[RoutePrice, ...]) -> Draft:
 def _changed(before: Draft, wanted: Change) -> Draft:
     """Raises ListingInvalid. The slug stays: buyers have the address."""
     fields: dict[str, Any] = {}
-    for name in ("name", "base_url", "description", "tags", "health_path", "price", "routes"):
+    plain = ("name", "base_url", "description", "tags", "health_path", "price", "unit", "routes")
+    for name in plain:
         value = getattr(wanted, name)
         if value is not None:
             fields[name] = value

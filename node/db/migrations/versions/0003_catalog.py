@@ -133,6 +133,7 @@ def _market() -> None:
         sa.Column("paused", sa.Boolean(), nullable=False),
         sa.Column("price_from_atoms", sa.BigInteger(), nullable=False),
         sa.Column("price_to_atoms", sa.BigInteger(), nullable=False),
+        sa.Column("price_unit", sa.String(), nullable=False),
         sa.Column("routes", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("price_from_atoms >= 0"),
