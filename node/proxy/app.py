@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import insert
@@ -41,6 +42,7 @@ from node.proxy.gate import Gate
 from node.proxy.headers import find
 from node.proxy.idempotency import IdempotencyKeys, kept_headers, read_key
 from node.proxy.keyring import Keyring
+from node.proxy.minutes import MinutePayer, Sold
 from node.proxy.plan_line import ask, place
 from node.proxy.plans import PlanKeys
 from node.proxy.routes import Routes
@@ -54,6 +56,7 @@ from node.proxy.stream import (
     check_quota,
     counted,
     read_upgrade,
+    send_events,
 )
 from node.proxy.terms_cache import TermsCache
 from node.proxy.tryout import Trial, Tried, try_out
@@ -61,7 +64,7 @@ from node.usage.calls import CallRecord, new_call_id
 from node.usage.keys import KeyRecord
 from node.usage.models import Event, Side
 from node.usage.quotas import Quotas
-from node.usage.streams import Streams
+from node.usage.streams import Stream, Streams
 
 _log = logging.getLogger(__name__)
 _PREFIX = b"/call/"
@@ -102,6 +105,7 @@ class Proxy:
         self.gate = Gate(store, quotas or Quotas(store.engine))
         self._streams = streams or Streams(store, quotas=self.gate.quotas)
         self._counts_itself = streams is None
+        self.minutes = MinutePayer(self._streams, self._buy_minute, self._standing)
         self._keys = Keyring({})
         self._sources: dict[str, Source] = {}
         self._routes = Routes(store.engine)
@@ -117,6 +121,7 @@ class Proxy:
         if self._counts_itself:
             await self._streams.start()
         await self.reload()
+        self.minutes.start()
         self._upkeep = asyncio.create_task(self._keep_up())
 
     async def stop(self) -> None:
@@ -124,6 +129,7 @@ class Proxy:
             self._upkeep.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._upkeep
+        await self.minutes.stop()
         if self._counts_itself:
             await self._streams.stop()
         await self.gate.stop()
@@ -196,8 +202,8 @@ class Proxy:
             await _send_whole(send, answer.status, answer.start, answer.headers)
             return
         try:
-            with counted(self._streams, answer.stream, answer.more, receive):
-                await _send_on(send, answer, answer.more)
+            with counted(self._streams, answer.stream, answer.more, receive) as stream:
+                await _send_on(send, answer, answer.more, stream)
         except LineError as error:
             # Without the last, empty part the server cuts the connection: the app sees it broke.
             _log.info("a stream broke off: %r", error)
@@ -243,7 +249,7 @@ class Proxy:
             check_quota(self.gate, key, scope)
             request.plan = self.plans.find(source)
             answer = await self._guarded(key, request)
-            answer.stream = Streamed(call_id, source.listing_id, key)
+            answer.stream = self._streamed(call_id, key, source, answer.minutes)
             return answer
         except ProxyError as error:
             await self._record_failure(request, error)
@@ -251,6 +257,33 @@ class Proxy:
         finally:
             if body is not None:
                 body.close()
+
+    def _streamed(
+        self, call_id: str, key: KeyRecord, source: Source, sold: Sold | None
+    ) -> Streamed:
+        if sold is None:
+            return Streamed(call_id, source.listing_id, key)
+        follow = partial(self.minutes.follow, key=key, source=source, sold=sold)
+        return Streamed(call_id, source.listing_id, key, sold.minute_atoms, follow)
+
+    def _standing(self, key: KeyRecord, source: Source) -> tuple[KeyRecord, Source]:
+        """Key and listing of an open stream, if they may still pay for it."""
+        known, listed = self._keys.named(key.id), self._sources.get(source.slug)
+        if known is None:
+            raise RequestRefused("secret_invalid", "The key is good no longer.")
+        if listed is None or listed.base != source.base or listed.demo:
+            raise RequestRefused("no_such_listing", "The listing is another one now.")
+        if listed.paused:
+            raise RequestRefused("listing_paused", "Its operator has paused it on this node.")
+        self.gate.check_scope(known, listed.listing_id)
+        return known, listed
+
+    async def _buy_minute(self, key: KeyRecord, request: Request) -> Answer:
+        try:
+            return await self._guarded(key, request)
+        except ProxyError as error:
+            await self._record_failure(request, error)
+            raise
 
     def _find(self, scope: Scope) -> tuple[Source, str]:
         raw: bytes = scope.get("raw_path") or scope["path"].encode()
@@ -362,11 +395,14 @@ async def _send_whole(send: Send, status: int, body: bytes, headers: Headers) ->
     await send({"type": "http.response.body", "body": body})
 
 
-async def _send_on(send: Send, answer: Answer, more: Received) -> None:
+async def _send_on(send: Send, answer: Answer, more: Received, stream: Stream | None) -> None:
     start = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
     await send(start)
     if answer.start:
         await send({"type": "http.response.body", "body": answer.start, "more_body": True})
+    if stream is not None:
+        await send_events(send, answer.headers, answer.start, rest_of(more), stream)
+        return
     async for chunk in rest_of(more):
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b""})

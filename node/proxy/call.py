@@ -38,6 +38,7 @@ from node.proxy.errors import (
     translated,
 )
 from node.proxy.headers import to_buyer, to_seller
+from node.proxy.minutes import Sold, sold_by_minute
 from node.proxy.plans import KEY_HEADER, SCHEME, Ordered, PlanKeys
 from node.proxy.refusal import answer_lost, offer_in, payment_refused, refusal_in
 from node.proxy.seller import NotSent, SellerClient, read_up_to
@@ -71,6 +72,7 @@ class Request:
     handshake: Handshake | None = None  # it asks for a WebSocket
     plan: HeldKey | None = None  # shown before anything is paid
     order: Ordered | None = None  # it buys a plan
+    agreed: Ordered | None = None  # above its price nothing is signed
     route: str = ""  # as it is counted, e.g. GET /forecast/{city}
     at_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     started: float = field(default_factory=time.perf_counter)
@@ -85,6 +87,7 @@ class Answer:
     start: bytes
     more: Received | None = None
     stream: Streamed | None = None  # whose it is, where the time of `more` counts
+    minutes: Sold | None = None  # how that stream goes on to be paid
 
 
 class Calls:
@@ -123,8 +126,8 @@ class Calls:
     async def _paid(self, request: Request, terms: Terms, fresh: bool) -> Answer:
         reason = ""
         for attempt in range(1, MAX_PAYMENTS + 1):
-            if request.order is not None:
-                request.order.check(terms.amount_atoms)
+            if (agreed := request.order or request.agreed) is not None:
+                agreed.check(terms.amount_atoms)
             payment = await self._pay(_order(request, attempt), terms, reason)
             answer = await self._deliver(request, payment)
             if answer.status != 402:
@@ -313,7 +316,11 @@ class Calls:
         if keep and complete and verdict.state == PurchaseState.PAID:
             writes.append(_kept(request, answer.status, headers, start))
         await self._buyer.books.book(payment, verdict, writes, _counted(request, record))
-        return _answer(answer, headers, start, complete)
+        result = _answer(answer, headers, start, complete)
+        result.minutes = sold_by_minute(answer, payment.terms, cost)
+        if result.minutes is None and answer.header(b"farebox-stream") is not None:
+            self._terms.drop(request)  # they are not what they were
+        return result
 
 
 _MAY_BE_CHARGED = (PurchaseState.INTENT, PurchaseState.UNKNOWN)
