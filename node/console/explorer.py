@@ -140,7 +140,7 @@ def operation_view(operation: Explained, limits: tuple[Left, ...]) -> OperationV
         answers=operation.answers,
         open_=operation.open_,
         methods=tuple((method, method) for method in METHODS),
-        limits=tuple(_limit(each, operation.price_atoms) for each in limits),
+        limits=tuple(limit_line(each, operation.price_atoms) for each in limits),
         once=f"console-{secrets.token_hex(12)}",
     )
 
@@ -219,7 +219,8 @@ def _input(place: str, name: str, required: bool, about: str) -> Input:
     return Input(f"{place}.{name}", label, place, required, about)
 
 
-def _limit(left: Left, price: int) -> LimitLine:
+def limit_line(left: Left, price: int) -> LimitLine:
+    """What a limit leaves, and whether it is too little for a price."""
     return LimitLine(
         _SCOPES[left.scope],
         exact_amount(Usdc(left.left_atoms)),

@@ -28,6 +28,7 @@ class Offer:
 
     place: Place
     name: str
+    demo: bool
     plans: tuple[Plan, ...] = ()
     problem: str = ""
 
@@ -50,41 +51,41 @@ class Offers:
     async def look(self, listing_id: str) -> Offer:
         """For a page: what is known, or comes within two seconds; later it is there for the
         next look. Raises SubscriptionUnknown."""
-        place, name = await asyncio.to_thread(self._find, listing_id)
+        found = await asyncio.to_thread(self._find, listing_id)
         kept = self._kept.get(listing_id)
         fresh = kept is not None and self._clock() - kept[0] < KEPT_SECONDS
-        if kept is not None and fresh and kept[1].place == place:
+        if kept is not None and fresh and (kept[1].place, kept[1].name, kept[1].demo) == found:
             return kept[1]
         task = self._asking.get(listing_id)
         if task is None:
-            task = asyncio.create_task(self._ask(place, name))
+            task = asyncio.create_task(self._ask(*found))
             self._asking[listing_id] = task
             task.add_done_callback(lambda _: self._asking.pop(listing_id, None))
         try:
             return await asyncio.wait_for(asyncio.shield(task), LOOK_SECONDS)
         except TimeoutError:
-            return Offer(place, name, problem="The seller has not answered yet; load again soon.")
+            return Offer(*found, problem="The seller has not answered yet; load again soon.")
 
     async def ask(self, listing_id: str) -> Offer:
         """As it is now, before something is bought. Raises SubscriptionUnknown, SellerSaysNo."""
-        place, name = await asyncio.to_thread(self._find, listing_id)
-        offer = await self._ask(place, name)
+        found = await asyncio.to_thread(self._find, listing_id)
+        offer = await self._ask(*found)
         if offer.problem:
             raise SellerSaysNo(offer.problem)
         return offer
 
-    def _find(self, listing_id: str) -> tuple[Place, str]:
+    def _find(self, listing_id: str) -> tuple[Place, str, bool]:
         with self._engine.connect() as connection:
             return find_place(connection, listing_id)
 
-    async def _ask(self, place: Place, name: str) -> Offer:
+    async def _ask(self, place: Place, name: str, demo: bool) -> Offer:
         told = await self._line.ask_seller(Asked(place, "GET", PATH))
-        offer = Offer(place, name)
+        offer = Offer(place, name, demo)
         if told.good:
             with contextlib.suppress(SellerSaysNo):  # whatever answers there has no plans
-                offer = Offer(place, name, read_plans(told.body))
+                offer = Offer(place, name, demo, read_plans(told.body))
         elif not told.answered:
-            offer = Offer(place, name, problem=told.detail or told.code)
+            offer = Offer(place, name, demo, problem=told.detail or told.code)
         if len(self._kept) >= KEPT_LISTINGS:
             del self._kept[next(iter(self._kept))]
         self._kept[place.listing_id] = (self._clock(), offer)

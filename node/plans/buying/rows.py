@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlmodel import col
 
-from catalog.models import Listing, ListingOrigin
+from catalog.models import Listing, ListingMode, ListingOrigin
 from node.plans.buying.errors import NotPossibleNow, SubscriptionUnknown
 from node.plans.buying.models import (
     LIVE,
@@ -193,13 +193,15 @@ def standing_values(told: Subscription, paid_until: int, now: int) -> dict[str, 
     }
 
 
-def find_place(connection: Connection, listing_id: str) -> tuple[Place, str]:
-    """Where a bought listing is, and its name. Raises SubscriptionUnknown."""
-    columns = (col(Listing.slug), col(Listing.base_url), col(Listing.name), col(Listing.origin))
-    row = connection.execute(select(*columns).where(col(Listing.id) == listing_id)).first()
-    if row is None or row[3] != ListingOrigin.REMOTE:
+def find_place(connection: Connection, listing_id: str) -> tuple[Place, str, bool]:
+    """Where a bought listing is, its name, and whether it is in demo mode. Raises
+    SubscriptionUnknown."""
+    columns = (col(Listing.slug), col(Listing.base_url), col(Listing.name), col(Listing.mode))
+    bought = col(Listing.origin) == ListingOrigin.REMOTE
+    row = connection.execute(select(*columns).where(col(Listing.id) == listing_id, bought)).first()
+    if row is None:
         raise SubscriptionUnknown("There is no such listing that this node can buy from.")
-    return Place(listing_id, row[0], row[1].rstrip("/")), row[2]
+    return Place(listing_id, row[0], row[1].rstrip("/")), row[2], row[3] == ListingMode.DEMO
 
 
 def place_of(row: Row[Any]) -> Place:
