@@ -22,11 +22,14 @@ from node.gateway.discovery import Directory
 from node.gateway.forward import Forwarder, UpstreamError
 from node.gateway.match import PREFIX, RouteTable
 from node.gateway.own import OWN_PATH, Shelf, Shelves
+from node.gateway.plans import Counter, PlanShelf
 from node.gateway.ports import Seller
 from node.gateway.request import BodyTooLarge, Call, CallerGone, Receive, Scope, Send
 from node.gateway.serve import give_problem, problem_of, serve
 from node.gateway.stream_minutes import SHELF, Minutes
 from node.gateway.stream_socket import SocketCall, StreamOpened
+from node.gateway.subscriptions import SubscriptionShelf
+from node.plans.gate import SubscriberGate
 from node.usage.streams import Streams
 
 log = logging.getLogger("farebox.gateway")
@@ -46,16 +49,21 @@ class Gateway:
         listings: Iterable[PricedListing] = (),
         streams: Streams | None = None,
         shelves: Mapping[str, Shelf] | None = None,
+        subscribers: SubscriberGate | None = None,
     ) -> None:
         """`streams` are both sides' of a node, which starts and stops them; `shelves` what it
-        sells of its own, by first segment."""
-        self._seller = seller
+        sells of its own, by first segment; `subscribers` those who have a plan."""
+        self._seller, self.subscribers = seller, subscribers
         self._streams = streams or Streams(seller.store)
         self._counts_itself = streams is None
         self._forwarder = Forwarder(seller.egress, seller.sale.max_timeout_seconds)
-        self._desk = Desk(seller, self._forwarder, self._streams)
+        self._desk = Desk(seller, self._forwarder, self._streams, subscribers)
         self.minutes = Minutes(self._streams, seller.store)
-        self._shelves = Shelves(seller.sale, {SHELF: self.minutes, **(shelves or {})})
+        own: dict[str, Shelf] = {SHELF: self.minutes, **(shelves or {})}
+        if subscribers is not None:
+            counter = Counter(seller.sale, subscribers, seller.store.engine)
+            own |= {"plans": PlanShelf(counter), "subscriptions": SubscriptionShelf(counter)}
+        self._shelves = Shelves(seller.sale, own)
         self._tidying: asyncio.Task[None] | None = None
         self.reload(listings)
 
@@ -66,11 +74,18 @@ class Gateway:
             log.error("listing %s cannot be sold: %s", slug, reason)
         self._table, self._directory = table, Directory(table)
 
+    async def take_over_plans(self) -> None:
+        """Plans, periods and overrides as the database has them now."""
+        if self.subscribers is not None:
+            await self.subscribers.load()
+
     async def start(self) -> None:
         """Put the books in order after a crash; call once the store is open."""
         await self._tidy()
         if self._counts_itself:
             await self._streams.start()
+        if self.subscribers is not None:
+            await self.subscribers.start()
         self.minutes.start()
         if self._desk.presence.shared:
             self._tidying = asyncio.create_task(self._keep_tidy(), name="tidy")
@@ -79,6 +94,8 @@ class Gateway:
         """Finish what is being booked and close the pool."""
         await self._desk.stop()
         await self.minutes.stop()
+        if self.subscribers is not None:
+            await self.subscribers.stop()
         await self._forwarder.stop()
         if self._counts_itself:
             await self._streams.stop()
@@ -144,7 +161,7 @@ class Gateway:
     async def _explain(self, call: Call, error: Exception) -> None:
         match error:
             case Refused():
-                await give_problem(call, error.code, error.headers)
+                await give_problem(call, error.code, error.headers, error.detail, **error.extra)
             case PathAmbiguous():
                 await give_problem(call, "path_ambiguous", detail=str(error))
             case StreamOpened():

@@ -22,6 +22,7 @@ from node.gateway.ports import Seller
 from node.gateway.request import Call, CallerGone
 from node.gateway.stream_events import counted
 from node.gateway.stream_socket import SocketCall
+from node.plans.gate import SubscriberGate
 from node.problems import Headers
 from node.usage.calls import CallRecord
 from node.usage.models import Side
@@ -38,11 +39,14 @@ RETRY_LATER: Headers = [(b"retry-after", b"5")]
 
 
 class Refused(Exception):
-    """The call ends with a problem of node.problems.PROBLEMS."""
+    """The call ends with a problem of node.problems.PROBLEMS; `extra` are its own members."""
 
-    def __init__(self, code: str, headers: Headers | None = None) -> None:
+    def __init__(
+        self, code: str, headers: Headers | None = None, detail: str | None = None, **extra: Any
+    ) -> None:
         super().__init__(code)
         self.code, self.headers = code, headers or []
+        self.detail, self.extra = detail, extra
 
 
 class ChannelRefusal(Exception):
@@ -84,8 +88,15 @@ class Room:
 class Desk:
     """The tools of one gateway, shared by all its calls."""
 
-    def __init__(self, seller: Seller, forwarder: Forwarder, streams: Streams) -> None:
+    def __init__(
+        self,
+        seller: Seller,
+        forwarder: Forwarder,
+        streams: Streams,
+        gate: SubscriberGate | None = None,
+    ) -> None:
         self.seller = seller
+        self.gate = gate  # of those who have a plan
         self.forwarder = forwarder
         self.streams = streams
         # Other processes may sell from the same books.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from finance.store import Write
 from node.egress import EgressPolicy, EgressRefused
@@ -18,6 +18,8 @@ from node.gateway.request import Call, CallerGone
 from node.gateway.stream_socket import SocketCall
 from node.lines import pool as lines
 from node.lines.errors import LineError, NotConnected, Silent
+
+After = Callable[[], Awaitable[bytes | None]]
 
 BUFFER_BYTES = 256 * 1024
 CONNECT_SECONDS = 5
@@ -120,9 +122,10 @@ class Answer:
 
 
 class Made(Answer):
-    """An answer of this node's own, whole."""
+    """An answer of this node's own, whole. `after` is called once the writes of one that costs
+    nothing are durable, and may give its real body."""
 
-    __slots__ = ("writes",)
+    __slots__ = ("after", "writes")
 
     def __init__(
         self,
@@ -130,7 +133,9 @@ class Made(Answer):
         headers: list[tuple[bytes, bytes]],
         body: bytes,
         writes: Sequence[Write] = (),
+        after: After | None = None,
     ) -> None:
+        self.after = after
         self.status, self.raw_headers, self.head, self.writes = status, headers, body, writes
         self.length, self.complete = len(body), True
 

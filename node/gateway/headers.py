@@ -43,6 +43,7 @@ _NEVER_UPSTREAM = _HOP_BY_HOP | {
     b"farebox-cost",
     b"farebox-scheme",
     b"farebox-demo",
+    b"farebox-key",  # of a subscriber
     b"farebox-stream",
     b"farebox-paid-until",
     # A handshake of its own is made with the upstream.

@@ -18,7 +18,7 @@ from finance.x402.extensions import payment_identifier_extension
 from finance.x402.offers import Offer, Terms
 from finance.x402.values import EXACT
 from node.gateway.desk import Refused
-from node.gateway.forward import Made
+from node.gateway.forward import After, Made
 from node.gateway.match import Match, Route, Sale, Upstream
 from node.gateway.request import Call
 from node.gateway.stream_socket import SocketCall
@@ -113,6 +113,8 @@ def _terms(sale: Sale, call: Call, listing: PricedListing, of: Resource, public:
     )
 
 
-def made_json(document: Any, status: int = 200, writes: Sequence[Write] = ()) -> Made:
+def made_json(
+    document: Any, status: int = 200, writes: Sequence[Write] = (), after: After | None = None
+) -> Made:
     """An answer of ours; `writes` become durable with the charge."""
-    return Made(status, [_JSON], msgspec.json.encode(document), writes)
+    return Made(status, [_JSON], msgspec.json.encode(document), writes, after)

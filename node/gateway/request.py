@@ -20,6 +20,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 CALL_ID = b"farebox-call-id"
+KEY = b"farebox-key"
 DEMO = b"farebox-demo"  # asks for a recorded answer, see node.gateway.demo
 # Bodies up to this size are read before the upstream is called.
 INLINE_BYTES = 256 * 1024
@@ -58,6 +59,7 @@ class Call:
         "failure",
         "headers",
         "id",
+        "key",
         "max_body_bytes",
         "method",
         "origin",
@@ -89,6 +91,7 @@ class Call:
         self.payments = 0
         self.origin = False
         self.demo = False
+        self.key: bytes | None = None  # of a subscriber
         self._given = 0
         for name, value in self.headers:
             if name == b"payment-signature":
@@ -99,6 +102,8 @@ class Call:
                 self._given = -1
             elif name == b"origin":
                 self.origin = True
+            elif name == KEY:
+                self.key = value
             elif name == DEMO:
                 self.demo = value not in (b"", b"0", b"false")
         self._gone = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from finance.errors import (
     ChainError,
@@ -11,6 +12,7 @@ from finance.errors import (
     PaymentMalformed,
     PaymentRefused,
     SettlementUnknown,
+    StoreConflict,
     StoreUnavailable,
 )
 from finance.selling.admission import AtRiskExceeded
@@ -36,11 +38,13 @@ from node.gateway.desk import (
     Unsettled,
     framed,
 )
+from node.gateway.forward import Made
 from node.gateway.match import Match
 from node.gateway.onchain import serve_onchain
 from node.gateway.refund import serve_refund
 from node.gateway.request import INLINE_BYTES, BodyTooLarge, Call
 from node.gateway.stream_socket import SocketCall, StreamOpened, offer_for_handshake
+from node.gateway.subscriber import PayInstead, serve_subscriber
 from node.gateway.voucher import Later, serve_voucher
 from node.problems import Headers, known_problem
 
@@ -73,11 +77,17 @@ async def serve(desk: Desk, call: Call, match: Match) -> None:
         return await give_demo(call, match)
     if route.offer is None:
         return await _serve_free(desk, call, match)
+    why = ""
+    if call.key is not None and route.own is None and desk.gate is not None:
+        try:
+            return await serve_subscriber(desk, desk.gate, call, match)
+        except PayInstead as instead:
+            why = instead.code
     if desk.seller.paused():
         raise Refused("node_paused", RETRY_LATER)
     offer = offer_for_handshake(route.offer) if socket else route.offer
     if call.payment is None:
-        return await give_offer(call, offer)
+        return await give_offer(call, offer, why)
     try:
         await _serve_paid(desk, call, match, offer)
     except (PaymentRefused, ChannelRefusal) as refusal:
@@ -164,14 +174,20 @@ async def _serve_own(desk: Desk, call: Call, match: Match) -> None:
     answer = await match.route.own(call)
     if answer.writes:
         await desk.seller.store.commit(Batch(list(answer.writes)))
+    if answer.after is not None:
+        body = await answer.after()
+        answer = answer if body is None else Made(answer.status, answer.raw_headers, body)
     await call.answer(
         answer.status, framed(call, answer, [*answer.raw_headers, _NO_STORE]), answer.head
     )
 
 
-async def give_offer(call: Call, offer: Offer) -> None:
-    """402 with the price; nothing was asked, nothing is stored."""
-    await _give_402(call, offer.header, offer.body)
+async def give_offer(call: Call, offer: Offer, why: str = "") -> None:
+    """402 with the price; nothing was asked, nothing is stored. `why` a plan does not do."""
+    header, body = offer.header, offer.body
+    if why:
+        header, body = offer.required_header(why), offer.required_body(why)
+    await _give_402(call, header, body)
 
 
 async def _give_refusal(call: Call, offer: Offer, refusal: PaymentRefused | ChannelRefusal) -> None:
@@ -218,10 +234,14 @@ async def _preflight(call: Call) -> None:
 
 
 async def give_problem(
-    call: Call, code: str, headers: Headers | None = None, detail: str | None = None
+    call: Call,
+    code: str,
+    headers: Headers | None = None,
+    detail: str | None = None,
+    **extra: Any,
 ) -> None:
-    """Answer with a problem document."""
-    status, body, own = known_problem(code, detail, call_id=call.id)
+    """Answer with a problem document; `extra` are its own members."""
+    status, body, own = known_problem(code, detail, call_id=call.id, **extra)
     await call.answer(status, [*own, *(headers or [])], body)
 
 
@@ -230,6 +250,8 @@ def problem_of(error: FinanceError) -> tuple[str, Headers]:
     match error:
         case StoreUnavailable():
             return "store_unavailable", RETRY_LATER
+        case StoreConflict():
+            return "changed_meanwhile", []
         case AtRiskExceeded():
             return "amount_at_risk_exceeded", RETRY_SOON
         case ChainError():

@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, func, insert, select, update
 from sqlmodel import col
 
+from catalog.characters import is_readable
 from node.accounts.audit import Actor, record
 from node.accounts.errors import AccountInvalid, AccountUnknown
 from node.db.engine import writer
@@ -52,20 +53,34 @@ def grant_override(
 ) -> int:
     """Lift the cap of a meter from now until `ends_at`; the override's id (blocking). Raises
     AccountInvalid."""
+    with writer(engine).begin() as connection:
+        return grant_in(connection, meter, cap, ends_at, reason, now, actor, subject)
+
+
+def grant_in(
+    connection: Connection,
+    meter: Meter,
+    cap: int | None,
+    ends_at: int,
+    reason: str,
+    now: int,
+    actor: Actor,
+    subject: str,
+) -> int:
+    """The same in the caller's transaction."""
     reason = " ".join(reason.split())
     if cap is not None and not 0 < cap <= 10**12:
         raise AccountInvalid("cap", "Choose how much there may be a month, or nothing for no cap.")
     if not now < ends_at <= now + LONGEST_SECONDS:
         raise AccountInvalid("ends_at", "Choose an end within a year from now.")
-    if not 1 <= len(reason) <= MOST_CHARACTERS or not reason.isprintable():
+    if not 1 <= len(reason) <= MOST_CHARACTERS or not is_readable(reason):
         sentence = f"Say why, in at most {MOST_CHARACTERS} characters."
         raise AccountInvalid("reason", sentence)
     told = {"meter": meter.value, "cap": cap, "ends_at": ends_at, "reason": reason}
     row = {**told, "subject": subject, "starts_at": now, "granted_at": now, "ended_by": ""}
     row["granted_by"] = actor.name
-    with writer(engine).begin() as connection:
-        made = connection.scalar(insert(QuotaOverride).values(row).returning(col(QuotaOverride.id)))
-        record(connection, actor, "override.grant", f"{subject}#{made}", now, after=told)
+    made = connection.scalar(insert(QuotaOverride).values(row).returning(col(QuotaOverride.id)))
+    record(connection, actor, "override.grant", f"{subject}#{made}", now, after=told)
     return int(made or 0)
 
 

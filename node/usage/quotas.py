@@ -17,7 +17,7 @@ from typing import Final
 from sqlalchemy import Engine, select, text
 from sqlmodel import col
 
-from finance.store import Increment
+from finance.store import Increment, Write
 from node.usage.metering import QuotaUsage
 from node.usage.windows import Window, window_of
 
@@ -28,6 +28,11 @@ ADD_TO_QUOTA = text(
     " VALUES (:subject, :meter, :window_start, :used)"
     " ON CONFLICT (subject, meter, window_start)"
     " DO UPDATE SET used = quota_usage.used + excluded.used"
+)
+
+_TAKE_BACK = text(
+    "UPDATE quota_usage SET used = used - :amount WHERE subject = :subject AND meter = :meter"
+    " AND window_start = :window_start AND used >= :amount"
 )
 
 
@@ -89,6 +94,12 @@ class Reservation:
         """Nothing was delivered; twice is harmless."""
         self._take(-self._amount)
         self.committed = False
+
+    def take_back(self) -> Write:
+        """It was committed, but broke off: what to write to give it back."""
+        amount = self._amount
+        self.release()
+        return Write(_TAKE_BACK, {**dict(self._key), "amount": amount})
 
     def _take(self, more: int) -> None:
         for counter in self._counters:

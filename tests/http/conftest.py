@@ -246,7 +246,9 @@ class Market:
 
 @contextlib.asynccontextmanager
 async def open_market(journal: Journal, pay_to: bytes, authorizer: bytes, **parts: Any) -> Any:
-    """A running gateway before a running upstream; `parts` are fields of Seller or Sale."""
+    """A running gateway before a running upstream; `parts` are fields of Seller or Sale, but for
+    `gateway`, which are the gateway's own."""
+    of_gateway = parts.pop("gateway", {})
     port, upstream_port = free_port(), free_port()
     sale = Sale(
         public_url=f"http://127.0.0.1:{port}",
@@ -275,7 +277,7 @@ async def open_market(journal: Journal, pay_to: bytes, authorizer: bytes, **part
             **parts,
         },
     )
-    gateway, upstream = Gateway(seller), Upstream()
+    gateway, upstream = Gateway(seller, **of_gateway), Upstream()
     await gateway.start()
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(serving(upstream, upstream_port))

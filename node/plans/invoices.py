@@ -1,0 +1,108 @@
+"""Invoices of both sides, as they are shown (blocking)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Engine, func, select
+from sqlmodel import col
+
+from node.plans.errors import PlanUnknown
+from node.plans.models import Invoice, InvoiceSide
+
+CSV_ROWS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    text: str
+    amount_atoms: int
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceView:
+    """One invoice. Amounts in USDC atoms, times in Unix seconds; `seller` and `buyer` are
+    addresses."""
+
+    id: int
+    side: InvoiceSide
+    number: str
+    subscription_id: str
+    listing_id: str
+    listing_name: str
+    plan_name: str
+    seller: str
+    buyer: str
+    buyer_name: str
+    buyer_email: str
+    period_start: int
+    period_end: int
+    lines: tuple[Line, ...]
+    amount_atoms: int
+    chain_id: int
+    tx_hash: str
+    paid_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class InvoicePage:
+    """Some of them, newest first; `total` of all and their sum."""
+
+    invoices: tuple[InvoiceView, ...]
+    total: int
+    amount_atoms: int
+
+
+def list_invoices(engine: Engine, side: InvoiceSide | None, page: int, size: int) -> InvoicePage:
+    """A page of one side's or of all; the first is 1."""
+    table = _TABLE
+    where = [] if side is None else [table.c.side == side]
+    statement = select(table).where(*where).order_by(table.c.paid_at.desc(), table.c.id.desc())
+    sums = select(func.count(), func.coalesce(func.sum(table.c.amount_atoms), 0)).where(*where)
+    with engine.connect() as connection:
+        total, amount = connection.execute(sums).one()
+        rows = connection.execute(statement.limit(size).offset((page - 1) * size)).all()
+    return InvoicePage(tuple(_view(row) for row in rows), int(total), int(amount))
+
+
+def every_invoice(engine: Engine, side: InvoiceSide | None) -> Iterator[InvoiceView]:
+    """All of one side or both, newest first, read as they are taken."""
+    page = 1
+    while found := list_invoices(engine, side, page, CSV_ROWS).invoices:
+        yield from found
+        page += 1
+
+
+def read_invoice(engine: Engine, invoice_id: int) -> InvoiceView:
+    """One. Raises PlanUnknown."""
+    with engine.connect() as connection:
+        row = connection.execute(select(_TABLE).where(_TABLE.c.id == invoice_id)).one_or_none()
+    if row is None:
+        raise PlanUnknown("There is no such invoice.")
+    return _view(row)
+
+
+def invoices_of(
+    engine: Engine, subscription_id: str, side: InvoiceSide, most: int = 200
+) -> list[InvoiceView]:
+    """Of one subscription, the newest first."""
+    statement = (
+        select(_TABLE)
+        .where(_TABLE.c.subscription_id == subscription_id, _TABLE.c.side == side)
+        .order_by(col(Invoice.paid_at).desc(), col(Invoice.id).desc())
+        .limit(most)
+    )
+    with engine.connect() as connection:
+        return [_view(row) for row in connection.execute(statement)]
+
+
+def _view(row: Any) -> InvoiceView:
+    lines = tuple(Line(each["text"], each["amount_atoms"]) for each in json.loads(row.lines))
+    known = {name: getattr(row, name) for name in InvoiceView.__slots__}
+    return InvoiceView(**{**known, "side": InvoiceSide(row.side), "lines": lines})
+
+
+_TABLE: Final[Any] = Invoice.__table__  # type: ignore[attr-defined]
