@@ -164,6 +164,7 @@ class Node:
     async def _reorganised(self, gone: Sequence[SeenEvent]) -> None:
         self._parts.proxy.notice(gone)
         await self._payers.reorganised(gone)
+        await self._parts.gateway.take_over_plans()
 
     async def run(self, gateway_socket: socket.socket, console_socket: socket.socket) -> None:
         """Serve until asked to stop."""
@@ -317,6 +318,7 @@ class Node:
         """Listings, prices, keys and limits as the database has them now."""
         engine = self._parts.money.journal.engine
         self._parts.gateway.reload(await asyncio.to_thread(_own_listings, engine))
+        await self._parts.gateway.take_over_plans()
         await self._parts.proxy.reload()
         await self._parts.treasury.reload()
         await self._parts.shop.take_over()

@@ -17,6 +17,7 @@ from sqlmodel import col
 
 from catalog.editing import catalog_version
 from finance.models import SpendLimit
+from node.plans.subscribers import plans_version
 from node.preferences import preferences_version
 from node.usage.keys import keys_version
 from node.usage.overrides import overrides_version
@@ -34,7 +35,7 @@ def read_version(engine: Engine) -> tuple[object, ...]:
     with engine.connect() as connection:
         rows = connection.execute(limits).all()
         chosen = preferences_version(connection), keys_version(connection, int(time.time()))
-        lifted = overrides_version(connection)
+        lifted = overrides_version(connection), plans_version(connection)
     return (*chosen, lifted, *catalog_version(engine), *(tuple(row) for row in rows))
 
 

@@ -30,6 +30,9 @@ from node.gateway.app import Gateway
 from node.gateway.match import Sale
 from node.gateway.ports import Seller
 from node.market.shop import Shop
+from node.plans.clerk import Clerk
+from node.plans.gate import SubscriberGate
+from node.plans.settlement import TellingSettlement
 from node.private import PrivateListener
 from node.proxy.app import Proxy
 from node.settings import Settings
@@ -112,12 +115,14 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
     money, alerts = build_money(network, keys, engine), Alerts(engine)
     watch = build_watch(money.journal, money.rpc, network, keys.wallet.address, alerts)
     egress = EgressPolicy(settings.allowed_hosts)
+    quotas = Quotas(engine)
+    subscribers = SubscriberGate(money.journal, quotas, Clerk(engine).issue)
     seller = Seller(
         sale=_sale(settings, network, keys),
         store=money.journal,
         channels=money.channels,
         checks=ChainChecks(money.rpc),
-        settlement=money.settlement,
+        settlement=TellingSettlement(money.settlement, subscribers.settled),
         refunds=money.refunds,
         egress=egress,
         unseal=keys.unseal,
@@ -125,7 +130,6 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         paused=lambda: ready.books_held or watch.guard.paused(),
         ready=ready,
     )
-    quotas = Quotas(engine)
     streams = Streams(money.journal, quotas=quotas)
     proxy = Proxy(
         money.journal,
@@ -136,7 +140,7 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         quotas=quotas,
         streams=streams,
     )
-    gateway = Gateway(seller, streams=streams)
+    gateway = Gateway(seller, streams=streams, subscribers=subscribers)
     shop = build_shop(settings, network, engine, alerts, egress, proxy, gateway)
     backups = build_vault(settings, keys, money.journal, money.rpc, money.claims, alerts)
     treasury = build_treasury(
