@@ -25,6 +25,7 @@ from node.api import events as api_events
 from node.api import finance as api_finance
 from node.api import keys as api_keys
 from node.api import listings as api_listings
+from node.api import my_usage as api_my_usage
 from node.api import notifications as api_notifications
 from node.api import peers as api_peers
 from node.api import second_factor as api_second_factor
@@ -55,6 +56,7 @@ from node.console import (
     listings,
     listings_change,
     listings_register,
+    my_usage,
     network,
     notifications,
     plans_settings,
@@ -74,11 +76,13 @@ from node.console.shell import Frame, Notes
 from node.console.templates import open_environment
 from node.market.publisher import Publisher
 from node.market.shop import Shop
+from node.plans.buying.service import Subscriptions
 from node.private import PrivateListener
 from node.settings import Settings
 from node.signals import read_signals
 from node.treasury.treasury import Treasury
 from node.usage.dashboard import Sources
+from node.usage.live import ReadLive
 from node.vault.build import VaultParts
 
 
@@ -96,7 +100,9 @@ class Controls:
     treasury: Treasury
     shop: Shop
     backups: VaultParts
+    live: ReadLive
     publisher: Publisher
+    subscriptions: Subscriptions
 
 
 def build_controls(
@@ -107,6 +113,8 @@ def build_controls(
     treasury: Treasury,
     shop: Shop,
     backups: VaultParts,
+    live: ReadLive,
+    subscriptions: Subscriptions,
 ) -> Controls:
     """Services from settings, keys and books; nothing runs yet."""
     engine = treasury.engine
@@ -124,7 +132,9 @@ def build_controls(
         treasury,
         shop,
         backups,
+        live,
         Publisher(engine, keys.seal, keys.unseal, lambda: shop.egress),
+        subscriptions,
     )
 
 
@@ -153,6 +163,7 @@ def page_modules(controls: Controls) -> list[Pages]:
         restore.pages(controls.backups.desk, _setup_guard(controls)),
         *finance_pages(controls.treasury),
         developers.pages(controls.engine),
+        my_usage.pages(controls.engine, controls.settings.console_url, controls.live),
         plans_settings.pages(controls.engine),
         notifications.pages(controls.alerts),
         notifications.rule_pages(controls.alerts),
@@ -212,6 +223,7 @@ def endpoint_modules(controls: Controls) -> list[Endpoints]:
         api_tokens.endpoints(accounts),
         api_keys.endpoints(accounts),
         *api_usage.endpoints(controls.engine),
+        api_my_usage.endpoints(controls.engine, controls.live),
         api_audit.endpoints(accounts),
         api_drafts.endpoints(controls.publisher),
         api_listings.endpoints(controls.publisher),

@@ -37,7 +37,10 @@ from node.private import PrivateListener
 from node.proxy.app import Proxy
 from node.settings import Settings
 from node.shop import build_shop
+from node.subscriptions import build_subscriptions
 from node.treasury.treasury import Treasury, build_treasury, build_watch
+from node.usage.live import LiveUse, ReadLive
+from node.usage.models import Side
 from node.usage.quotas import Quotas
 from node.usage.streams import Streams
 from node.vault.build import VaultParts, build_vault
@@ -130,6 +133,7 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         paused=lambda: ready.books_held or watch.guard.paused(),
         ready=ready,
     )
+    quotas = Quotas(engine)
     streams = Streams(money.journal, quotas=quotas)
     proxy = Proxy(
         money.journal,
@@ -157,7 +161,15 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         lambda: egress,
     )
     controls = build_controls(
-        settings, _facts(settings, keys), keys, alerts, treasury, shop, backups
+        settings,
+        _facts(settings, keys),
+        keys,
+        alerts,
+        treasury,
+        shop,
+        backups,
+        _live(proxy, streams),
+        build_subscriptions(engine, keys, network, alerts, proxy),
     )
     return Parts(
         settings=settings,
@@ -172,6 +184,17 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         backups=backups,
         ready=ready,
     )
+
+
+def _live(proxy: Proxy, streams: Streams) -> ReadLive:
+    """What the proxy of this process counts of a key, on the event loop it shares with pages."""
+
+    def read(key_id: str, now: int) -> LiveUse:
+        held = streams.live(Side.BOUGHT).items()
+        open_ = sum(count for (_, holder), count in held if holder == key_id)
+        return LiveUse(proxy.gate.in_last_minute(key_id, now), open_)
+
+    return read
 
 
 def _sale(settings: Settings, network: Network, keys: Keys) -> Sale:

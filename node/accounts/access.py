@@ -47,6 +47,7 @@ class Permission(StrEnum):
     HANDLE_NOTIFICATIONS = "handle_notifications"
     MANAGE_KEYS = "manage_keys"  # consumer secrets
     SEE_DEVELOPERS = "see_developers"  # who uses what, of integrators
+    OWN_USAGE = "own_usage"  # My usage: keys whose owner's email is one's own; admins: every key
     MANAGE_PLANS = "manage_plans"  # tiers, quotas, overrides
     MANAGE_USERS = "manage_users"
     CONFIGURE = "configure"  # email, rules, network
@@ -80,6 +81,7 @@ GRANTS: Final[Mapping[Role, frozenset[Permission]]] = MappingProxyType(
             Permission.SPEND,
             Permission.MANAGE_CATALOG,
             Permission.MANAGE_KEYS,
+            Permission.OWN_USAGE,
             Permission.HANDLE_NOTIFICATIONS,
         },
         Role.FINANCE: _SEEING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -10,10 +11,16 @@ import typer
 
 from node.accounts.audit import COMMAND
 from node.commands.frame import open_database, read_settings, require_wallet
+from node.commands.key_usage import endpoint_rows, key_facts, record_rows
 from node.commands.output import Json, format_time, show_facts, show_rows
 from node.preferences import read_preference
 from node.usage.integrators import MeterUse, read_meters, read_overview
+from node.usage.key_record import read_record
+from node.usage.keys import read_key
+from node.usage.live import LiveUse
+from node.usage.my_usage import read_key_endpoints, read_key_usage
 from node.usage.overrides import end_override, grant_override, list_overrides
+from node.usage.periods import Span, read_period
 from node.usage.quotas import Meter
 from node.usage.tiers import Tier, UsageTiers, change_tiers
 
@@ -50,6 +57,54 @@ def keys(context: typer.Context, as_json: Json = False) -> None:
     ]
     empty = "No integrators yet. Flag one with: farebox key change ID --integrator"
     show_rows("Integrators", rows, as_json, empty)
+
+
+@app.command()
+def key(
+    context: typer.Context,
+    key_id: Annotated[str, typer.Argument(help="Id of the key.")],
+    as_json: Json = False,
+) -> None:
+    """One key: the last 90 days, its month, its subscriptions and next billing."""
+    settings = read_settings(context)
+    require_wallet(settings)
+    engine, now = open_database(settings), int(time.time())
+    usage = read_key_usage(engine, read_key(engine, key_id), LiveUse(), now)
+    show_facts(key_facts(usage), as_json)
+
+
+@app.command()
+def endpoints(
+    context: typer.Context,
+    key_id: Annotated[str, typer.Argument(help="Id of the key.")],
+    span: Annotated[Span, typer.Option(help="Which period.")] = Span.THIS_MONTH,
+    first: Annotated[datetime | None, typer.Option(help="With --span days; UTC.")] = None,
+    last: Annotated[datetime | None, typer.Option(help="The same; included.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What a key called, by endpoint and status, most requests first."""
+    settings = read_settings(context)
+    require_wallet(settings)
+    engine = open_database(settings)
+    days = (each.date() if each else None for each in (first, last))
+    period = read_period(span, int(time.time()), ZoneInfo("UTC"), *days)
+    found = read_key_endpoints(engine, read_key(engine, key_id), period)
+    rows = endpoint_rows(found)
+    show_rows(f"{span.label}, by endpoint", rows, as_json, "No requests in this period.")
+
+
+@app.command()
+def record(
+    context: typer.Context,
+    key_id: Annotated[str, typer.Argument(help="Id of the key.")],
+    as_json: Json = False,
+) -> None:
+    """Changes of plan, payments, overrides and messages about a key, the newest first."""
+    settings = read_settings(context)
+    require_wallet(settings)
+    engine = open_database(settings)
+    found = read_record(engine, read_key(engine, key_id), int(time.time()))
+    show_rows("Support & Billings", record_rows(found), as_json, "Nothing has happened yet.")
 
 
 @app.command()

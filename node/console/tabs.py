@@ -53,7 +53,10 @@ TABS: Final = (
         "Developers",
         "/developers",
         Permission.SEE_DEVELOPERS,
-        (Tab("overview", "Overview", "/developers", Permission.SEE_DEVELOPERS),),
+        (
+            Tab("overview", "Overview", "/developers", Permission.SEE_DEVELOPERS),
+            Tab("my-usage", "My usage", "/developers/my-usage", Permission.OWN_USAGE),
+        ),
     ),
     Tab(
         "notifications",
@@ -97,10 +100,8 @@ def sidebar(identity: Identity, current: str) -> tuple[TabLink, ...]:
 
 def first_path(identity: Identity, tab: Tab) -> str | None:
     """What opens with a tab: its first section that this role may see; None: not for them."""
-    if not identity.may(tab.permission):
-        return None
     if not tab.sections:
-        return tab.path
+        return tab.path if identity.may(tab.permission) else None
     return next((each.path for each in tab.sections if identity.may(each.permission)), None)
 
 

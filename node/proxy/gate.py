@@ -23,7 +23,7 @@ from node.proxy.errors import PaymentImpossible, RequestRefused
 from node.usage.keys import KeyRecord
 from node.usage.models import ConsumerKey
 from node.usage.overrides import Override, lifted, live_overrides
-from node.usage.quotas import Meter, QuotaExceeded, Quotas, Reservation
+from node.usage.quotas import Meter, QuotaExceeded, Quotas, Reservation, key_subject
 from node.usage.rates import RateLimited, RateLimiter, Standing
 from node.usage.tiers import UsageTiers
 
@@ -80,6 +80,10 @@ class Gate:
             refused = RequestRefused(limited.code, str(limited), retry_after=limited.retry_after)
             refused.headers = limited.headers()
             raise refused from None
+
+    def in_last_minute(self, key_id: str, now: int) -> int:
+        """Calls of a key with a limit that passed in the last sixty seconds."""
+        return self._limiter.in_last_minute(key_subject(key_id), now)
 
     def check_scope(self, key: KeyRecord, listing_id: str) -> None:
         """Raises RequestRefused (403) for a listing the key is not for."""
