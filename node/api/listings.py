@@ -37,8 +37,9 @@ from node.api.listing_shapes import (
     request_of,
     routes_of,
 )
-from node.api.paging import FilterText, Id, Listed, PageNumber
+from node.api.paging import FilterText, Id, Listed, PageNumber, listed
 from node.api.routing import Caller, Endpoints
+from node.api.stream_shapes import StreamOut
 from node.market.health import look_at
 from node.market.own_listings import ListingFilter, Status, list_own
 from node.market.own_listings import read_own as read_detail
@@ -46,6 +47,8 @@ from node.market.publisher import Publisher
 from node.market.publishing import Change, change, pause, remove, sell, switch_mode
 from node.market.samples import read_sample, record_again, record_samples, remove_sample
 from node.market.specs import check_apart, fetch_spec
+from node.usage.live_streams import read_live
+from node.usage.models import Side
 
 SEE, MANAGE = Permission.SEE_LISTINGS, Permission.MANAGE_LISTINGS
 
@@ -89,6 +92,14 @@ def _add_reading(api: Endpoints, publisher: Publisher) -> None:
     @api.get("/{listing_id}", SEE)
     async def listing(listing_id: Id) -> ListingOut:
         return listing_out(await asyncio.to_thread(read_detail, publisher, listing_id))
+
+    @api.get("/{listing_id}/streams", SEE)
+    async def streams(listing_id: Id, page: PageNumber = 1) -> Listed[StreamOut]:
+        """Those that are open now, the longest open first."""
+        await asyncio.to_thread(read_detail, publisher, listing_id)
+        asked = (publisher.engine, Side.SERVED, int(time.time()))
+        found = await asyncio.to_thread(read_live, *asked, listing_id=listing_id)
+        return listed([StreamOut.model_validate(each) for each in found.streams], page)
 
     @api.get("/{listing_id}/openapi", SEE, response_model=dict[str, Any])
     async def specification(listing_id: Id) -> Response:

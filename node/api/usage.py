@@ -16,6 +16,7 @@ from node.accounts.audit import Actor
 from node.api.calls import CallOut, call_out
 from node.api.paging import Id, Listed, PageNumber, Sent, ShortText, listed
 from node.api.routing import Caller, Endpoints
+from node.api.stream_shapes import StreamOut
 from node.preferences import read_preference
 from node.usage.call_list import CallFilter, Cursor, read_calls
 from node.usage.call_rate import HourBucket
@@ -27,6 +28,7 @@ from node.usage.integrators import (
     read_overview,
 )
 from node.usage.keys import read_key
+from node.usage.live_streams import read_live
 from node.usage.models import Side
 from node.usage.overrides import Override, end_override, grant_override, list_overrides
 from node.usage.quotas import Meter
@@ -175,6 +177,13 @@ def _usage(engine: Engine) -> Endpoints:
         found = await asyncio.to_thread(read_detail, engine, key_id, _now(), _UTC)
         hours = _hours(found.hours, found.streams)
         return KeyUsageOut(usage=_integrator(found.sums), hours=hours)
+
+    @api.get("/keys/{key_id}/streams", see)
+    async def streams(key_id: Id, page: PageNumber = 1) -> Listed[StreamOut]:
+        """Those that are open now, the longest open first."""
+        key = await asyncio.to_thread(read_key, engine, key_id)
+        found = await asyncio.to_thread(read_live, engine, Side.BOUGHT, _now(), key_id=key.id)
+        return listed([StreamOut.model_validate(each) for each in found.streams], page)
 
     @api.get("/keys/{key_id}/calls", see)
     async def calls(

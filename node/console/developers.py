@@ -28,10 +28,14 @@ from node.console.figures import call_rate_chart
 from node.console.format import NOT_KNOWN, Amount, Moment, cell_amount, count, latency, moment
 from node.console.pager import Pager, keyset
 from node.console.pages import Pages
+from node.console.stream_view import CSV as STREAMS_CSV
+from node.console.stream_view import SHOWN as STREAMS_SHOWN
+from node.console.stream_view import StreamsView, csv_lines, streams_view
 from node.console.visit import Visit
 from node.usage.call_list import CallFilter, CallLine, CallPage, Cursor, every_call, read_calls
 from node.usage.integrators import IntegratorDetail, read_detail, read_overview
 from node.usage.keys import read_key
+from node.usage.live_streams import MOST, LiveStreams, read_live
 from node.usage.models import Side
 
 PAGE_CALLS = 50
@@ -78,6 +82,7 @@ class KeyView:
     seen: Moment | None
     chart: Chart
     streams: Chart
+    open_streams: StreamsView
     recent: tuple[Recent, ...]
     total: str
     pager: Pager
@@ -120,6 +125,12 @@ def pages(engine: Engine) -> Pages:
         detail = await asyncio.to_thread(_detail, engine, visit)
         return visit.csv("hours.csv", HOURS, hour_lines(detail.hours, detail.streams))
 
+    @pages.get(f"{PATH}/keys/{{key_id}}/streams.csv", see)
+    async def key_streams(visit: Visit) -> Response:
+        key = await asyncio.to_thread(read_key, engine, visit.path["key_id"])
+        live = await asyncio.to_thread(_live, engine, visit, key.id)
+        return visit.csv("streams.csv", STREAMS_CSV, csv_lines(live))
+
     @pages.get(f"{PATH}/keys/{{key_id}}/calls.csv", see)
     async def key_calls(visit: Visit) -> Response:
         key = await asyncio.to_thread(read_key, engine, visit.path["key_id"])
@@ -135,12 +146,20 @@ def _detail(engine: Engine, visit: Visit) -> IntegratorDetail:
 
 def _read_key(engine: Engine, visit: Visit) -> KeyView:
     detail = _detail(engine, visit)
+    live = _live(engine, visit, detail.key.id, STREAMS_SHOWN)
     before = Cursor.parse(visit.query.get("before", ""))
     wanted = CallFilter(Side.BOUGHT, key_id=detail.key.id)
-    return _key_view(visit, detail, read_calls(engine, wanted, before, PAGE_CALLS), before is None)
+    calls = read_calls(engine, wanted, before, PAGE_CALLS)
+    return _key_view(visit, detail, live, calls, before is None)
 
 
-def _key_view(visit: Visit, detail: IntegratorDetail, calls: CallPage, newest: bool) -> KeyView:
+def _live(engine: Engine, visit: Visit, key_id: str, most: int = MOST) -> LiveStreams:
+    return read_live(engine, Side.BOUGHT, visit.now, key_id=key_id, most=most)
+
+
+def _key_view(
+    visit: Visit, detail: IntegratorDetail, live: LiveStreams, calls: CallPage, newest: bool
+) -> KeyView:
     key, sums, path = detail.key, detail.sums, f"{PATH}/keys/{detail.key.id}"
     older = None if calls.older is None else str(calls.older)
     return KeyView(
@@ -156,6 +175,7 @@ def _key_view(visit: Visit, detail: IntegratorDetail, calls: CallPage, newest: b
         seen=moment(key.last_used_at, visit.now, visit.zone) if key.last_used_at else None,
         chart=call_rate_chart(detail.hours, visit.zone),
         streams=stream_chart(detail.streams, visit.zone),
+        open_streams=streams_view(visit, live, f"{path}/streams.csv"),
         recent=tuple(_recent(visit, call) for call in calls.calls),
         total=count(calls.total),
         pager=keyset(path, visit.query, older, newest),

@@ -12,7 +12,7 @@ from catalog.models import ListingMode
 from finance.money import Usdc
 from node.accounts.access import Permission
 from node.console.facts import NodeFacts
-from node.console.format import Amount, Moment, cell_amount, count, latency, moment, per
+from node.console.format import Amount, Moment, count, exact_amount, latency, moment, per
 from node.console.listing_views import (
     Curls,
     Line,
@@ -27,6 +27,9 @@ from node.console.listing_views import (
 )
 from node.console.pager import Pager, numbered, page_number
 from node.console.pages import Pages
+from node.console.stream_view import CSV as STREAMS_CSV
+from node.console.stream_view import SHOWN as STREAMS_SHOWN
+from node.console.stream_view import StreamsView, csv_lines, streams_view
 from node.console.visit import Visit
 from node.market.drafts import list_drafts
 from node.market.health import HealthView, look_at
@@ -42,6 +45,8 @@ from node.market.own_listings import (
 )
 from node.market.publisher import Publisher
 from node.market.publishing import pause, switch_mode
+from node.usage.live_streams import MOST, LiveStreams, read_live
+from node.usage.models import Side
 
 SEE, MANAGE = Permission.SEE_LISTINGS, Permission.MANAGE_LISTINGS
 _SHOWN_OPERATIONS = 200
@@ -104,6 +109,7 @@ class DetailView:
     operations: tuple[OperationLine, ...]
     operations_left: int
     samples: tuple[SampleLine, ...]
+    streams: StreamsView
     curls: Curls
     has_spec: bool
     created: Moment
@@ -150,8 +156,15 @@ def pages(publisher: Publisher, facts: NodeFacts, console_url: str) -> Pages:
     @pages.get("/listings/{listing_id}", SEE)
     async def show(visit: Visit) -> Response:
         detail = await asyncio.to_thread(read_own, publisher, visit.path["listing_id"])
-        view = _detail(visit, detail, facts.gateway_url, console_url)
+        live = await asyncio.to_thread(_live, publisher, visit, STREAMS_SHOWN)
+        view = _detail(visit, detail, live, facts.gateway_url, console_url)
         return visit.page("listings/listing.html", view, detail.line.name)
+
+    @pages.get("/listings/{listing_id}/streams.csv", SEE)
+    async def streams(visit: Visit) -> Response:
+        await asyncio.to_thread(read_own, publisher, visit.path["listing_id"])
+        live = await asyncio.to_thread(_live, publisher, visit)
+        return visit.csv("streams.csv", STREAMS_CSV, csv_lines(live))
 
     @pages.get("/listings/{listing_id}/openapi.json", SEE)
     async def spec(visit: Visit) -> Response:
@@ -235,7 +248,14 @@ def _csv_link(visit: Visit) -> str:
     return "/listings/listings.csv" + (f"?{query}" if query else "")
 
 
-def _detail(visit: Visit, detail: ListingDetail, gateway_url: str, console_url: str) -> DetailView:
+def _live(publisher: Publisher, visit: Visit, most: int = MOST) -> LiveStreams:
+    asked = (publisher.engine, Side.SERVED, visit.now)
+    return read_live(*asked, listing_id=visit.path["listing_id"], most=most)
+
+
+def _detail(
+    visit: Visit, detail: ListingDetail, live: LiveStreams, gateway_url: str, console_url: str
+) -> DetailView:
     line, mean = detail.line, detail.line.sums.mean_latency_us
     credential = "none"
     if detail.credential_kind != "none":
@@ -247,7 +267,7 @@ def _detail(visit: Visit, detail: ListingDetail, gateway_url: str, console_url: 
         description=detail.description,
         health_path=detail.health_path,
         credential=credential,
-        revenue=cell_amount(Usdc(line.sums.amount_atoms)),
+        revenue=exact_amount(Usdc(line.sums.amount_atoms)),
         mean_latency="—" if mean is None else latency(mean),
         price=price_range(line).removesuffix(f" {per(line.price_unit)}"),
         price_unit=per(line.price_unit),
@@ -257,6 +277,7 @@ def _detail(visit: Visit, detail: ListingDetail, gateway_url: str, console_url: 
         operations=operation_lines(detail.operations[:_SHOWN_OPERATIONS]),
         operations_left=max(len(detail.operations) - _SHOWN_OPERATIONS, 0),
         samples=tuple(sample_line(each, visit.now, visit.zone) for each in detail.samples),
+        streams=streams_view(visit, live, f"/listings/{line.id}/streams.csv"),
         curls=curls(detail, gateway_url, console_url),
         has_spec=bool(detail.spec),
         created=moment(detail.created_at, visit.now, visit.zone),
