@@ -51,6 +51,7 @@ def load_faults() -> dict[str, Fault]:
         faults_buying,
         faults_chain,
         faults_keys,
+        faults_minutes,
         faults_selling,
         faults_treasury,
     )

@@ -18,7 +18,9 @@ from finance.selling.mirror import Mirror
 from finance.x402.extensions import PAYMENT_IDENTIFIER
 from finance.x402.values import ChannelConfig
 from node.db.journal import Journal
+from node.gateway.stream_minutes import GRACE_SECONDS
 from tests.http.conftest import PRICE, Market
+from tests.laws.minutes import open_stream
 from tests.laws.worlds import Shop, second_process
 
 IDENTIFIER = {PAYMENT_IDENTIFIER: {"info": {"required": False, "id": "order-0123456789abcdef"}}}
@@ -154,3 +156,21 @@ def test_a_call_that_gave_its_channel_back_early_takes_it_from_nobody(
     channels.release(channel, second)
     channels.reserve(channel)
     journal.close()
+
+
+async def test_no_minute_is_served_that_nobody_paid_beyond_the_grace(market: Market) -> None:
+    async with open_stream(market) as stream:
+        assert (await stream.pay()).status_code == 200
+        await stream.pass_(120 + GRACE_SECONDS)
+        assert await stream.ends()
+    assert await market.charged(stream.payer) == 2 * PRICE
+
+
+async def test_a_minute_that_is_paid_is_served(market: Market) -> None:
+    async with open_stream(market) as stream:
+        for _ in range(3):
+            assert (await stream.pay()).status_code == 200
+            await stream.pass_(60)
+        await stream.pass_(59)
+        assert not await stream.ends()
+    assert await market.charged(stream.payer) == 4 * PRICE

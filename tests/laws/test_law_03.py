@@ -15,6 +15,7 @@ from finance.selling.mirror import Mirror
 from node.db.engine import open_engine
 from node.db.journal import Journal
 from tests.http.conftest import NETWORK, PRICE, Market
+from tests.laws.minutes import open_stream
 from tests.laws.worlds import NOWHERE, Shop, on_disk
 
 LONG = "/v1/api/stream/40/10000"
@@ -91,3 +92,11 @@ async def test_an_authorization_whose_call_failed_buys_the_next_one(shop: Shop) 
         second = await shop.client.get(url + "/v1/api/echo", headers=failing)
     assert (first.status_code, second.status_code) == (500, 200)
     assert on_disk(shop.world.engine.url.database, "SELECT COUNT(*) FROM onchain_payment") == 1
+
+
+async def test_a_stream_that_has_ended_is_charged_no_more(market: Market) -> None:
+    async with open_stream(market) as stream:
+        assert (await stream.pay()).status_code == 200
+    await stream.over()
+    assert (await stream.pay()).status_code >= 400
+    assert await market.charged(stream.payer) == 2 * PRICE

@@ -1,0 +1,42 @@
+"""Broken builds of streams that are sold by the minute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytest import MonkeyPatch
+
+from node.gateway import stream_minutes
+from tests.laws.faults import fault
+from tests.laws.faults_selling import without
+
+
+@fault(
+    1,
+    "a stream that is not paid for is closed some day",
+    "test_no_minute_is_served_that_nobody_paid_beyond_the_grace",
+)
+def unpaid_minutes_served(patch: MonkeyPatch) -> None:
+    patch.setattr(stream_minutes, "GRACE_SECONDS", 3_600)
+
+
+@fault(
+    1,
+    "whoever holds a stream does not hear of the minutes that were paid",
+    "test_a_minute_that_is_paid_is_served",
+)
+def paid_minutes_forgotten(patch: MonkeyPatch) -> None:
+    patch.setattr(stream_minutes, "_read_paid", lambda engine, ids: {})
+
+
+@fault(
+    3,
+    "minutes of a stream are sold whether it is open or not",
+    "test_a_stream_that_has_ended_is_charged_no_more",
+)
+def ended_streams_sold(patch: MonkeyPatch) -> None:
+    async def goes_on(*_: Any) -> bool:
+        return True
+
+    patch.setattr(stream_minutes.Minutes, "_goes_on", goes_on)
+    patch.setattr(stream_minutes, "_PAY", without(stream_minutes._PAY, " AND state = 'open'"))
