@@ -56,6 +56,7 @@ from node.alerts.errors import (
 )
 from node.errors import NodeError
 from node.market.network import HostsInvalid
+from node.plans.buying.errors import SubscriptionInvalid, SubscriptionUnknown
 from node.treasury.errors import (
     NotPossible,
     TreasuryError,
@@ -114,6 +115,8 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (AmountInvalid, 422),
     (LimitExceeded, 409),
     (ChainError, 503),
+    (SubscriptionUnknown, 404),
+    (SubscriptionInvalid, 422),
     (NodeError, 409),
 )
 

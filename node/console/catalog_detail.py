@@ -25,12 +25,14 @@ from node.console.explorer import (
 from node.console.format import Moment, Short, address, moment
 from node.console.forms import Form
 from node.console.pages import Pages
+from node.console.subscribe import OfferView, offer_view
 from node.console.visit import Visit
 from node.market.catalog import Detail, read_detail
 from node.market.explore import Explained
 from node.market.results import Results
 from node.market.shop import Shop
 from node.market.try_it import TryResult, limits_left
+from node.plans.buying.service import Subscriptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,10 @@ class DetailView:
     may_use: bool
     may_spend: bool
     may_remove: bool
+    offer: OfferView | None
 
 
-def pages(shop: Shop) -> Pages:
+def pages(shop: Shop, subscriptions: Subscriptions) -> Pages:
     """`/catalog/{listing}`, its downloads, and the calls made from it."""
     pages, results = Pages("catalog"), Results()
     path = f"{PATH}/{{listing_id}}"
@@ -87,7 +90,9 @@ def pages(shop: Shop) -> Pages:
         call = visit.query.get("call", "")
         result = results.get(visit.identity.user_id, detail.found.id, call)
         operation = _operation(detail, visit.query.get("op", ""))
-        return await _page(shop, visit, detail, operation, Form(filled(operation)), result)
+        return await _page(
+            shop, subscriptions, visit, detail, operation, Form(filled(operation)), result
+        )
 
     async def attempt(visit: Visit, demo: bool) -> Response:
         detail = await _detail(shop, visit)
@@ -98,7 +103,7 @@ def pages(shop: Shop) -> Pages:
             result = await shop.try_it.attempt(listing_id, wanted, demo)
         except SampleInvalid as error:
             refused = form.with_error("", str(error))
-            return await _page(shop, visit, detail, operation, refused, None, 422)
+            return await _page(shop, subscriptions, visit, detail, operation, refused, None, 422)
         results.keep(visit.identity.user_id, listing_id, result)
         where = f"op={quote(operation.key)}&call={quote(result.call_id)}"
         return visit.redirect(f"{PATH}/{listing_id}?{where}#result")
@@ -173,6 +178,7 @@ def _operation(detail: Detail, key: str) -> Explained:
 
 async def _page(
     shop: Shop,
+    subscriptions: Subscriptions,
     visit: Visit,
     detail: Detail,
     operation: Explained,
@@ -182,7 +188,8 @@ async def _page(
 ) -> Response:
     limits = await asyncio.to_thread(limits_left, shop.engine, detail.found.id, visit.now)
     opened = operation_view(operation, () if detail.own else limits)
-    view = _view(shop, visit, detail, opened, form, result)
+    offer = None if detail.own else await offer_view(subscriptions, visit, detail.found.id)
+    view = _view(shop, visit, detail, opened, form, result, offer)
     return visit.page("catalog/detail.html", view, detail.found.name, status)
 
 
@@ -193,6 +200,7 @@ def _view(
     operation: OperationView,
     form: Form,
     result: TryResult | None,
+    offer: OfferView | None,
 ) -> DetailView:
     found, may = detail.found, visit.identity.may
     base = (
@@ -235,6 +243,7 @@ def _view(
         may_use=may(Permission.USE_CATALOG),
         may_spend=may(Permission.SPEND),
         may_remove=may(Permission.MANAGE_CATALOG) and not detail.own,
+        offer=offer,
     )
 
 

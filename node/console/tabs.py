@@ -52,10 +52,16 @@ TABS: Final = (
         "developers",
         "Developers",
         "/developers",
-        Permission.SEE_DEVELOPERS,
+        Permission.SEE_CATALOG,
         (
             Tab("overview", "Overview", "/developers", Permission.SEE_DEVELOPERS),
             Tab("my-usage", "My usage", "/developers/my-usage", Permission.OWN_USAGE),
+            Tab(
+                "subscriptions",
+                "Subscriptions",
+                "/developers/subscriptions",
+                Permission.SEE_CATALOG,
+            ),
         ),
     ),
     Tab(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, Row, func, select
 from sqlmodel import col
 
 from node.plans.buying.models import LIVE, Beyond, BoughtSubscription
@@ -38,17 +39,15 @@ def load_held(engine: Engine, unseal: Unseal) -> dict[str, HeldKey]:
     )
     with engine.connect() as connection:
         rows = connection.execute(statement).all()
-    return {
-        row.listing_id: HeldKey(
-            row.id,
-            row.base_url,
-            unseal(row.secret_sealed),
-            standing_of(row, plan_in(row)),
-            row.beyond == Beyond.PAY,
-            row.resets_at,
-        )
-        for row in rows
-    }
+    return {row.listing_id: _key(row, unseal) for row in rows}
+
+
+def _key(row: Row[Any], unseal: Unseal) -> HeldKey:
+    plan = plan_in(row)
+    # A seller that stops at the quota does not want this customer's calls paid singly either.
+    pays = row.beyond == Beyond.PAY and plan.beyond != Beyond.STOP
+    secret, standing = unseal(row.secret_sealed), standing_of(row, plan)
+    return HeldKey(row.id, row.base_url, secret, standing, pays, row.resets_at)
 
 
 def held_version(connection: Connection) -> tuple[int, int]:

@@ -1,0 +1,342 @@
+"""What is done with a subscription: another plan, renewal, cancelling, a new key, requests."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from starlette.responses import Response
+
+from finance.money import Usdc
+from node.accounts.access import Permission
+from node.console.finance_confirm import TEMPLATE, Deed, DeedView, ask
+from node.console.format import Amount, cell_amount, moment
+from node.console.forms import FieldError, Form
+from node.console.pages import Pages
+from node.console.plan_view import HOUR, PATH, quotas_of
+from node.console.visit import Visit
+from node.plans.buying.changing import Wanted
+from node.plans.buying.errors import SubscriptionError
+from node.plans.buying.models import OrderState
+from node.plans.buying.orders import Outcome
+from node.plans.buying.read import SubscriptionView
+from node.plans.buying.service import Subscriptions
+from node.plans.buying.shapes import Plan
+from node.usage.quotas import Meter
+from node.usage.windows import window_of
+
+ONE: Final = f"{PATH}/{{subscription_id}}"
+_SPEND: Final = Permission.SPEND
+_WANTS: Final = (
+    ("support", "Support: a message"),
+    (Meter.CALLS.value, "More calls"),
+    (Meter.STREAM_SECONDS.value, "More stream hours"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OtherPlan:
+    """A plan one may change to; `dearer`: at once, else with the next renewal."""
+
+    id: str
+    name: str
+    month: Amount
+    quotas: str
+    dearer: bool
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlansView:
+    """What `developers/subscription_plans.html` shows."""
+
+    path: str
+    listing: str
+    plan: str
+    month: Amount
+    quotas: str
+    next_plan: str
+    others: tuple[OtherPlan, ...]
+    free: bool
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskView:
+    """What `developers/subscription_ask.html` shows."""
+
+    path: str
+    listing: str
+    plan: str
+    form: Form
+    wants: tuple[tuple[str, str], ...]
+    zone: str
+
+
+def pages(subscriptions: Subscriptions) -> Pages:
+    """Each deed with its page; what costs or cannot be undone asks for the password."""
+    pages = Pages("developers", "subscriptions")
+    _add_plans(pages, subscriptions)
+    _add_upgrade(pages, subscriptions)
+    _add_renewal(pages, subscriptions)
+    _add_end(pages, subscriptions)
+    _add_key(pages, subscriptions)
+    _add_requests(pages, subscriptions)
+    return pages
+
+
+def _add_plans(pages: Pages, subscriptions: Subscriptions) -> None:
+    @pages.get(f"{ONE}/plans", _SPEND)
+    async def plans(visit: Visit) -> Response:
+        return await _plans_page(subscriptions, visit, "")
+
+    @pages.post(f"{ONE}/plans", _SPEND)
+    async def choose(visit: Visit) -> Response:
+        view = await subscriptions.read(visit.path["subscription_id"])
+        try:
+            plan_id = visit.form.get("plan_id") or None
+            await subscriptions.choose_plan(visit.actor, view.id, plan_id)
+        except SubscriptionError as error:
+            return await _plans_page(subscriptions, visit, str(error))
+        note = "The next renewal buys that plan." if plan_id else "The plan stays as it is."
+        return visit.redirect(f"{PATH}/{view.id}", note)
+
+
+async def _plans_page(subscriptions: Subscriptions, visit: Visit, problem: str) -> Response:
+    view = await subscriptions.read(visit.path["subscription_id"])
+    plans: tuple[Plan, ...] = ()
+    try:
+        plans = (await subscriptions.offers.ask(view.listing_id)).plans
+    except SubscriptionError as error:
+        problem = problem or str(error)
+    chosen = view.next_plan.id if view.next_plan else ""
+    others = tuple(_other(each, view.plan, chosen) for each in plans if each.id != view.plan.id)
+    shown = PlansView(
+        path=f"{PATH}/{view.id}",
+        listing=view.listing,
+        plan=view.plan_name,
+        month=cell_amount(Usdc(view.plan.monthly_price_atoms)),
+        quotas=", ".join(quotas_of(view.plan)),
+        next_plan=view.next_plan.name if view.next_plan else "",
+        others=others,
+        free=view.plan.monthly_price_atoms == 0,
+        problem=problem,
+    )
+    status = 422 if problem else 200
+    return visit.page("developers/subscription_plans.html", shown, "Change the plan", status)
+
+
+def _other(plan: Plan, held: Plan, chosen: str) -> OtherPlan:
+    return OtherPlan(
+        plan.id,
+        plan.name,
+        cell_amount(Usdc(plan.monthly_price_atoms)),
+        ", ".join(quotas_of(plan)),
+        plan.monthly_price_atoms > held.monthly_price_atoms,
+        plan.id == chosen,
+    )
+
+
+def _add_upgrade(pages: Pages, subscriptions: Subscriptions) -> None:
+    path = f"{ONE}/upgrade/{{plan_id}}"
+
+    @pages.get(path, _SPEND)
+    async def show(visit: Visit) -> Response:
+        try:
+            return ask(visit, (await _upgrade_deed(subscriptions, visit))[0])
+        except SubscriptionError as error:
+            return await _plans_page(subscriptions, visit, str(error))
+
+    @pages.post(path, _SPEND)
+    async def upgrade(visit: Visit) -> Response:
+        subscription_id, plan_id = visit.path["subscription_id"], visit.path["plan_id"]
+        try:
+            deed, price = await _upgrade_deed(subscriptions, visit)
+        except SubscriptionError as error:
+            return await _plans_page(subscriptions, visit, str(error))
+
+        async def work() -> Outcome:
+            return await subscriptions.upgrade(visit.actor, subscription_id, plan_id, price)
+
+        return await _do(visit, deed, work, "Upgraded; it counts at once.")
+
+
+async def _upgrade_deed(subscriptions: Subscriptions, visit: Visit) -> tuple[Deed, int]:
+    """What an upgrade costs now, as its page says it."""
+    view = await subscriptions.read(visit.path["subscription_id"])
+    quote = await subscriptions.quote_upgrade(view.id, visit.path["plan_id"])
+    back, price = f"{PATH}/{view.id}", Usdc(quote.price_atoms)
+    month = Usdc(quote.plan.monthly_price_atoms)
+    facts = (
+        ("API", view.listing),
+        ("From", view.plan_name),
+        ("To", quote.plan.name),
+        ("Paid now", f"{price} USDC for the rest of the month"),
+        ("Then", f"{month} USDC a month"),
+        ("It gives", ", ".join(quotas_of(quote.plan))),
+    )
+    points = (
+        "The wallet signs one payment over the amount above, and never more.",
+        "The larger quota counts at once.",
+        f"A renewal may cost {Usdc(view.agreed_atoms)} USDC at the most; raise that afterwards"
+        " if the plan is to be renewed by itself."
+        if month > view.agreed_atoms
+        else "The next renewal buys the new plan.",
+    )
+    title, path = f"Upgrade to {quote.plan.name}", f"{back}/upgrade/{quote.plan.id}"
+    return Deed(title, path, facts, points, f"Pay {price} USDC", f"{back}/plans"), int(price)
+
+
+def _add_renewal(pages: Pages, subscriptions: Subscriptions) -> None:
+    @pages.get(f"{ONE}/renewal", _SPEND)
+    async def show(visit: Visit) -> Response:
+        return ask(visit, _renewal_deed(await _read(subscriptions, visit)))
+
+    @pages.post(f"{ONE}/renewal", _SPEND)
+    async def renew(visit: Visit) -> Response:
+        view = await _read(subscriptions, visit)
+
+        async def work() -> Outcome:
+            return await subscriptions.renew(visit.actor, view.id, view.next_price_atoms)
+
+        return await _do(visit, _renewal_deed(view), work, "Renewed.")
+
+
+def _renewal_deed(view: SubscriptionView) -> Deed:
+    back, plan = f"{PATH}/{view.id}", view.next_plan or view.plan
+    price = Usdc(view.next_price_atoms)
+    facts = (
+        ("API", view.listing),
+        ("Plan", plan.name),
+        ("Paid now", f"{price} USDC"),
+        ("For", "the month after what is paid, or the present one if that is over"),
+    )
+    points = (
+        "The wallet signs one payment over the amount above, and never more.",
+        "A month is paid once, however often this is pressed.",
+    )
+    return Deed("Renew now", f"{back}/renewal", facts, points, f"Pay {price} USDC", back)
+
+
+def _add_end(pages: Pages, subscriptions: Subscriptions) -> None:
+    @pages.get(f"{ONE}/cancel", _SPEND)
+    async def show(visit: Visit) -> Response:
+        return ask(visit, _cancel_deed(await _read(subscriptions, visit), visit))
+
+    @pages.post(f"{ONE}/cancel", _SPEND)
+    async def cancel(visit: Visit) -> Response:
+        view = await _read(subscriptions, visit)
+
+        async def work() -> None:
+            await subscriptions.cancel(visit.actor, view.id)
+
+        return await _do(visit, _cancel_deed(view, visit), work, "Cancelled.")
+
+
+def _cancel_deed(view: SubscriptionView, visit: Visit) -> Deed:
+    back, until = f"{PATH}/{view.id}", moment(view.paid_until, visit.now, visit.zone)
+    facts = (("API", view.listing), ("Plan", view.plan_name), ("Good until", until.local))
+    points = (
+        "It is not renewed any more, and nothing more is paid for it.",
+        "What is paid is used to its end; no money comes back.",
+        "This cannot be undone; afterwards one may subscribe anew.",
+    )
+    title = "Cancel the subscription"
+    return Deed(title, f"{back}/cancel", facts, points, "Cancel it", back, danger=True)
+
+
+def _add_key(pages: Pages, subscriptions: Subscriptions) -> None:
+    @pages.get(f"{ONE}/key", _SPEND)
+    async def show(visit: Visit) -> Response:
+        return ask(visit, _key_deed(await _read(subscriptions, visit)))
+
+    @pages.post(f"{ONE}/key", _SPEND)
+    async def rotate(visit: Visit) -> Response:
+        view = await _read(subscriptions, visit)
+
+        async def work() -> None:
+            await subscriptions.rotate(visit.actor, view.id)
+
+        return await _do(visit, _key_deed(view), work, "The key was replaced.")
+
+
+def _key_deed(view: SubscriptionView) -> Deed:
+    back = f"{PATH}/{view.id}"
+    facts = (("API", view.listing), ("Plan", view.plan_name))
+    points = (
+        "The node makes a new key and tells the seller its hash; the old key ends at once.",
+        "Apps notice nothing: they never see this key.",
+    )
+    return Deed("Replace the key", f"{back}/key", facts, points, "Replace it", back)
+
+
+def _add_requests(pages: Pages, subscriptions: Subscriptions) -> None:
+    @pages.get(f"{ONE}/requests", _SPEND)
+    async def show(visit: Visit) -> Response:
+        end = datetime.fromtimestamp(window_of(visit.now).end, visit.zone)
+        form = Form({"until": end.strftime("%Y-%m-%dT%H:%M")})
+        return _ask_page(visit, await _read(subscriptions, visit), form)
+
+    @pages.post(f"{ONE}/requests", _SPEND)
+    async def send(visit: Visit) -> Response:
+        view, form = await _read(subscriptions, visit), Form(visit.form)
+        try:
+            sent = await subscriptions.ask(visit.actor, view.id, _wanted(form, visit.zone))
+        except (FieldError, SubscriptionError) as error:
+            return _ask_page(visit, view, form.refused(error), 422)
+        note = "The seller has it; the answer will stand here, and is announced."
+        if not sent:
+            note = "Written down. The seller does not answer now, and gets it later."
+        return visit.redirect(f"{PATH}/{view.id}", note, "good" if sent else "warn")
+
+
+def _ask_page(visit: Visit, view: SubscriptionView, form: Form, status: int = 200) -> Response:
+    path, zone = f"{PATH}/{view.id}", visit.zone.key
+    shown = AskView(path, view.listing, view.plan_name, form, _WANTS, zone)
+    return visit.page("developers/subscription_ask.html", shown, "Ask the seller", status)
+
+
+def _wanted(form: Form, zone: ZoneInfo) -> Wanted:
+    """What was filled in. Raises FieldError."""
+    text, kind = form.value("text").replace("\r\n", "\n").strip(), form.value("kind")
+    if kind == "support":
+        return Wanted(text)
+    if kind not in dict(_WANTS):
+        raise FieldError("kind", "Choose what to ask for.")
+    meter, cap = Meter(kind), None
+    typed = form.value("cap").strip().replace(",", "")
+    if typed:
+        if not (typed.isascii() and typed.isdigit()) or len(typed) > 12:
+            raise FieldError("cap", "Write a whole number of calls or hours, or nothing.")
+        cap = int(typed) * (HOUR if meter is Meter.STREAM_SECONDS else 1)
+    try:
+        until = int(datetime.fromisoformat(form.value("until")).replace(tzinfo=zone).timestamp())
+    except (ValueError, OverflowError):
+        raise FieldError("until", "Write a day and a time, such as 2027-01-31T18:00.") from None
+    return Wanted(text, meter, cap, until)
+
+
+async def _read(subscriptions: Subscriptions, visit: Visit) -> SubscriptionView:
+    return await subscriptions.read(visit.path["subscription_id"])
+
+
+async def _do(
+    visit: Visit, deed: Deed, work: Callable[[], Awaitable[Outcome | None]], note: str
+) -> Response:
+    """Check the password, do it, go to the subscription; or the page again with what is wrong."""
+    back = f"{PATH}/{visit.path['subscription_id']}"
+    try:
+        await visit.confirm_password()
+        outcome = await work()
+    except (FieldError, SubscriptionError) as error:
+        return visit.page(TEMPLATE, DeedView(deed, Form().refused(error)), deed.title, 422)
+    if outcome is None or outcome.state is OrderState.DONE:
+        return visit.redirect(back, note)
+    why = outcome.detail or outcome.code
+    if outcome.state is OrderState.OPEN:
+        return visit.redirect(back, f"The payment is under way: {why}", "warn")
+    form = Form().with_error("", f"Nothing was paid. {why}")
+    return visit.page(TEMPLATE, DeedView(deed, form), deed.title, 422)
