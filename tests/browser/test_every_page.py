@@ -66,6 +66,7 @@ EMPTY = {
     "/finance/channels/buying": "channel",
     "/finance/history": "appear here",
     "/finance/reconcile": "books",
+    "/developers/my-usage": "owner",
     "/notifications": "appear here",
     "/settings/network": "peer",
     "/settings/security": "secret",

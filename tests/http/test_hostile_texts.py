@@ -51,6 +51,7 @@ SPEC = {
 }
 LISTED = {"name": TEXT, "description": TEXT, "tags": [TEXT], "spec": SPEC, "updated_at": NOW}
 PARTIES = {"payer": ADDRESS, "receiver": ADDRESS, "token": ADDRESS, "chain_id": 31337}
+SUMMED = {"listing_id": TEXT, "slot": NOW // 900 * 900, "status": 200, "calls": 1}
 ROWS: list[tuple[str, dict[str, Any]]] = [
     ("listing", {"id": OWN, "origin": "own", "slug": "own", "base_url": "http://x", **LISTED}),
     ("listing", {"id": REMOTE, "origin": "remote", "slug": "re", "base_url": "http://y", **LISTED}),
@@ -74,8 +75,8 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ("listing_health", {"listing_id": OWN, "note": TEXT, "failures": 3, "checked_at": NOW}),
     ("call", {"id": "c1", "side": "served", "method": TEXT, "path": TEXT, "payer": TEXT}),
     ("call", {"id": "c2", "side": "bought", "path": TEXT, "error": TEXT, "listing_id": TEXT}),
-    ("call_rollup", {"side": "served", "listing_id": TEXT, "slot": NOW // 900 * 900}),
-    ("call_rollup", {"side": "bought", "listing_id": TEXT, "slot": NOW // 900 * 900}),
+    ("call_rollup", {"side": "served", "key_id": "", "route": "GET /*", **SUMMED}),
+    ("call_rollup", {"side": "bought", "key_id": "key_1", "route": TEXT, **SUMMED}),
     ("event", {"type": "catalog_synced", "severity": "error", "message": TEXT}),
     ("notification", {"id": 1, "rule": "peer_unreachable", "subject": TEXT, "message": TEXT}),
     ("delivery", {"id": "d1", "notification_id": 1, "channel": "webhook", "last_error": TEXT}),
