@@ -29,6 +29,7 @@ from node.api import my_usage as api_my_usage
 from node.api import notifications as api_notifications
 from node.api import peers as api_peers
 from node.api import second_factor as api_second_factor
+from node.api import subscriptions as api_subscriptions
 from node.api import tokens as api_tokens
 from node.api import usage as api_usage
 from node.api.app import create_api
@@ -229,6 +230,7 @@ def endpoint_modules(controls: Controls) -> list[Endpoints]:
         api_tokens.endpoints(accounts),
         api_keys.endpoints(accounts),
         *api_usage.endpoints(controls.engine),
+        api_subscriptions.endpoints(controls.subscriptions),
         api_my_usage.endpoints(controls.engine, controls.live),
         api_audit.endpoints(accounts),
         api_drafts.endpoints(controls.publisher),
