@@ -12,7 +12,7 @@
 A minute is a call like any other: `POST /v1/{slug}/.farebox/streams/{id}`, at the price at
 which the stream was opened. What it is paid until is moved by the commit that charges it, so
 any process may sell it; whoever holds the stream looks there before it closes one. A part of
-a minute that is not used stays charged (node/decisions/0008-minutes-of-a-stream.md).
+a minute that is not used stays charged (node/decisions/0007-minutes-of-a-stream.md).
 """
 
 from __future__ import annotations

@@ -50,7 +50,10 @@ class StreamSession(SQLModel, table=True):
     reason: str = Field(default="", description="why it ended, a code; empty while open")
     owner: int = Field(sa_type=BigInteger, description="number of the process that holds it")
     minute_atoms: int = Field(
-        default=0, sa_type=BigInteger, description="USDC atoms a minute; 0: not by the minute"
+        default=0,
+        sa_type=BigInteger,
+        sa_column_kwargs={"server_default": "0"},
+        description="USDC atoms a minute; 0: not by the minute",
     )
     paid_until: int | None = Field(
         default=None, sa_type=BigInteger, description="by the minute: Unix seconds paid for"

@@ -25,7 +25,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("reason", sa.String(), nullable=False),
         sa.Column("owner", sa.BigInteger(), nullable=False),
-        sa.Column("minute_atoms", sa.BigInteger(), nullable=False),
+        sa.Column("minute_atoms", sa.BigInteger(), nullable=False, server_default="0"),
         sa.Column("paid_until", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
