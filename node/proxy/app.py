@@ -29,11 +29,8 @@ from finance.networks import Network
 from finance.store import Batch, Store, Write
 from finance.wallet.signer import Keys
 from node.egress import EgressPolicy
-from node.lines.errors import LineError
-from node.lines.pool import Answer as Received
 from node.lines.websocket import Handshake
 from node.plans.buying.ports import Asked, PlacedOrder, Told
-from node.problems import Headers
 from node.proxy.body import ClientGone, Receive, read_body
 from node.proxy.call import Answer, Calls, Request
 from node.proxy.demo import DemoDesk
@@ -46,7 +43,8 @@ from node.proxy.minutes import MinutePayer, Sold
 from node.proxy.plan_line import ask, place
 from node.proxy.plans import PlanKeys
 from node.proxy.routes import Routes
-from node.proxy.seller import SellerClient, rest_of
+from node.proxy.seller import SellerClient
+from node.proxy.sending import send_answer, send_whole
 from node.proxy.sources import Offered, Source, checked_path, load_sources, probe
 from node.proxy.stream import (
     SWITCHING,
@@ -54,9 +52,7 @@ from node.proxy.stream import (
     Upgrade,
     carry_socket,
     check_quota,
-    counted,
     read_upgrade,
-    send_events,
 )
 from node.proxy.terms_cache import TermsCache
 from node.proxy.tryout import Trial, Tried, try_out
@@ -64,7 +60,7 @@ from node.usage.calls import CallRecord, new_call_id
 from node.usage.keys import KeyRecord
 from node.usage.models import Event, Side
 from node.usage.quotas import Quotas
-from node.usage.streams import Stream, Streams
+from node.usage.streams import Streams
 
 _log = logging.getLogger(__name__)
 _PREFIX = b"/call/"
@@ -189,26 +185,13 @@ class Proxy:
         except ClientGone:
             return
         except ProxyError as error:
-            await _send_whole(send, *rendered(error, call_id))
+            await send_whole(send, *rendered(error, call_id))
             return
         except Exception:
             _log.exception("call %s failed here", call_id)
-            await _send_whole(send, *rendered(ProxyError("internal_error"), call_id))
+            await send_whole(send, *rendered(ProxyError("internal_error"), call_id))
             return
-        await self._send_answer(send, receive, answer)
-
-    async def _send_answer(self, send: Send, receive: Receive, answer: Answer) -> None:
-        if answer.more is None:
-            await _send_whole(send, answer.status, answer.start, answer.headers)
-            return
-        try:
-            with counted(self._streams, answer.stream, answer.more, receive) as stream:
-                await _send_on(send, answer, answer.more, stream)
-        except LineError as error:
-            # Without the last, empty part the server cuts the connection: the app sees it broke.
-            _log.info("a stream broke off: %r", error)
-        finally:
-            answer.more.close()
+        await send_answer(self._streams, send, receive, answer)
 
     async def _carry(self, upgrade: Upgrade, answer: Answer) -> None:
         assert answer.more is not None and answer.stream is not None
@@ -246,7 +229,7 @@ class Proxy:
                 raise RequestRefused("demo_without_streams", "Switch the listing to production.")
             if source.demo:
                 return await self._demo.answer(request)
-            check_quota(self.gate, key, scope)
+            await check_quota(self.gate, key, scope)
             request.plan = self.plans.find(source)
             answer = await self._guarded(key, request)
             answer.stream = self._streamed(call_id, key, source, answer.minutes)
@@ -325,7 +308,10 @@ class Proxy:
         self, key: KeyRecord, request: Request, earlier: Purchase | None = None
     ) -> Answer:
         """Within the key's quota, which gets its part back when nothing was delivered."""
-        held = request.held = self.gate.reserve(key, request.at_ms // 1000)
+        try:
+            held = request.held = await self.gate.claim(key, request.at_ms // 1000)
+        except FinanceError as error:
+            raise translated(error) from error
         if held is None:
             return await self._calls.buy(request, earlier)
         try:
@@ -388,21 +374,3 @@ def _fingerprint(request: Request) -> str:
     content = request.body.digest() if request.body is not None else b""
     parts = (request.source.listing_id, request.method, str(request.url))
     return hashlib.blake2b("\n".join(parts).encode() + content, digest_size=32).hexdigest()
-
-
-async def _send_whole(send: Send, status: int, body: bytes, headers: Headers) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _send_on(send: Send, answer: Answer, more: Received, stream: Stream | None) -> None:
-    start = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
-    await send(start)
-    if answer.start:
-        await send({"type": "http.response.body", "body": answer.start, "more_body": True})
-    if stream is not None:
-        await send_events(send, answer.headers, answer.start, rest_of(more), stream)
-        return
-    async for chunk in rest_of(more):
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
