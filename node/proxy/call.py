@@ -21,7 +21,7 @@ from finance.buying.terms import Terms, choose
 from finance.errors import FinanceError
 from finance.models import Purchase, PurchaseState
 from finance.money import Usdc
-from finance.store import Batch, Increment, Write
+from finance.store import Batch
 from finance.x402 import codes
 from finance.x402.values import EXACT, PaymentRequired
 from finance.x402.wire import PAYMENT_RESPONSE_HEADER, PAYMENT_SIGNATURE_HEADER
@@ -41,12 +41,11 @@ from node.proxy.headers import to_buyer, to_seller
 from node.proxy.minutes import Sold, sold_by_minute
 from node.proxy.plans import KEY_HEADER, SCHEME, Ordered, PlanKeys
 from node.proxy.refusal import answer_lost, offer_in, payment_refused, refusal_in
+from node.proxy.rows import counted_by, kept_of, record_of
 from node.proxy.seller import NotSent, SellerClient, read_up_to
 from node.proxy.sources import Source
 from node.proxy.stream import SWITCHING, Streamed
 from node.proxy.terms_cache import TermsCache
-from node.usage.calls import CallRecord
-from node.usage.models import Side
 from node.usage.quotas import Reservation
 
 # First terms, then a price change, then a corrected channel: more is a seller playing games.
@@ -200,11 +199,11 @@ class Calls:
         start, complete = await _read_start(answer, keep=True)
         atoms = earlier.amount_atoms
         headers = to_buyer(answer.raw_headers, paid=True) + _ours(request, atoms, earlier.scheme)
-        record = _record(request, answer, earlier.scheme, atoms, len(start))
+        record = record_of(request, answer, earlier.scheme, atoms, len(start))
         writes = [record.write(), *found(earlier, int(time.time()))]
         if complete:
-            writes.append(_kept(request, answer.status, headers, start))
-        await self._buyer.store.commit(Batch(writes, _counted(request, record)))
+            writes.append(kept_of(request, answer.status, headers, start))
+        await self._buyer.store.commit(Batch(writes, counted_by(request, record)))
         return _answer(answer, headers, start, complete)
 
     def _reopen(self, request: Request, earlier: Purchase) -> Payment | None:
@@ -290,8 +289,8 @@ class Calls:
             start, complete = await _read_start(answer, keep=False)
         headers = to_buyer(answer.raw_headers, paid=scheme is not None)
         headers += _ours(request, 0, scheme)
-        record = _record(request, answer, scheme, 0, len(start))
-        await self._buyer.store.commit(Batch([record.write()], _counted(request, record)))
+        record = record_of(request, answer, scheme, 0, len(start))
+        await self._buyer.store.commit(Batch([record.write()], counted_by(request, record)))
         return _answer(answer, headers, start, complete)
 
     async def _finish(self, request: Request, payment: Payment, answer: Received) -> Answer:
@@ -311,11 +310,11 @@ class Calls:
             cost = payment.amount_atoms
         headers = to_buyer(answer.raw_headers, paid=True)
         headers += _ours(request, cost, payment.scheme)
-        record = _record(request, answer, payment.scheme, verdict.charged_atoms, len(start))
+        record = record_of(request, answer, payment.scheme, verdict.charged_atoms, len(start))
         writes = [record.write()]
         if keep and complete and verdict.state == PurchaseState.PAID:
-            writes.append(_kept(request, answer.status, headers, start))
-        await self._buyer.books.book(payment, verdict, writes, _counted(request, record))
+            writes.append(kept_of(request, answer.status, headers, start))
+        await self._buyer.books.book(payment, verdict, writes, counted_by(request, record))
         result = _answer(answer, headers, start, complete)
         result.minutes = sold_by_minute(answer, payment.terms, cost)
         if result.minutes is None and answer.header(b"farebox-stream") is not None:
@@ -376,49 +375,3 @@ def _ours(request: Request, cost: int, scheme: str | None) -> Headers:
     if scheme is not None:
         headers.append((b"farebox-scheme", scheme.encode()))
     return headers
-
-
-def _record(
-    request: Request,
-    answer: Received,
-    scheme: str | None,
-    charged: int,
-    bytes_out: int,
-) -> CallRecord:
-    return CallRecord(
-        request.call_id,
-        Side.BOUGHT,
-        request.at_ms,
-        request.source.listing_id,
-        request.method,
-        "/" + request.path,
-        answer.status,
-        int((time.perf_counter() - request.started) * 1_000_000),
-        key_id=request.key_id,
-        scheme=scheme,
-        amount_atoms=charged,
-        bytes_out=bytes_out or answer.length or 0,
-        route=request.route,
-    )
-
-
-def _counted(request: Request, record: CallRecord) -> list[Increment]:
-    """What a call adds up to. An answer counts against the quota, unless the seller failed
-    and took nothing."""
-    held = request.held
-    if held is None or (record.status >= 500 and not record.amount_atoms):
-        return [record.increment()]
-    return [record.increment(), held.commit()]
-
-
-def _kept(request: Request, status: int, headers: Headers, body: bytes) -> Write:
-    assert request.idempotency_key is not None
-    return idempotency.kept(
-        request.key_id,
-        request.idempotency_key,
-        request.fingerprint,
-        request.call_id,
-        status,
-        headers,
-        body,
-    )
