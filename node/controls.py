@@ -28,6 +28,7 @@ from node.api import listings as api_listings
 from node.api import my_usage as api_my_usage
 from node.api import notifications as api_notifications
 from node.api import peers as api_peers
+from node.api import plans as api_plans
 from node.api import second_factor as api_second_factor
 from node.api import subscriptions as api_subscriptions
 from node.api import tokens as api_tokens
@@ -43,6 +44,7 @@ from node.console import (
     catalog,
     catalog_add,
     catalog_detail,
+    customers,
     dashboard,
     developers,
     email,
@@ -51,9 +53,11 @@ from node.console import (
     finance_channels,
     finance_choices,
     finance_history,
+    finance_invoices,
     finance_withdraw,
     key_forms,
     limits,
+    listing_plans,
     listings,
     listings_change,
     listings_register,
@@ -148,6 +152,7 @@ def page_modules(controls: Controls) -> list[Pages]:
         dashboard.pages(_sources(controls)),
         calls.pages(controls.engine),
         listings_register.pages(controls.publisher),
+        listing_plans.pages(controls.publisher, controls.facts.gateway_url),
         listings_change.pages(controls.publisher),
         listings.pages(controls.publisher, controls.facts, controls.settings.console_url),
         catalog.pages(controls.shop),
@@ -167,7 +172,9 @@ def page_modules(controls: Controls) -> list[Pages]:
         backup.pages(controls.backups.vault),
         restore.pages(controls.backups.desk, _setup_guard(controls)),
         *finance_pages(controls.treasury),
+        finance_invoices.pages(controls.engine, controls.network),
         developers.pages(controls.engine),
+        customers.pages(controls.engine, controls.network),
         subscriptions.pages(controls.subscriptions, controls.network),
         subscription_deeds.pages(controls.subscriptions),
         my_usage.pages(controls.engine, controls.settings.console_url, controls.live),
@@ -234,6 +241,7 @@ def endpoint_modules(controls: Controls) -> list[Endpoints]:
         api_my_usage.endpoints(controls.engine, controls.live),
         api_audit.endpoints(accounts),
         api_drafts.endpoints(controls.publisher),
+        *api_plans.endpoints(controls.engine),
         api_listings.endpoints(controls.publisher),
         api_backups.endpoints(controls.backups.vault),
         *api_finance.endpoints(controls.treasury, accounts),

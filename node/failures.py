@@ -57,6 +57,13 @@ from node.alerts.errors import (
 from node.errors import NodeError
 from node.market.network import HostsInvalid
 from node.plans.buying.errors import SubscriptionInvalid, SubscriptionUnknown
+from node.plans.errors import (
+    OrderRefused,
+    PlanInvalid,
+    PlanTaken,
+    PlanUnknown,
+    RequestClosed,
+)
 from node.treasury.errors import (
     NotPossible,
     TreasuryError,
@@ -79,6 +86,11 @@ UNSTORABLE: Final = (UnicodeEncodeError, DataError)
 # The most particular class first. What is not here is a 500: a case nobody thought of.
 _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (SignInRequired, 401),
+    (PlanInvalid, 422),
+    (PlanTaken, 409),
+    (PlanUnknown, 404),
+    (RequestClosed, 409),
+    (OrderRefused, 409),
     (TreasuryInvalid, 422),
     (TreasuryUnknown, 404),
     (NotPossible, 409),

@@ -42,6 +42,7 @@ TABS: Final = (
             Tab("withdrawals", "Withdrawals", "/finance/withdrawals", Permission.SEE_FINANCE),
             Tab("channels", "Channels", "/finance/channels", Permission.SEE_FINANCE),
             Tab("history", "History", "/finance/history", Permission.SEE_FINANCE),
+            Tab("invoices", "Invoices", "/finance/invoices", Permission.SEE_FINANCE),
             Tab("thresholds", "Thresholds", "/finance/thresholds", Permission.SEE_FINANCE),
             Tab("claims", "Claims", "/finance/claims", Permission.SEE_FINANCE),
             Tab("reconcile", "Reconcile", "/finance/reconcile", Permission.SEE_FINANCE),
@@ -55,6 +56,7 @@ TABS: Final = (
         Permission.SEE_CATALOG,
         (
             Tab("overview", "Overview", "/developers", Permission.SEE_DEVELOPERS),
+            Tab("customers", "Customers", "/developers/customers", Permission.SEE_DEVELOPERS),
             Tab("my-usage", "My usage", "/developers/my-usage", Permission.OWN_USAGE),
             Tab(
                 "subscriptions",

@@ -10,11 +10,14 @@ PlansError
 
 from __future__ import annotations
 
+from node.errors import NodeError
 
-class PlansError(Exception):
+
+class PlansError(NodeError):
     """Base of every error this package raises on purpose."""
 
     code = "plans_error"
+    exit_code = 3
 
 
 class PlanInvalid(PlansError):

@@ -1,0 +1,203 @@
+"""`farebox plan`: what this node offers by the month, its customers; and what it subscribes to."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import Engine
+
+from catalog.drafts import parse_price
+from catalog.editing import find_listings, read_listings
+from catalog.errors import ListingUnknown
+from catalog.models import Listing, ListingOrigin
+from finance.money import Usdc
+from node.accounts.audit import COMMAND
+from node.commands.frame import open_database, read_settings, require_wallet
+from node.commands.output import Json, format_time, show_facts, show_rows
+from node.commands.plan_buying import add_to
+from node.plans.customers import Customer, list_customers
+from node.plans.errors import PlanUnknown
+from node.plans.offered import add_plan, change_plan, choices, retire_plan
+from node.plans.subscribers import Offered, read_plan, read_plans
+from node.plans.terms import Beyond
+
+app = typer.Typer(help="Plans: offered by this node, and bought by it.", no_args_is_help=True)
+HOUR = 3600
+
+PlanId = Annotated[str, typer.Argument(help="Id of the plan.")]
+Price = Annotated[str | None, typer.Option(help="USDC a month, e.g. 5; 0 for a free plan.")]
+Calls = Annotated[int | None, typer.Option(help="API calls a month; 0 for no end.")]
+Hours = Annotated[int | None, typer.Option(help="Stream hours a month; 0 for no end.")]
+PerMinute = Annotated[int | None, typer.Option(help="Calls in any 60 seconds; 0 for no limit.")]
+BeyondOption = Annotated[
+    Beyond | None, typer.Option(help="Beyond the quota: pay call by call, or stop.")
+]
+Grace = Annotated[int | None, typer.Option(help="Days an unpaid month is served; 0 to 14.")]
+About = Annotated[str | None, typer.Option(help="At most 500 characters.")]
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    listing: Annotated[str | None, typer.Argument(help="Name, address part or id.")] = None,
+    retired: Annotated[bool, typer.Option("--retired", help="Also those not offered.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The plans this node offers, of one API or of all."""
+    engine = _open(context)
+    wanted = None if listing is None else _listing(engine, listing).id
+    found = read_plans(engine, wanted, retired=retired)
+    own = read_listings(engine, ListingOrigin.OWN)
+    names = {each.id: each.name for each, _ in own}
+    rows = [_row(plan, names.get(plan.listing_id, plan.listing_id)) for plan in found]
+    show_rows("Plans", rows, as_json, "No plans yet. Offer one with: farebox plan add API NAME")
+
+
+@app.command()
+def add(
+    context: typer.Context,
+    listing: Annotated[str, typer.Argument(help="Name, address part or id of the API.")],
+    name: Annotated[str, typer.Argument(help="Name of the plan.")],
+    price: Price = None,
+    calls: Calls = None,
+    stream_hours: Hours = None,
+    per_minute: PerMinute = None,
+    beyond: BeyondOption = None,
+    grace_days: Grace = None,
+    description: About = None,
+    as_json: Json = False,
+) -> None:
+    """Offer a plan of an API."""
+    engine = _open(context)
+    found = _listing(engine, listing)
+    chosen = choices(
+        name,
+        description or "",
+        parse_price(price or "0"),
+        calls or None,
+        (stream_hours or 0) * HOUR or None,
+        per_minute or None,
+        (beyond or Beyond.STOP).value,
+        3 if grace_days is None else grace_days,
+    )
+    plan = add_plan(engine, found.id, chosen, int(time.time()), COMMAND)
+    show_facts(_row(plan, found.name), as_json)
+
+
+@app.command()
+def change(
+    context: typer.Context,
+    plan: PlanId,
+    name: Annotated[str | None, typer.Option(help="Name of the plan.")] = None,
+    price: Price = None,
+    calls: Calls = None,
+    stream_hours: Hours = None,
+    per_minute: PerMinute = None,
+    beyond: BeyondOption = None,
+    grace_days: Grace = None,
+    description: About = None,
+    as_json: Json = False,
+) -> None:
+    """Change a plan for what is paid from now on; what is not named stays."""
+    engine = _open(context)
+    before = _plan(engine, plan)
+    deal = before.deal
+    seconds = None if stream_hours is None else stream_hours * HOUR
+    chosen = choices(
+        before.name if name is None else name,
+        before.description if description is None else description,
+        deal.price_atoms if price is None else parse_price(price),
+        deal.calls if calls is None else calls or None,
+        deal.stream_seconds if seconds is None else seconds or None,
+        deal.per_minute if per_minute is None else per_minute or None,
+        (beyond or deal.beyond).value,
+        deal.grace_days if grace_days is None else grace_days,
+    )
+    changed = change_plan(engine, plan, chosen, int(time.time()), COMMAND)
+    show_facts(_row(changed, changed.listing_id), as_json)
+
+
+@app.command()
+def retire(context: typer.Context, plan: PlanId, as_json: Json = False) -> None:
+    """Offer a plan no more; who has it keeps and renews it."""
+    engine = _open(context)
+    found = _plan(engine, plan)
+    retire_plan(engine, plan, int(time.time()), COMMAND)
+    show_facts({"id": plan, "retired": found.name}, as_json)
+
+
+@app.command()
+def customers(
+    context: typer.Context,
+    listing: Annotated[str | None, typer.Argument(help="Name, address part or id.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Who uses what this node sells, this month: subscribers, then who pays call by call."""
+    engine = _open(context)
+    wanted = "" if listing is None else _listing(engine, listing).id
+    found = list_customers(engine, int(time.time()), wanted)
+    rows = [_customer(each) for each in found]
+    show_rows("Customers", rows, as_json, "Nobody has subscribed or called this month.")
+
+
+def _open(context: typer.Context) -> Engine:
+    settings = read_settings(context)
+    require_wallet(settings)
+    return open_database(settings)
+
+
+def _listing(engine: Engine, name: str) -> Listing:
+    """The one API of this node that is called so. Raises ListingUnknown."""
+    with engine.connect() as connection:
+        ids = find_listings(connection, name)
+    found = [each for each, _ in read_listings(engine, ListingOrigin.OWN) if each.id in ids]
+    if len(found) != 1:
+        sentence = "This node sells no API" if not found else "This node sells more than one API"
+        raise ListingUnknown(f"{sentence} {name[:200]!r}. See: farebox listing list")
+    return found[0]
+
+
+def _plan(engine: Engine, plan_id: str) -> Offered:
+    plan = read_plan(engine, plan_id)
+    if plan is None:
+        raise PlanUnknown(f"There is no plan {plan_id[:80]!r}. See: farebox plan list")
+    return plan
+
+
+def _row(plan: Offered, listing: str) -> dict[str, Any]:
+    deal = plan.deal
+    return {
+        "id": plan.id,
+        "api": listing,
+        "name": plan.name,
+        "usdc_a_month": str(Usdc(deal.price_atoms)),
+        "calls": deal.calls,
+        "stream_seconds": deal.stream_seconds,
+        "per_minute": deal.per_minute,
+        "beyond": deal.beyond.value,
+        "grace_days": deal.grace_days,
+        "retired": format_time(plan.retired_at) if plan.retired_at else None,
+    }
+
+
+def _customer(each: Customer) -> dict[str, Any]:
+    return {
+        "id": each.id,
+        "name": each.name,
+        "payer": each.payer,
+        "api": each.listing,
+        "plan": each.plan_name or None,
+        "state": each.state.value if each.state else None,
+        "calls": each.calls,
+        "usdc_paid_per_call": str(Usdc(each.amount_atoms)),
+        "quota_calls_used": each.used_calls,
+        "quota_calls": each.calls_limit,
+        "quota_stream_seconds_used": each.used_stream_seconds,
+        "quota_stream_seconds": each.stream_seconds_limit,
+        "asks": each.open_requests,
+    }
+
+
+add_to(app)

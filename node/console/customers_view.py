@@ -1,0 +1,299 @@
+"""Developers > Customers, formatted. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from finance.money import Usdc
+from finance.networks import Network
+from node.console.developers_view import AMBER, NAMES, RED, quantity, utc
+from node.console.format import Amount, Moment, Short, address, cell_amount, count, moment
+from node.console.forms import Form
+from node.plans.customers import Customer
+from node.plans.invoices import InvoiceView
+from node.plans.models import RequestState
+from node.plans.requests import Request
+from node.plans.subscribers import Ordered
+from node.plans.terms import Kind, State
+from node.usage.call_rate import HOUR
+from node.usage.endpoints import EndpointUse
+from node.usage.overrides import Override
+from node.usage.quotas import Meter
+
+CSV: Final = (
+    "id",
+    "name",
+    "payer",
+    "listing",
+    "plan",
+    "state",
+    "calls",
+    "usdc_paid_per_call",
+    "quota_calls_used",
+    "quota_calls",
+    "quota_stream_seconds_used",
+    "quota_stream_seconds",
+    "open_requests",
+    "since_utc",
+)
+_TONES: Final = {
+    State.ACTIVE: "good",
+    State.GRACE: "loud",
+    State.LAPSED: "plain",
+    State.CANCELLED: "plain",
+}
+_ANSWERED: Final = {
+    RequestState.OPEN: "loud",
+    RequestState.GRANTED: "good",
+    RequestState.REFUSED: "bad",
+    RequestState.ANSWERED: "good",
+}
+_KINDS: Final = {Kind.FIRST: "subscribed", Kind.RENEWAL: "renewed", Kind.UPGRADE: "upgraded"}
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerRow:
+    """One customer of the list; `tone` of its state."""
+
+    href: str
+    name: str
+    payer: Short
+    listing: str
+    plan: str
+    state: str
+    tone: str
+    calls: str
+    paid: Amount
+    quota: str
+    streams: str
+    waiting: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A meter of the month; without `share` it has no end."""
+
+    name: str
+    used: str
+    cap: str
+    percent: int
+    share: str
+    tone: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRow:
+    listing: str
+    route: str
+    calls: str
+    errors: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    """Something a customer asked for."""
+
+    id: int
+    kind: str
+    wish: str
+    text: str
+    at: Moment
+    state: str
+    tone: str
+    open: bool
+    override: bool
+    answer: str
+    by: str
+    answered: Moment | None
+
+
+@dataclass(frozen=True, slots=True)
+class OverrideLine:
+    id: int
+    meter: str
+    cap: str
+    until: Moment
+    reason: str
+    by: str
+    state: str
+    tone: str
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRow:
+    at: Moment
+    what: str
+    plan: str
+    price: Amount
+    state: str
+    tone: str
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceLine:
+    id: int
+    number: str
+    paid: Moment
+    amount: Amount
+
+
+def customer_row(each: Customer, network: Network) -> CustomerRow:
+    """Formatted for the table."""
+    state = "pay per call" if each.state is None else each.state.value
+    return CustomerRow(
+        href=f"/developers/customers/{each.id}",
+        name=each.name,
+        payer=address(each.payer, network),
+        listing=each.listing,
+        plan=each.plan_name,
+        state=state,
+        tone="plain" if each.state is None else _TONES[each.state],
+        calls=count(each.calls),
+        paid=cell_amount(Usdc(each.amount_atoms)),
+        quota=_of(Meter.CALLS, each.used_calls, each.calls_limit) if each.subscribed else "",
+        streams=_of(Meter.STREAM_SECONDS, each.used_stream_seconds, each.stream_seconds_limit)
+        if each.subscribed
+        else "",
+        waiting=count(each.open_requests) if each.open_requests else "",
+    )
+
+
+def bar_of(meter: Meter, used: int, limit: int | None) -> Bar:
+    """A meter with what is left of it."""
+    percent = 0 if limit is None else min(used * 100 // limit, 999) if limit else 100
+    tone = "bad" if percent >= RED else "warn" if percent >= AMBER else "good"
+    return Bar(
+        NAMES[meter],
+        quantity(meter, used),
+        "without a cap" if limit is None else f"of {quantity(meter, limit)}",
+        min(percent, 100),
+        "" if limit is None else f"{percent} %",
+        tone,
+    )
+
+
+def endpoint_rows(found: Sequence[EndpointUse]) -> tuple[EndpointRow, ...]:
+    """Routes, most calls first."""
+    return tuple(
+        EndpointRow(each.name, each.route, count(each.sums.calls), count(each.sums.errors))
+        for each in found
+    )
+
+
+def request_row(each: Request, now: int, zone: ZoneInfo) -> RequestRow:
+    """With its answer, if there is one."""
+    override = each.kind == "override"
+    answered = each.answered_at
+    return RequestRow(
+        id=each.id,
+        kind=each.kind,
+        wish=_wish(each, zone) if override else "",
+        text=each.text,
+        at=moment(each.asked_at, now, zone),
+        state=each.state.value,
+        tone=_ANSWERED[each.state],
+        open=each.state is RequestState.OPEN,
+        override=override,
+        answer=each.answer,
+        by=each.answered_by,
+        answered=None if answered is None else moment(answered, now, zone),
+    )
+
+
+def _wish(each: Request, zone: ZoneInfo) -> str:
+    meter = Meter(each.meter or "")
+    cap = "no cap" if each.cap is None else quantity(meter, each.cap)
+    until = datetime.fromtimestamp(each.until or 0, zone).strftime("%Y-%m-%d %H:%M")
+    return f"{NAMES[meter]}: {cap} a month until {until}"
+
+
+def form_as_asked(each: Request, zone: ZoneInfo) -> Form:
+    """The form that grants just what was asked for."""
+    if each.kind != "override":
+        return Form()
+    cap, meter = each.cap, Meter(each.meter or "")
+    if cap is not None and meter is Meter.STREAM_SECONDS:
+        cap = -(-cap // HOUR)
+    until = datetime.fromtimestamp(each.until or 0, zone)
+    return Form(
+        {"cap": "" if cap is None else str(cap), "ends_at": until.strftime("%Y-%m-%dT%H:%M")}
+    )
+
+
+def override_lines(found: Sequence[Override], now: int, zone: ZoneInfo) -> tuple[OverrideLine, ...]:
+    """Also those that are over."""
+    return tuple(
+        OverrideLine(
+            each.id,
+            NAMES[each.meter],
+            "no cap" if each.cap is None else quantity(each.meter, each.cap),
+            moment(each.ends_at, now, zone),
+            each.reason,
+            each.granted_by,
+            "holds" if each.holds(now) else "over" if each.ended_at is None else "ended",
+            "good" if each.holds(now) else "plain",
+            each.holds(now),
+        )
+        for each in found
+    )
+
+
+def order_rows(orders: Sequence[Ordered], now: int, zone: ZoneInfo) -> tuple[OrderRow, ...]:
+    """The newest first."""
+    return tuple(
+        OrderRow(
+            moment(each.ordered_at, now, zone),
+            _KINDS[each.kind],
+            each.plan_name,
+            cell_amount(Usdc(each.period.stretch.price_atoms)),
+            "settled" if each.period.settled else "on its way",
+            "good" if each.period.settled else "loud",
+        )
+        for each in reversed(orders)
+    )
+
+
+def invoice_lines(
+    found: Sequence[InvoiceView], now: int, zone: ZoneInfo
+) -> tuple[InvoiceLine, ...]:
+    return tuple(
+        InvoiceLine(
+            each.id,
+            each.number,
+            moment(each.paid_at, now, zone),
+            cell_amount(Usdc(each.amount_atoms)),
+        )
+        for each in found
+    )
+
+
+def csv_line(each: Customer) -> tuple[object, ...]:
+    """A row of the file."""
+    limits = (each.calls_limit, each.stream_seconds_limit)
+    shown = ["" if limit is None else limit for limit in limits]
+    return (
+        each.id,
+        each.name,
+        each.payer,
+        each.listing,
+        each.plan_name,
+        "" if each.state is None else each.state.value,
+        each.calls,
+        str(Usdc(each.amount_atoms)),
+        each.used_calls,
+        shown[0],
+        each.used_stream_seconds,
+        shown[1],
+        each.open_requests,
+        "" if each.since is None else utc(each.since),
+    )
+
+
+def _of(meter: Meter, used: int, limit: int | None) -> str:
+    end = "no end" if limit is None else quantity(meter, limit)
+    return f"{quantity(meter, used)} of {end}"
