@@ -141,11 +141,11 @@ def plan_card(plan: Plan, listing_id: str, held: bool, now: int, zone: ZoneInfo)
 
 def quotas_of(plan: Plan) -> tuple[str, ...]:
     """What a month of it gives."""
-    calls = "Calls without end" if plan.calls is None else f"{count(plan.calls)} calls a month"
-    streams = "Streams without end"
+    calls = "calls without end" if plan.calls is None else f"{_calls(plan.calls)} a month"
+    streams = "streams without end"
     if plan.stream_seconds is not None:
-        streams = f"{hours(plan.stream_seconds)} hours of streams a month"
-    rate = "" if plan.per_minute is None else f"{count(plan.per_minute)} calls a minute"
+        streams = f"{_stream_hours(plan.stream_seconds)} a month"
+    rate = "" if plan.per_minute is None else f"{_calls(plan.per_minute)} a minute"
     return tuple(each for each in (calls, streams, rate) if each)
 
 
@@ -235,11 +235,19 @@ def hours(seconds: int) -> str:
 
 
 def _quota_text(calls: int | None, stream_seconds: int | None) -> str:
-    some = "calls without end" if calls is None else f"{count(calls)} calls"
+    some = "calls without end" if calls is None else _calls(calls)
     more = "streams without end"
     if stream_seconds is not None:
-        more = f"{hours(stream_seconds)} hours of streams"
+        more = _stream_hours(stream_seconds)
     return f"{some}, {more}"
+
+
+def _calls(number: int) -> str:
+    return f"{count(number)} call{'' if number == 1 else 's'}"
+
+
+def _stream_hours(seconds: int) -> str:
+    return f"{hours(seconds)} hour{'' if seconds == HOUR else 's'} of streams"
 
 
 def _days(days: int) -> str:

@@ -159,7 +159,8 @@ def _add_upgrade(pages: Pages, subscriptions: Subscriptions) -> None:
             return await _plans_page(subscriptions, visit, str(error))
 
         async def work() -> Outcome:
-            return await subscriptions.upgrade(visit.actor, subscription_id, plan_id, price)
+            most = _agreed(visit, price)
+            return await subscriptions.upgrade(visit.actor, subscription_id, plan_id, most)
 
         return await _do(visit, deed, work, "Upgraded; it counts at once.")
 
@@ -186,7 +187,10 @@ async def _upgrade_deed(subscriptions: Subscriptions, visit: Visit) -> tuple[Dee
         if month > view.agreed_atoms
         else "The next renewal buys the new plan.",
     )
-    title, path = f"Upgrade to {quote.plan.name}", f"{back}/upgrade/{quote.plan.id}"
+    title, path = (
+        f"Upgrade to {quote.plan.name}",
+        f"{back}/upgrade/{quote.plan.id}?most={int(price)}",
+    )
     return Deed(title, path, facts, points, f"Pay {price} USDC", f"{back}/plans"), int(price)
 
 
@@ -200,7 +204,8 @@ def _add_renewal(pages: Pages, subscriptions: Subscriptions) -> None:
         view = await _read(subscriptions, visit)
 
         async def work() -> Outcome:
-            return await subscriptions.renew(visit.actor, view.id, view.next_price_atoms)
+            most = _agreed(visit, view.next_price_atoms)
+            return await subscriptions.renew(visit.actor, view.id, most)
 
         return await _do(visit, _renewal_deed(view), work, "Renewed.")
 
@@ -218,7 +223,8 @@ def _renewal_deed(view: SubscriptionView) -> Deed:
         "The wallet signs one payment over the amount above, and never more.",
         "A month is paid once, however often this is pressed.",
     )
-    return Deed("Renew now", f"{back}/renewal", facts, points, f"Pay {price} USDC", back)
+    path = f"{back}/renewal?most={int(price)}"
+    return Deed("Renew now", path, facts, points, f"Pay {price} USDC", back)
 
 
 def _add_end(pages: Pages, subscriptions: Subscriptions) -> None:
@@ -317,6 +323,15 @@ def _wanted(form: Form, zone: ZoneInfo) -> Wanted:
     except (ValueError, OverflowError):
         raise FieldError("until", "Write a day and a time, such as 2027-01-31T18:00.") from None
     return Wanted(text, meter, cap, until)
+
+
+def _agreed(visit: Visit, price_atoms: int) -> int:
+    """The price that was shown, which is the one that was agreed to. Raises FieldError when it
+    is another by now: the page then shows that one."""
+    shown = visit.query.get("most", "")
+    if shown != str(price_atoms):
+        raise FieldError("", "The price has changed. Look at it again before you agree.")
+    return price_atoms
 
 
 async def _read(subscriptions: Subscriptions, visit: Visit) -> SubscriptionView:
