@@ -231,6 +231,7 @@ class Node:
     async def _start_apps(self, stack: AsyncExitStack) -> None:
         gateway, proxy = self._parts.gateway, self._parts.proxy
         streams = self._parts.streams
+        stack.push_async_callback(proxy.gate.quotas.stop)
         await self._start(stack, streams.start, streams.stop)
         await self._start(stack, gateway.start, gateway.stop)
         await self._start(stack, proxy.start, proxy.stop)

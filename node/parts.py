@@ -39,6 +39,7 @@ from node.settings import Settings
 from node.shop import build_shop
 from node.subscriptions import build_subscriptions
 from node.treasury.treasury import Treasury, build_treasury, build_watch
+from node.usage.leases import open_leases
 from node.usage.live import LiveUse, ReadLive
 from node.usage.models import Side
 from node.usage.quotas import Quotas
@@ -118,7 +119,7 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
     money, alerts = build_money(network, keys, engine), Alerts(engine)
     watch = build_watch(money.journal, money.rpc, network, keys.wallet.address, alerts)
     egress = EgressPolicy(settings.allowed_hosts)
-    quotas = Quotas(engine)
+    quotas = Quotas(engine, open_leases(engine))
     subscribers = SubscriberGate(money.journal, quotas, Clerk(engine).issue)
     seller = Seller(
         sale=_sale(settings, network, keys),
@@ -133,7 +134,6 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         paused=lambda: ready.books_held or watch.guard.paused(),
         ready=ready,
     )
-    quotas = Quotas(engine)
     streams = Streams(money.journal, quotas=quotas)
     proxy = Proxy(
         money.journal,

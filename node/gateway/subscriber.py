@@ -52,7 +52,7 @@ async def serve_subscriber(desk: Desk, gate: SubscriberGate, call: Call, match: 
     if not held.standing(call.at).served:
         raise PayInstead
     pace = _check_pace(gate, held, call.at)
-    reservation = _reserve(gate, held, call)
+    reservation = await _reserve(gate, held, call)
     try:
         await _serve_reserved(desk, call, match, held, reservation, pace)
     finally:
@@ -68,12 +68,12 @@ def _check_pace(gate: SubscriberGate, held: Held, now: int) -> Headers:
     return [] if standing is None else standing.headers()
 
 
-def _reserve(gate: SubscriberGate, held: Held, call: Call) -> Reservation:
+async def _reserve(gate: SubscriberGate, held: Held, call: Call) -> Reservation:
     try:
         if _opens_stream(call):
             # Time is counted as it passes; a stream begins while any is left.
-            gate.reserve(held, call.at, Meter.STREAM_SECONDS, 1).release()
-        return gate.reserve(held, call.at)
+            (await gate.claim(held, call.at, Meter.STREAM_SECONDS, 1)).release()
+        return await gate.claim(held, call.at)
     except QuotaExceeded as full:
         if held.standing(call.at).deal.beyond is Beyond.PAY:
             raise PayInstead(full.code) from None

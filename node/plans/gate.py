@@ -119,6 +119,14 @@ class SubscriberGate:
         limit = held.limit(meter, now)
         return self.quotas.reserve(held.subject, meter, amount, limit, now)
 
+    async def claim(
+        self, held: Held, now: int, meter: Meter = Meter.CALLS, amount: int = 1
+    ) -> Reservation:
+        """The same where other processes serve from the same quota: it may wait for a share.
+        Raises StoreUnavailable, too."""
+        limit = held.limit(meter, now)
+        return await self.quotas.claim(held.subject, meter, amount, limit, now)
+
     # -- following the database
 
     def expect(self, payment_id: str, subscription_id: str) -> None:

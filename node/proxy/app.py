@@ -308,10 +308,7 @@ class Proxy:
         self, key: KeyRecord, request: Request, earlier: Purchase | None = None
     ) -> Answer:
         """Within the key's quota, which gets its part back when nothing was delivered."""
-        try:
-            held = request.held = await self.gate.claim(key, request.at_ms // 1000)
-        except FinanceError as error:
-            raise translated(error) from error
+        held = request.held = await self.gate.claim(key, request.at_ms // 1000)
         if held is None:
             return await self._calls.buy(request, earlier)
         try:

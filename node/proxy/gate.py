@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sqlalchemy import bindparam, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col
 
 from finance.errors import FinanceError
@@ -108,10 +109,26 @@ class Gate:
         except QuotaExceeded as full:
             raise quota_refused(full) from None
 
+    async def claim(
+        self, key: KeyRecord, now: int, meter: Meter = Meter.CALLS, amount: int = 1
+    ) -> Reservation | None:
+        """The same where other processes sell from the same quota: it may wait for a share."""
+        if not key.integrator:
+            return None
+        limit = self.limit(meter, now)
+        try:
+            return await self.quotas.claim(key.subject, meter, amount, limit, now, shared=True)
+        except QuotaExceeded as full:
+            raise quota_refused(full) from None
+
     async def _keep_flushing(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             await self._flush()
+            try:
+                await self.quotas.tidy()
+            except SQLAlchemyError as error:
+                _log.warning("shares of quotas cannot be given back now: %s", error)
 
     async def _flush(self) -> None:
         seen, self._seen = self._seen, {}

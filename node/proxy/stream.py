@@ -94,13 +94,13 @@ def _refusing(send: Send) -> Send:
     return sent
 
 
-def check_quota(gate: Gate, key: KeyRecord, scope: Mapping[str, Any]) -> None:
+async def check_quota(gate: Gate, key: KeyRecord, scope: Mapping[str, Any]) -> None:
     """Whether the key may begin a stream, if it asks for one. Those that are open go on.
     Raises PaymentImpossible (402)."""
     accepts = find(scope["headers"], b"accept") or b""
     if "farebox.handshake" not in scope and _EVENTS not in accepts.lower():
         return
-    held = gate.reserve(key, int(time.time()), Meter.STREAM_SECONDS)
+    held = await gate.claim(key, int(time.time()), Meter.STREAM_SECONDS)
     if held is not None:
         held.release()  # its time is counted as it passes
 

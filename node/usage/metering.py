@@ -25,6 +25,22 @@ class QuotaUsage(SQLModel, table=True):
     used: int = Field(sa_type=BigInteger, description="calls, or seconds of streams")
 
 
+class QuotaLease(SQLModel, table=True):
+    """A process's share of what is left of a quota, where several share a database
+    (node.usage.leases). What it may still use of it is `allowed - used`."""
+
+    __tablename__ = "quota_lease"
+
+    subject: str = Field(primary_key=True, description="as in quota_usage, or all of a kind: key:")
+    meter: str = Field(primary_key=True)
+    window_start: int = Field(primary_key=True, sa_type=BigInteger)
+    owner: int = Field(
+        primary_key=True, sa_type=BigInteger, description="number of the process; 0: to queue up at"
+    )
+    allowed: int = Field(sa_type=BigInteger, description="calls, or seconds of streams")
+    used: int = Field(sa_type=BigInteger, description="of that, counted in quota_usage")
+
+
 class RateHits(SQLModel, table=True):
     """Calls refused because they came too fast, per subject and quarter-hour."""
 

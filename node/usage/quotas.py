@@ -4,7 +4,9 @@ A call reserves before it begins; `commit` turns that into the increment which b
 durable together with the call, and `release` gives it back when nothing was delivered. So
 calls at once never pass a quota together, and nothing is counted twice or lost by a crash.
 One `Quotas` per process, used on its event loop alone; `quota_usage` has the truth, from
-which a start reads it. All methods but `load` are look-ups: no I/O on the paid path.
+which a start reads it. Where several processes share a database, each decides within its
+share (node.usage.leases); `claim` waits for the database when that is used up, and else is
+a look-up like everything else here: no I/O on the paid path.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from sqlalchemy import Engine, select, text
 from sqlmodel import col
 
 from finance.store import Increment, Write
+from node.usage.leases import ADD_TO_LEASED_QUOTA, TAKE_BACK_LEASED, Holder, Leases
 from node.usage.metering import QuotaUsage
 from node.usage.windows import Window, window_of
 
@@ -71,15 +74,17 @@ class _Counter:
 class Reservation:
     """Part of a quota, held for something that has begun."""
 
-    __slots__ = ("_amount", "_counters", "_key", "committed")
+    __slots__ = ("_amount", "_counters", "_key", "_share", "committed")
 
     def __init__(
         self,
         counters: tuple[_Counter, ...],
         amount: int,
         key: tuple[tuple[str, str | int], ...],
+        share: tuple[Leases, Holder] | None = None,
     ) -> None:
         self._counters, self._amount, self._key = counters, amount, key
+        self._share = share
         self.committed = False
 
     def commit(self, amount: int | None = None) -> Increment:
@@ -88,7 +93,8 @@ class Reservation:
         if amount is not None and amount != self._amount:
             self._take(amount - self._amount)
         self.committed = True
-        return Increment(ADD_TO_QUOTA, self._key, (("used", self._amount),))
+        adding = ADD_TO_QUOTA if self._share is None else ADD_TO_LEASED_QUOTA
+        return Increment(adding, self._key, (("used", self._amount),))
 
     def release(self) -> None:
         """Nothing was delivered; twice is harmless."""
@@ -99,19 +105,24 @@ class Reservation:
         """It was committed, but broke off: what to write to give it back."""
         amount = self._amount
         self.release()
-        return Write(_TAKE_BACK, {**dict(self._key), "amount": amount})
+        taking = _TAKE_BACK if self._share is None else TAKE_BACK_LEASED
+        return Write(taking, {**dict(self._key), "amount": amount})
 
     def _take(self, more: int) -> None:
         for counter in self._counters:
             counter.taken += more
         self._amount += more
+        if self._share is not None:
+            leases, holder = self._share
+            leases.put_back(holder, -more)
 
 
 class Quotas:
-    """The counters of this process. `load` before anything is reserved."""
+    """The counters of this process. `load` before anything is reserved. `leases`: its shares,
+    where it is not alone."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, leases: Leases | None = None) -> None:
+        self._engine, self._leases = engine, leases
         self._counters: dict[tuple[str, Meter, int], _Counter] = {}
         self._window = Window(0, 0)
         self._loaded = False
@@ -123,6 +134,8 @@ class Quotas:
             return
         self._loaded = True
         window = self._window_at(now)
+        if self._leases is not None:
+            await self._leases.start(window.start)
         for subject, meter, used in await asyncio.to_thread(_read, self._engine, window.start):
             self._find(subject, meter, window.start).taken += used
             self._find(_pool(subject), meter, window.start).taken += used
@@ -148,10 +161,51 @@ class Quotas:
         taken = (pool if shared else own).taken
         if limit is not None and taken + amount > limit:
             raise QuotaExceeded(meter, taken, limit, window.end)
+        key: tuple[tuple[str, str | int], ...]
+        key = (("subject", subject), ("meter", meter.value), ("window_start", window.start))
+        share = None
+        if self._leases is not None and limit is not None:
+            holder = _holder(subject, meter, window, shared)
+            if not self._leases.take(holder, amount):
+                used = max(taken, min(self._leases.used(holder), limit))
+                raise QuotaExceeded(meter, used, limit, window.end)
+            share = (self._leases, holder)
+            key = (*key, ("holder", holder.subject), ("owner", self._leases.owner))
         own.taken += amount
         pool.taken += amount
-        key = (("subject", subject), ("meter", meter.value), ("window_start", window.start))
-        return Reservation((own, pool), amount, key)
+        return Reservation((own, pool), amount, key, share)
+
+    async def claim(
+        self,
+        subject: str,
+        meter: Meter,
+        amount: int,
+        limit: int | None,
+        now: int,
+        *,
+        shared: bool = False,
+    ) -> Reservation:
+        """The same; where this process has used up its share, it first asks for more."""
+        try:
+            return self.reserve(subject, meter, amount, limit, now, shared=shared)
+        except QuotaExceeded:
+            if self._leases is None or limit is None:
+                raise
+        holder = _holder(subject, meter, self._window_at(now), shared)
+        if await self._leases.ask(holder, amount, limit):
+            # What was just made room for is taken at once: nothing runs in between.
+            self._leases.put_back(holder, amount)
+        return self.reserve(subject, meter, amount, limit, now, shared=shared)
+
+    async def tidy(self) -> None:
+        """Give back what others may need more; every few seconds."""
+        if self._leases is not None:
+            await self._leases.tidy()
+
+    async def stop(self) -> None:
+        """Give everything back."""
+        if self._leases is not None:
+            await self._leases.stop()
 
     def used(self, subject: str, meter: Meter, now: int) -> int:
         """Used and reserved this month; of all subjects of a kind for `key:` and the like."""
@@ -175,6 +229,10 @@ class Quotas:
         if found is None:
             found = self._counters[key] = _Counter()
         return found
+
+
+def _holder(subject: str, meter: Meter, window: Window, shared: bool) -> Holder:
+    return Holder(_pool(subject) if shared else subject, meter.value, window.start)
 
 
 def _pool(subject: str) -> str:

@@ -30,7 +30,7 @@ def downgrade() -> None:
     op.drop_index("ix_consumer_key_version", "consumer_key")
     for name in _KEY_COLUMNS:
         op.drop_column("consumer_key", name)
-    for name in ("quota_notice", "quota_override", "rate_hits", "quota_usage"):
+    for name in ("quota_notice", "quota_override", "rate_hits", "quota_lease", "quota_usage"):
         op.drop_table(name)
 
 
@@ -45,6 +45,16 @@ def _create_usage() -> None:
         sa.PrimaryKeyConstraint("subject", "meter", "window_start"),
     )
     op.create_index("ix_quota_usage_window", "quota_usage", ["window_start", "meter"])
+    op.create_table(
+        "quota_lease",
+        _text("subject"),
+        _text("meter"),
+        _number("window_start"),
+        _number("owner"),
+        _number("allowed"),
+        _number("used"),
+        sa.PrimaryKeyConstraint("subject", "meter", "window_start", "owner"),
+    )
     op.create_table(
         "rate_hits",
         _text("subject"),
