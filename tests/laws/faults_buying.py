@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
+from dataclasses import replace
 from typing import Any
 
 from pytest import MonkeyPatch
 
 from finance.buying import limits, purchase
+from node.plans.buying import orders
+from node.plans.buying.ports import PlacedOrder
 from node.proxy import call
+from node.proxy.plans import Ordered
 from tests.laws.faults import fault
 from tests.laws.faults_selling import commit_late, without
 
@@ -113,3 +118,24 @@ def retry_signs_anew(patch: MonkeyPatch) -> None:
 def bought_answers_cached(patch: MonkeyPatch) -> None:
     to_buyer = call.to_buyer
     patch.setattr(call, "to_buyer", lambda headers, paid: to_buyer(headers, paid=False))
+
+
+@fault(
+    7,
+    "a plan is paid whatever its seller asks by then",
+    "test_a_renewal_above_the_agreed_price_is_not_signed",
+)
+def agreed_price_not_looked_at(patch: MonkeyPatch) -> None:
+    patch.setattr(Ordered, "check", lambda self, price_atoms: None)
+
+
+@fault(
+    7,
+    "an order that was cut off is made anew",
+    "test_an_order_that_lost_its_answer_sends_the_same_signature_again",
+)
+def order_made_anew(patch: MonkeyPatch) -> None:
+    def anew(*parts: Any) -> PlacedOrder:
+        return replace(PlacedOrder(*parts), order_id=secrets.token_hex(8))
+
+    patch.setattr(orders, "PlacedOrder", anew)

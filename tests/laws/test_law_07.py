@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from finance.x402.values import BATCH_SETTLEMENT_SCHEME, DepositPayment
+from node.accounts.audit import SYSTEM
 from tests.http.proxy_world import BuyerNode
+from tests.laws.plan_buyer import AGREED, LISTING, PRICE, bought, plan_seller, subscriptions
 from tests.laws.x402_seller import X402Seller
 
 
@@ -87,3 +89,38 @@ async def test_a_retry_sends_the_same_signature_again(buyer: BuyerNode, seller: 
     assert len(seller.payments) == 2
     assert len(set(seller.payments)) == 1
     assert buyer.booked("spent") == -1_000
+
+
+async def test_a_renewal_above_the_agreed_price_is_not_signed(
+    buyer: BuyerNode, seller: X402Seller
+) -> None:
+    plan_seller(seller)
+    async with buyer.running() as running:
+        plans = subscriptions(buyer, running)
+        subscription_id = await bought(plans)
+        assert len(seller.payments) == 1
+        seller.price = PRICE + 1
+        outcome = await plans.renew(SYSTEM, subscription_id, PRICE)
+        assert (outcome.state, outcome.code) == ("failed", "price_above_agreed")
+        assert len(seller.payments) == 1
+        seller.price = PRICE
+        outcome = await plans.renew(SYSTEM, subscription_id, PRICE)
+    assert (outcome.state, len(seller.payments)) == ("done", 2)
+
+
+async def test_an_order_that_lost_its_answer_sends_the_same_signature_again(
+    buyer: BuyerNode, seller: X402Seller
+) -> None:
+    plan_seller(seller)
+    seller.lost = 1
+    async with buyer.running() as running:
+        plans = subscriptions(buyer, running)
+        made, lost = await plans.subscribe(SYSTEM, LISTING, "pro", AGREED)
+    async with buyer.running() as running:  # restarted in between
+        plans = subscriptions(buyer, running)
+        order = (await plans.read(made)).orders[0]
+        outcome = await plans.carry_out(order.id, patient=True)
+        again = await plans.carry_out(order.id, patient=True)
+    assert (lost.state, outcome.state, again.state) == ("open", "done", "done")
+    assert len(seller.payments) == 2
+    assert len(set(seller.payments)) == 1

@@ -25,6 +25,7 @@ class X402Seller:
 
     `lost` answers are cut off after the payment arrived. `on_payment` is called with each
     header the moment it is here. `price_when_paid` is asked for instead once somebody pays.
+    `plans` is what it answers for its plans, `body` what it delivers.
     """
 
     price: int = 1_000
@@ -33,6 +34,8 @@ class X402Seller:
     lost: int = 0
     price_when_paid: int | None = None
     on_payment: Callable[[str], None] | None = None
+    plans: bytes = b""
+    body: bytes = b"{}"
     payments: list[str] = field(default_factory=list)
     seen: list[dict[str, str]] = field(default_factory=list)
 
@@ -53,6 +56,9 @@ class X402Seller:
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         self.seen.append(headers)
         payment = headers.get("payment-signature")
+        if self.plans and scope["path"].endswith("/.farebox/plans"):
+            await _answer(send, 200, self.plans)
+            return
         if payment is None:
             await self._ask(send, self.price)
             return
@@ -100,7 +106,7 @@ class X402Seller:
             amount=payload.authorization.value,
         )
         cached = (b"cache-control", b"public, max-age=3600")
-        await _answer(send, 200, b"{}", (b"payment-response", encode_response(receipt)), cached)
+        await _answer(send, 200, self.body, (b"payment-response", encode_response(receipt)), cached)
 
 
 async def _answer(send: Any, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
