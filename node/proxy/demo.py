@@ -141,4 +141,5 @@ def _record(request: Request, answer: Answer) -> CallRecord:
         key_id=request.key_id,
         scheme=SCHEME,
         bytes_out=len(answer.start),
+        route=request.route,
     )

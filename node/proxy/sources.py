@@ -34,6 +34,7 @@ class Source:
     paused: bool
     demo: bool = False
     seller_demo: bool = True
+    version: int = 0  # of the listing: another one after a change
 
     def url(self, path: str, query: str) -> URL:
         """The seller's address for a path below the listing, both percent-encoded already."""
@@ -62,6 +63,7 @@ def load_sources(engine: Engine) -> Mapping[str, Source]:
             col(Listing.paused),
             col(Listing.mode),
             col(RemoteListing.seller_demo),
+            col(Listing.updated_at),
         )
         .outerjoin(RemoteListing, col(RemoteListing.listing_id) == col(Listing.id))
         .where(col(Listing.origin) == ListingOrigin.REMOTE)
@@ -71,13 +73,18 @@ def load_sources(engine: Engine) -> Mapping[str, Source]:
 
 
 def _source(
-    listing_id: str, slug: str, base_url: str, paused: bool, mode: str, seller_demo: bool | None
+    listing_id: str,
+    slug: str,
+    base_url: str,
+    paused: bool,
+    mode: str,
+    seller_demo: bool | None,
+    version: int,
 ) -> Source:
     base = base_url.rstrip("/")
     demo = mode == ListingMode.DEMO
-    return Source(
-        listing_id, slug, base, str(URL(base).origin()), paused, demo, seller_demo is not False
-    )
+    origin, seller = str(URL(base).origin()), seller_demo is not False
+    return Source(listing_id, slug, base, origin, paused, demo, seller, version)
 
 
 def checked_path(path: str) -> str:
