@@ -25,6 +25,7 @@ from node.alerts.alerts import Alerts
 from node.console.facts import NodeFacts
 from node.controls import Controls, build_controls, build_private
 from node.db.journal import Journal
+from node.db.locks import locks_of
 from node.egress import EgressPolicy
 from node.gateway.app import Gateway
 from node.gateway.match import Sale
@@ -97,7 +98,7 @@ def build_money(network: Network, keys: Keys, engine: Engine) -> Money:
     rpc = Rpc(network.rpc_urls, network.chain_id)
     sender = Sender(rpc, keys.wallet, network, journal, GasCaps.default(network))
     mirror = Mirror(journal, rpc, network)
-    channels = SellerChannels(journal, mirror)
+    channels = SellerChannels(journal, mirror, locks_of(engine))
     settlement = Settlement(journal, sender, rpc, channels, mirror, network)
     tools = SellerTools(journal, sender, rpc, keys.receiver, channels, mirror, network)
     return Money(

@@ -32,6 +32,7 @@ from finance.chain.transactions import (
     insert_intent,
     load_unfinished,
     move,
+    nonces_from,
     reopen,
     unassign,
     unix_now,
@@ -255,7 +256,10 @@ class Sender:
         everything behind it.
         """
         nonce = max(at_least, await self._rpc.nonce(self._signer.address, "pending"))
-        used = self._follower.used_nonces()
+        stored = await asyncio.to_thread(
+            nonces_from, self._store.engine, self._network.chain_id, self.address, nonce
+        )
+        used = self._follower.used_nonces() | stored
         while nonce in used:
             nonce += 1
         return nonce

@@ -273,6 +273,15 @@ def _monotonic(at: int) -> float:
     return time.monotonic() - max(0, unix_now() - at)
 
 
+def nonces_from(engine: Engine, chain_id: int, sender: str, first: int) -> set[int]:
+    """Nonces of at least `first` that were handed out, also by other processes with this key."""
+    taken = select(_ROWS.c.nonce).where(
+        _ROWS.c.chain_id == chain_id, _ROWS.c.sender == sender, _ROWS.c.nonce >= first
+    )
+    with engine.connect() as connection:
+        return set(connection.scalars(taken))
+
+
 def gas_spent_since(engine: Engine, chain_id: int, sender: str, since: int) -> int:
     """Wei paid for transactions made since `since` (Unix seconds)."""
     paid = select(func.sum(col(ChainTx.fee_wei))).where(

@@ -17,7 +17,7 @@ from enum import StrEnum
 
 import msgspec
 
-from finance.errors import AuthorizationReused, ChannelBusy, FinanceError, PaymentRefused
+from finance.errors import AuthorizationReused, FinanceError, PaymentRefused
 from finance.models import PaymentState
 from finance.x402 import codes, vouchers
 from finance.x402.offers import Terms
@@ -58,14 +58,13 @@ class Admission(StrEnum):
 
 
 def admit_voucher(
-    payment: VoucherPayment, terms: Terms, books: ChannelBooks, busy: bool, ceiling: int
+    payment: VoucherPayment, terms: Terms, books: ChannelBooks, ceiling: int
 ) -> Admission:
-    """Decide on a voucher whose channel configuration is checked; its signature is not yet.
+    """Decide on a voucher whose channel is held for it and whose configuration is checked; its
+    signature is not yet.
 
-    Raises ChannelBusy, CumulativeMismatch, AtRiskExceeded, PaymentRefused.
+    Raises CumulativeMismatch, AtRiskExceeded, PaymentRefused.
     """
-    if busy:
-        raise ChannelBusy("Another request of this channel is in flight.")
     if is_last_voucher(payment, books):
         return Admission.REPLAY
     vouchers.check_voucher(payment, terms, books.charged, books.balance, books.total_claimed)

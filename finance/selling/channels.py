@@ -2,7 +2,7 @@
 
 A voucher is admitted by what memory says and charged by a guarded UPDATE, so a
 stale memory can refuse a call but never charge one wrongly. `busy` serializes the
-requests of a channel inside the process; the guard does so across processes.
+requests of a channel inside the process, finance.selling.turns those of several.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from finance.models import ChannelState
 from finance.selling.admission import ChannelBooks
 from finance.selling.answers import forget_streamed
 from finance.selling.mirror import Mirror, OnchainState, config_of
+from finance.selling.turns import Locks, await_turn, end_turn
 from finance.store import Batch, Store, Write
 from finance.x402.values import ChannelConfig, VoucherState
 from finance.x402.values import ChannelState as WireState
@@ -140,9 +141,11 @@ class Channel:
 class SellerChannels:
     """All channels this process has seen, loaded on first use."""
 
-    def __init__(self, store: Store, mirror: Mirror) -> None:
+    def __init__(self, store: Store, mirror: Mirror, locks: Locks | None = None) -> None:
+        """`locks` where other processes sell from the same books."""
         self._store = store
         self._mirror = mirror
+        self._locks = locks
         self._channels: dict[str, Channel] = {}
         mirror.subscribe(self.apply_onchain)
 
@@ -208,9 +211,29 @@ class SellerChannels:
         """Whether a withdrawal started unseen could not be over yet: three looks per delay."""
         return now - channel.synced_at <= channel.config.withdraw_delay // 3
 
+    @property
+    def shared(self) -> bool:
+        """Whether memory may be behind the database: other processes sell from it."""
+        return self._locks is not None
+
+    async def take(self, channel: Channel) -> int:
+        """`reserve`, against other processes too; memory is what the database says then.
+        Raises ChannelBusy. Where no other process sells nothing awaits in here."""
+        turn = self.reserve(channel)
+        if self._locks is None:
+            return turn
+        try:
+            await await_turn(self._locks, channel.id)
+            await self.reload(channel.key)
+            if channel.settling:
+                raise ChannelBusy("A deposit or refund of this channel is on its way.")
+        except BaseException:
+            self.release(channel, turn)
+            raise
+        return turn
+
     def reserve(self, channel: Channel) -> int:
-        """Take the channel for one request; its turn. Raises ChannelBusy. There must be no
-        await between deciding on the channel's books and this."""
+        """Take the channel for one request of this process; its turn. Raises ChannelBusy."""
         self.check_free(channel)
         channel.busy = True
         channel.turn += 1
@@ -225,8 +248,10 @@ class SellerChannels:
     def release(self, channel: Channel, turn: int | None = None) -> None:
         """Give the channel back. With `turn`, only if it is still that request's: one that
         gave it back before its answer left must not take it from the next."""
-        if turn is None or turn == channel.turn:
+        if channel.busy and (turn is None or turn == channel.turn):
             channel.busy = False
+            if self._locks is not None:
+                end_turn(self._locks, channel.id)
 
     def apply_onchain(self, channel_id: str, state: OnchainState) -> None:
         """Take over what the chain says; the mirror has written the row."""

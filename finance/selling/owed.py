@@ -61,6 +61,7 @@ class Owed:
     tx_hash: str | None
     log_index: int | None
     error: str | None
+    owner: int
     created_at: int
     config: ChannelConfig | None = None
     channel: OnchainState | None = None

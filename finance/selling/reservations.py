@@ -53,7 +53,9 @@ RELEASE_OWNER = text(
     "UPDATE onchain_payment SET state = 'released', updated_at = :at"
     " WHERE state = 'reserved' AND owner = :owner"
 )
-_OWNERS = text("SELECT DISTINCT owner FROM onchain_payment WHERE state = 'reserved'")
+_OWNERS = text(
+    "SELECT DISTINCT owner FROM onchain_payment WHERE state IN ('reserved', 'owed', 'sent')"
+)
 _BY_NONCE = text(
     "SELECT id, state, fingerprint, error, tx_hash FROM onchain_payment WHERE chain_id = :chain_id"
     " AND token = :token AND payer = :payer AND nonce = :nonce"
@@ -174,7 +176,7 @@ def release_of(owner: int, at: int) -> Write:
 
 
 def reserving_owners(engine: Engine) -> set[int]:
-    """Numbers of the processes that have reserved something. Blocks."""
+    """Numbers of the processes that have reserved something, or have it settled. Blocks."""
     with engine.connect() as connection:
         return set(connection.execute(_OWNERS).scalars())
 

@@ -79,11 +79,23 @@ class Settlement:
 
     async def start(self) -> None:
         """Pick up what a former run left owed or sent; needs no RPC. Start the sender first."""
-        rows = await asyncio.to_thread(load_open, self._store.engine, self._network.chain_id)
+        await self._pick_up(await asyncio.to_thread(self._load_open))
+        self._spawn(self._gather())
+
+    async def take_over(self, owners: Collection[int]) -> int:
+        """Carry on what processes that are gone had owed or sent; how many payments."""
+        rows = await asyncio.to_thread(self._load_open)
+        left = [row for row in rows if row.owner in owners and row.id not in self._open]
+        await self._pick_up(left)
+        return len(left)
+
+    def _load_open(self) -> list[Owed]:
+        return load_open(self._store.engine, self._network.chain_id)
+
+    async def _pick_up(self, rows: Sequence[Owed]) -> None:
         await self._carrier.remember(rows)
         for at in range(0, len(rows), MOST_PER_TRANSACTION):
             self._take([row.id for row in rows[at : at + MOST_PER_TRANSACTION]])
-        self._spawn(self._gather())
 
     async def stop(self) -> None:
         """Stop working; the rows say where to go on."""

@@ -13,7 +13,12 @@ def open_engine(url: str) -> Engine:
     Transactions that write must be begun on `writer(engine)`, so that SQLite takes its
     write lock at once instead of failing half-way when a reader wants to become a writer.
     """
-    engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+    if url.startswith("sqlite"):
+        engine = create_engine(url)
+    else:
+        # As many as the threads that look something up at once, and those that keep one:
+        # the journal, the leases of the jobs, the sign of life.
+        engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=30)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)

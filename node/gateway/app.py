@@ -29,6 +29,7 @@ from node.gateway.serve import give_problem, problem_of, serve
 from node.gateway.stream_minutes import SHELF, Minutes
 from node.gateway.stream_socket import SocketCall, StreamOpened
 from node.gateway.subscriptions import SubscriptionShelf
+from node.gateway.unpaid import undo_unpaid
 from node.plans.gate import SubscriberGate
 from node.usage.streams import Streams
 
@@ -87,8 +88,7 @@ class Gateway:
         if self.subscribers is not None:
             await self.subscribers.start()
         self.minutes.start()
-        if self._desk.presence.shared:
-            self._tidying = asyncio.create_task(self._keep_tidy(), name="tidy")
+        self._tidying = asyncio.create_task(self._keep_tidy(), name="tidy")
 
     async def stop(self) -> None:
         """Finish what is being booked and close the pool."""
@@ -105,16 +105,20 @@ class Gateway:
         await asyncio.to_thread(self._desk.presence.leave)
 
     async def _tidy(self) -> None:
-        """Show that we live; free what processes that are gone have held."""
+        """Show that we live; free what processes that are gone have held, carry on what they
+        had owed, undo calls whose money did not come."""
         presence, store = self._desk.presence, self._seller.store
         await asyncio.to_thread(presence.show)
         owners = await asyncio.to_thread(reserving_owners, store.engine)
         gone = await asyncio.to_thread(presence.departed, owners)
         if gone:
             await store.commit(Batch([release_of(each, int(time.time())) for each in gone]))
+            await self._seller.settlement.take_over(gone)
         taken_back = await self._seller.channels.reverse_broken_streams(presence.departed)
         if taken_back:
             log.warning("%d charges of broken streams were taken back", taken_back)
+        if unpaid := await undo_unpaid(store):
+            log.warning("%d calls are undone: their payment failed", unpaid)
 
     async def _keep_tidy(self) -> None:
         while True:

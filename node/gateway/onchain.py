@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from msgspec import structs
-from sqlalchemy import text
 
 from finance.errors import (
     AuthorizationReused,
@@ -32,7 +31,7 @@ from finance.selling.reservations import (
     release,
     reserve,
 )
-from finance.store import Batch, Increment, Write
+from finance.store import Batch, Write
 from finance.x402 import exact, vouchers
 from finance.x402.offers import Terms
 from finance.x402.values import (
@@ -59,18 +58,13 @@ from node.gateway.request import INLINE_BYTES, BodyTooLarge, Call, CallerGone
 from node.gateway.spool import Spool
 from node.gateway.stream_events import EVENTS_SECONDS, give_events
 from node.gateway.stream_socket import SocketCall, StreamOpened
+from node.gateway.unpaid import undo_call
 from node.gateway.voucher import Later
 from node.problems import Headers
-from node.usage.calls import ADD_TO_ROLLUP, CallRecord
+from node.usage.calls import CallRecord
 
 # Of the call's time limit, what settling may count on even after a slow upstream.
 LEAST_SETTLE_SECONDS = 5.0
-
-_UNPAID = text(
-    "UPDATE call SET amount_atoms = 0, status = 402, error = :error WHERE id = :id"
-    " AND amount_atoms > 0"
-)
-_FORGET = text("DELETE FROM stored_answer WHERE call_id = :id")
 
 
 async def serve_onchain(desk: Desk, call: Call, match: Match, payment: Payment) -> Later | None:
@@ -141,7 +135,12 @@ async def _take_channel(desk: Desk, purchase: Purchase, deposit: DepositPayment)
     """The deposit's channel, reserved for this call, its payment found good by the chain."""
     channels, call, terms = desk.seller.channels, purchase.call, purchase.terms
     channel = await channels.get(deposit.channel_id)
-    _check_deposit(deposit, terms, call.at, channel)
+    try:
+        _check_deposit(deposit, terms, call.at, channel)
+    except ChannelRefusal:
+        # Memory may be behind what another process has charged.
+        if not channels.shared:
+            raise
     state = await desk.seller.checks.check(deposit, terms)
     if channel is None and state is not None and state.balance:
         channel = await channels.find(deposit.config, deposit.channel_id)
@@ -155,10 +154,13 @@ async def _take_channel(desk: Desk, purchase: Purchase, deposit: DepositPayment)
     ):
         await channels.refresh(channel)
     assert channel is not None
-    # From here to the reservation nothing awaits: the books cannot move in between.
-    channels.check_free(channel)
-    _check_deposit(deposit, terms, call.at, channel)
-    channels.reserve(channel)
+    turn = await channels.take(channel)
+    try:
+        # Once more: the books may have moved before the channel was ours.
+        _check_deposit(deposit, terms, call.at, channel)
+    except BaseException:
+        channels.release(channel, turn)
+        raise
     return channel
 
 
@@ -281,53 +283,13 @@ async def _settle(desk: Desk, purchase: Purchase, payment_id: str) -> str:
     try:
         settled = await desk.seller.settlement.settle(payment_id, max(limit, LEAST_SETTLE_SECONDS))
     except SettlementFailed as failure:
-        await _undo_call(desk, purchase, payment_id, failure.code)
+        route = purchase.match.route
+        await undo_call(desk.seller.store, payment_id, failure.code, route.undo if route else ())
         raise unsettled(purchase.terms.network, purchase.authorization.payer, failure) from failure
     except SettlementUnknown as unknown:
-        desk.in_background(_await_end(desk, purchase, payment_id))
+        # Should it fail in the end, the gateway's upkeep undoes the call.
         raise unsettled(purchase.terms.network, purchase.authorization.payer, unknown) from unknown
     return settled.tx_hash
-
-
-async def _await_end(desk: Desk, purchase: Purchase, payment_id: str) -> None:
-    """The caller stopped waiting; the books must still learn of a failure."""
-    try:
-        await desk.seller.settlement.settle(payment_id, 3600.0)
-    except SettlementFailed as failure:
-        await _undo_call(desk, purchase, payment_id, failure.code)
-    except SettlementUnknown:
-        return
-
-
-async def _undo_call(desk: Desk, purchase: Purchase, payment_id: str, code: str) -> None:
-    """The call was booked as paid when its answer was stored; it was not."""
-    record: CallRecord = desk.record(purchase.call, purchase.match, 402, 0)
-    amount = purchase.terms.amount_atoms
-    undo = Increment(
-        ADD_TO_ROLLUP,
-        record.increment().key,
-        (
-            ("calls", 0),
-            ("errors", 1),
-            ("paid", -1),
-            ("amount_atoms", -amount),
-            ("latency_us", 0),
-            ("bytes_out", 0),
-        ),
-    )
-    try:
-        await desk.seller.store.commit(
-            Batch(
-                [
-                    Write(_UNPAID, {"id": payment_id, "error": code}),
-                    Write(_FORGET, {"id": payment_id}, rows=None),
-                    *(purchase.match.route.undo if purchase.match.route else ()),
-                ],
-                [undo],
-            )
-        )
-    except StoreConflict:
-        return  # somebody who waited for the same payment has done it
 
 
 def _goes_on(answer: Answer) -> bool:

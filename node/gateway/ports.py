@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +27,10 @@ class Settlement(Protocol):
 
     async def settle(self, payment_id: str, timeout: float) -> Settled:
         """Raises SettlementFailed (not charged) or SettlementUnknown (still open)."""
+        ...
+
+    async def take_over(self, owners: Collection[int]) -> int:
+        """Carry on what processes that are gone had owed; how many payments."""
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from finance.errors import CumulativeMismatch, SettlementFailed, SettlementUnknown
+from finance.selling.channels import Channel
 from finance.x402 import vouchers
 from finance.x402.offers import Terms
 from finance.x402.receipt import encode_response
@@ -24,14 +25,9 @@ async def serve_refund(desk: Desk, call: Call, terms: Terms, refund: RefundPayme
     channels.check_free(channel)
     # Before the amounts: only whoever signs for the channel is told its state.
     vouchers.check_voucher_signature(refund, terms)
+    await channels.take(channel)
     try:
-        vouchers.check_refund(
-            refund, terms, channel.charged, channel.balance, channel.total_claimed
-        )
-    except CumulativeMismatch as mismatch:
-        raise ChannelRefusal(mismatch, channel) from mismatch
-    channels.reserve(channel)
-    try:
+        _check(refund, terms, channel)
         if vouchers.needs_contract_check(channel.config):
             await desk.seller.checks.check(voucher, terms)
         refunded = await desk.seller.refunds.refund(channel, refund.amount)
@@ -56,3 +52,11 @@ async def serve_refund(desk: Desk, call: Call, terms: Terms, refund: RefundPayme
         (PAYMENT_RESPONSE, encode_response(receipt)),
     ]
     await call.answer(200, headers, body)
+
+
+def _check(refund: RefundPayment, terms: Terms, channel: Channel) -> None:
+    charged, balance, claimed = channel.charged, channel.balance, channel.total_claimed
+    try:
+        vouchers.check_refund(refund, terms, charged, balance, claimed)
+    except CumulativeMismatch as mismatch:
+        raise ChannelRefusal(mismatch, channel) from mismatch

@@ -54,23 +54,25 @@ async def serve_voucher(
 ) -> Later | None:
     """Admit, forward, charge, answer; what is left to do once all of that is decided, if
     anything. Raises what the edge knows to translate."""
-    channel = await find_channel(desk, call, voucher, terms)
-    # Nothing awaits between this decision and the reservation.
-    admission = _admit(desk, channel, voucher, terms)
-    if admission is Admission.REPLAY:
-        await _give_again(desk, call, channel, payment, voucher)
-        return None
-    turn = desk.seller.channels.reserve(channel)
+    channel, channels = await find_channel(desk, call, voucher, terms), desk.seller.channels
+    if channels.shared:
+        # Whoever signs for the channel, and nobody else, has other processes wait for it.
+        vouchers.check_voucher_signature(voucher, terms)
+    turn = await channels.take(channel)
     try:
+        if _admit(desk, channel, voucher, terms) is Admission.REPLAY:
+            channels.release(channel, turn)
+            await _give_again(desk, call, channel, payment, voucher)
+            return None
         if vouchers.needs_contract_check(channel.config):
             await desk.seller.checks.check(voucher, terms)
         return await _serve_reserved(desk, call, match, terms, payment, voucher, channel)
     except StoreConflict:
         # Another process charged this channel meanwhile; learn what it did.
-        await desk.seller.channels.reload(channel.key)
+        await channels.reload(channel.key)
         raise ChannelRefusal(CumulativeMismatch("The channel has moved on."), channel) from None
     finally:
-        desk.seller.channels.release(channel, turn)
+        channels.release(channel, turn)
 
 
 async def find_channel(desk: Desk, call: Call, payment: VoucherPayment, terms: Terms) -> Channel:
@@ -92,9 +94,8 @@ async def find_channel(desk: Desk, call: Call, payment: VoucherPayment, terms: T
 
 
 def _admit(desk: Desk, channel: Channel, voucher: VoucherPayment, terms: Terms) -> Admission:
-    busy = channel.busy or channel.settling
     try:
-        admission = admit_voucher(voucher, terms, channel.books(), busy, desk.seller.ceiling_atoms)
+        admission = admit_voucher(voucher, terms, channel.books(), desk.seller.ceiling_atoms)
     except CumulativeMismatch as mismatch:
         # Only whoever signs for the channel is told its state.
         vouchers.check_voucher_signature(voucher, terms)

@@ -11,28 +11,36 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
+
+from node.db.locks import locks_of
 
 _SPACE = 0x66617265  # "fare"
 
 
-@contextmanager
-def lease(engine: Engine, job: str) -> Iterator[bool]:
-    """Whether this process may run `job` now; held until the block ends.
+class Leases:
+    """The leases of one process."""
 
-    Blocks for a round trip to the database. The lock ends with the connection, so a
-    process that dies leaves no lease behind.
-    """
-    if engine.dialect.name != "postgresql":
-        yield True
-        return
-    key = {"space": _SPACE, "job": zlib.crc32(job.encode()) - 2**31}
-    with engine.connect() as connection:
-        held = connection.execute(text("SELECT pg_try_advisory_lock(:space, :job)"), key)
-        if not held.scalar_one():
+    def __init__(self, engine: Engine) -> None:
+        self._locks = locks_of(engine)
+
+    @contextmanager
+    def lease(self, job: str) -> Iterator[bool]:
+        """Whether this process may run `job` now; held until the block ends. Blocks for a
+        round trip to the database. Raises SQLAlchemyError."""
+        if self._locks is None:
+            yield True
+            return
+        number = _SPACE << 32 | zlib.crc32(job.encode())
+        if not self._locks.take(number):
             yield False
             return
         try:
             yield True
         finally:
-            connection.execute(text("SELECT pg_advisory_unlock(:space, :job)"), key)
+            self._locks.give_back(number)
+
+    def close(self) -> None:
+        """Give back whatever is still held."""
+        if self._locks is not None:
+            self._locks.close()

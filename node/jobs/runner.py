@@ -14,7 +14,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from finance.errors import ChainError
 from finance.store import Batch, Store
 from node.alerts.rules import Alarm, Rule
-from node.jobs.lease import lease
+from node.jobs.lease import Leases
 from node.usage.events import event
 
 Job = Callable[[], Awaitable[None]]
@@ -27,6 +27,7 @@ class Jobs:
 
     def __init__(self, store: Store, alarm: Alarm) -> None:
         self._store = store
+        self._leases = Leases(store.engine)
         self._alarm = alarm
         self._scheduler = AsyncIOScheduler()
         self._failing: set[str] = set()  # those that wait for the chain, as the log says
@@ -54,22 +55,28 @@ class Jobs:
         """Start no more; a run that is under way is not waited for."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
+        self._leases.close()
 
     async def run(self, name: str, job: Job) -> None:
         """One run under its lease. A failure is recorded once, until the job succeeds."""
-        with ExitStack() as held:
-            if not await asyncio.to_thread(held.enter_context, lease(self._store.engine, name)):
-                return
-            try:
-                await job()
-            except ChainError as error:
-                # No endpoint, or gas too dear: the next run finds the same work.
-                await self._record(name, str(error))
-            except Exception as error:
-                _LOG.exception("job %s", name)
-                await self._report(name, error)
-            else:
-                await self._succeeded(name)
+        held = ExitStack()
+        try:
+            if await asyncio.to_thread(held.enter_context, self._leases.lease(name)):
+                await self._run(name, job)
+        finally:
+            await asyncio.to_thread(held.close)
+
+    async def _run(self, name: str, job: Job) -> None:
+        try:
+            await job()
+        except ChainError as error:
+            # No endpoint, or gas too dear: the next run finds the same work.
+            await self._record(name, str(error))
+        except Exception as error:
+            _LOG.exception("job %s", name)
+            await self._report(name, error)
+        else:
+            await self._succeeded(name)
 
     async def _report(self, name: str, error: Exception) -> None:
         """What nobody expected is worth a notification. Its text, which could hold rows of

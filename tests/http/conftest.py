@@ -90,6 +90,9 @@ class NoMoney:
     async def settle(self, payment_id: str, timeout: float) -> Any:
         raise AssertionError("nothing was to be settled")
 
+    async def take_over(self, owners: Any) -> int:
+        return 0
+
     async def refund(self, channel: Any, amount: int | None) -> Any:
         raise AssertionError("nothing was to be refunded")
 

@@ -178,8 +178,8 @@ def day_cap_forgotten(patch: MonkeyPatch) -> None:
 def ceiling_ignored(patch: MonkeyPatch) -> None:
     admit = voucher.admit_voucher
 
-    def boundless(payment: Any, terms: Any, books: Any, busy: bool, ceiling: int) -> Any:
-        return admit(payment, terms, books, busy, 10**18)
+    def boundless(payment: Any, terms: Any, books: Any, ceiling: int) -> Any:
+        return admit(payment, terms, books, 10**18)
 
     patch.setattr(voucher, "admit_voucher", boundless)
 

@@ -16,7 +16,7 @@ from finance.x402 import offers, vouchers
 from finance.x402.offers import Offer, Terms
 from node.db import engine
 from node.db.journal import Journal
-from node.gateway import forward, headers, onchain, request, serve, voucher
+from node.gateway import app, forward, headers, onchain, request, serve, voucher
 from tests.laws.faults import fault
 
 
@@ -316,6 +316,21 @@ def route_not_bound(patch: MonkeyPatch) -> None:
 )
 def receiver_not_compared(patch: MonkeyPatch) -> None:
     patch.setattr(onchain.exact, "check_authorization", lambda payment, terms, now: False)
+
+
+# Law 9
+
+
+@fault(
+    9,
+    "calls that nobody waits for any more stay booked as paid when their payment fails",
+    "test_a_call_whose_money_never_came_is_not_booked_as_paid",
+)
+def unpaid_calls_forgotten(patch: MonkeyPatch) -> None:
+    async def nobody_looks(_store: Any) -> int:
+        return 0
+
+    patch.setattr(app, "undo_unpaid", nobody_looks)
 
 
 # Law 11

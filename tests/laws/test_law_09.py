@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
 from finance import reconcile
 from finance.chain.watcher import Watcher
 from finance.ledger import Account
+from finance.models import PaymentState
 from finance.store import Batch, Write
+from node.gateway import app as gateway_app
+from node.gateway import onchain
 from tests.chain_fixtures import ChainProcess
 from tests.laws.worlds import NETWORK, Shop, open_shop
+from tests.recovery.faulty_rpc import Fault, FaultyRpc
 from tests.recovery.seller_world import PRICE, give_usdc, usdc_of
 
 
@@ -108,3 +114,45 @@ async def test_a_movement_that_is_read_twice_is_booked_once(shop: Shop) -> None:
     again = Watcher(world.rpc, world.store, NETWORK, world.wallet.address)
     await again.catch_up()
     assert world.booked(Account.WALLET) == PRICE
+
+
+async def test_a_call_whose_money_never_came_is_not_booked_as_paid(
+    chain: ChainProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chain is silent when the answer is there; when it speaks again it is too late."""
+    monkeypatch.setattr(onchain, "LEAST_SETTLE_SECONDS", 0.2)
+    monkeypatch.setattr(gateway_app, "TIDY_SECONDS", 0.05)
+    async with FaultyRpc(chain.rpc_url) as rpc, open_shop(chain, tmp_path, rpc.url) as shop:
+        shop.max_timeout_seconds = 1
+        payment = shop.world.exact(shop.payer(), valid_for=30)
+        async with shop.open_gateway() as url:
+            headers = await shop.header(url, payment, "/v1/api/slow/0.5")
+            asked = asyncio.create_task(shop.client.get(url + "/v1/api/slow/0.5", headers=headers))
+            while not shop.upstream.total:
+                await asyncio.sleep(0.01)
+            rpc.faults["*"] = Fault.DROP
+            answer = await asked
+            assert (answer.status_code, answer.json()["code"]) == (504, "settlement_pending")
+            assert _calls(shop) == [(200, PRICE)]
+            chain.rpc("evm_increaseTime", 60)
+            chain.rpc("evm_mine")
+            rpc.faults.clear()
+            async with asyncio.timeout(20):
+                while shop.world.count(PaymentState.FAILED) == 0:
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
+        assert _calls(shop) == [(402, 0)]
+        assert _rows(shop, "SELECT SUM(amount_atoms), SUM(paid), SUM(calls) FROM call_rollup") == [
+            (0, 0, 1)
+        ]
+        assert _rows(shop, "SELECT COUNT(*) FROM stored_answer") == [(0,)]
+        await shop.assert_books_balance()
+
+
+def _calls(shop: Shop) -> list[Any]:
+    return _rows(shop, "SELECT status, amount_atoms FROM call")
+
+
+def _rows(shop: Shop, sql: str) -> list[Any]:
+    with shop.world.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(sql))]

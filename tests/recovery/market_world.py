@@ -190,6 +190,14 @@ class Market:
 
     async def open_channel(self, errand: Errand, signer: Signer, atoms: int) -> ChannelConfig:
         """A foreign client's channel, its deposit paying for this errand."""
+        payment, config = await self.deposit_payment(errand, signer, atoms)
+        assert await self.present(errand, payment) == 200, errand
+        return config
+
+    async def deposit_payment(
+        self, errand: Errand, signer: Signer, atoms: int
+    ) -> tuple[str, ChannelConfig]:
+        """A foreign client's deposit that opens a channel and pays for this errand."""
         terms = await self.terms(errand, BATCH_SETTLEMENT_SCHEME)
         address, chain_id = signer.address_bytes, NETWORK.chain_id
         config = channel_config(seller_of(terms, "foreign"), 0, address, address, NETWORK)
@@ -198,12 +206,10 @@ class Market:
         deposit = new_deposit(signer, config, key, atoms, valid_before, token_domain(NETWORK))
         signature = sign_voucher(signer.private, key, terms.amount_atoms, chain_id)
         payload = deposit_payload(config, key, terms.amount_atoms, signature, deposit)
-        payment = header(terms, payload, f"foreign-{deposit.nonce.hex()}").decode()
-        assert await self.present(errand, payment) == 200, errand
-        return config
+        return header(terms, payload, f"foreign-{deposit.nonce.hex()}").decode(), config
 
     def _at_gateway(self, errand: Errand) -> str:
-        return f"{self.seller.gateway_url}/v1/{SLUG}/answer/{errand.name}"
+        return f"{self.seller.sold_at}/v1/{SLUG}/answer/{errand.name}"
 
     async def present(self, errand: Errand, payment: str) -> int:
         """One try at the gateway with a payment; its status, 0 when there is none."""
@@ -332,14 +338,19 @@ def transact(chain: ChainProcess, source: Signer, to: str, data: bytes) -> None:
     assert receipt is not None and receipt["status"] == "0x1", receipt
 
 
-async def new_home(name: str, chain: ChainProcess, folder: Path, stack: AsyncExitStack) -> NodeHome:
+async def new_home(
+    name: str, chain: ChainProcess, folder: Path, stack: AsyncExitStack, **where: str
+) -> NodeHome:
+    """A node that was never started; `where` are its database and public address, if they are
+    not its own."""
     relay = await stack.enter_async_context(FaultyRpc(chain.rpc_url))
     data_dir = folder / name
     await asyncio.to_thread(prepare_data_dir, data_dir)
     keystore = Keystore(data_dir / "keys")
     await asyncio.to_thread(keystore.create, PASSPHRASE)
     keys = await asyncio.to_thread(keystore.unlock, PASSPHRASE)
-    home = NodeHome(name, folder, relay, free_port(), free_port(), keys)
+    ports = free_port(), free_port()
+    home = NodeHome(name, folder, relay, *ports, keys, **where)  # type: ignore[arg-type]
     fresh_database(home)
     chain.rpc("anvil_setBalance", home.address, hex(10**20))
     stack.push_async_callback(home.stop)
@@ -348,8 +359,8 @@ async def new_home(name: str, chain: ChainProcess, folder: Path, stack: AsyncExi
 
 def list_for_buyer(buyer: NodeHome, seller: NodeHome) -> str:
     """The seller's listing in the buyer's catalog; the secret of a new key."""
-    list_api(buyer, f"{seller.gateway_url}/v1/{SLUG}", ListingOrigin.REMOTE)
-    engine = open_engine(f"sqlite:///{buyer.data_dir / 'farebox.db'}")
+    list_api(buyer, f"{seller.sold_at}/v1/{SLUG}", ListingOrigin.REMOTE)
+    engine = open_engine(buyer.database_url)
     try:
         return create_key(engine, f"app-{secrets.token_hex(4)}", int(time.time())).secret
     finally:
@@ -357,7 +368,7 @@ def list_for_buyer(buyer: NodeHome, seller: NodeHome) -> str:
 
 
 def list_api(home: NodeHome, url: str, origin: ListingOrigin) -> None:
-    engine = open_engine(f"sqlite:///{home.data_dir / 'farebox.db'}")
+    engine = open_engine(home.database_url)
     try:
         draft = Draft(LISTING, SLUG, url, origin=origin, price=Usdc(PRICE))
         with writer(engine).begin() as connection:

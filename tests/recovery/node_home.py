@@ -63,14 +63,25 @@ class NodeHome:
     keys: Keys
     part: Part | None = None
     starts: int = 0
+    database: str = ""  # where that is not SQLite in its folder
+    public_url: str = ""  # where buyers reach it, if something stands before it
 
     @property
     def data_dir(self) -> Path:
         return self.folder / self.name
 
     @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.data_dir / 'farebox.db'}"
+
+    @property
     def gateway_url(self) -> str:
         return f"http://127.0.0.1:{self.gateway_port}"
+
+    @property
+    def sold_at(self) -> str:
+        """The gateway as buyers know it."""
+        return self.public_url or self.gateway_url
 
     @property
     def address(self) -> str:
@@ -83,6 +94,8 @@ class NodeHome:
             "FAREBOX_NETWORK": NETWORK.name,
             "FAREBOX_RPC_URLS": self.relay.url,
             "FAREBOX_PASSPHRASE": PASSPHRASE,
+            "FAREBOX_DATABASE_URL": self.database_url,
+            "FAREBOX_PUBLIC_URL": self.sold_at,
             "FAREBOX_GATEWAY_BIND": f"127.0.0.1:{self.gateway_port}",
             "FAREBOX_CONSOLE_BIND": f"127.0.0.1:{self.console_port}",
             "FAREBOX_ALLOWED_HOSTS": "127.0.0.1",
@@ -131,7 +144,7 @@ class NodeHome:
         return await asyncio.to_thread(self._rows, query, values)
 
     def _rows(self, query: str, values: dict[str, Any]) -> list[Any]:
-        engine = open_engine(f"sqlite:///{self.data_dir / 'farebox.db'}")
+        engine = open_engine(self.database_url)
         try:
             with engine.connect() as connection:
                 return list(connection.execute(text(query), values).all())
@@ -148,7 +161,7 @@ class NodeHome:
 
     async def reconcile(self) -> Report:
         """What `farebox reconcile` does, without starting a process for it."""
-        engine = open_engine(f"sqlite:///{self.data_dir / 'farebox.db'}")
+        engine = open_engine(self.database_url)
         journal = Journal(engine)
         try:
             async with Rpc([self.relay.upstream], NETWORK.chain_id) as rpc:
@@ -173,7 +186,7 @@ class NodeHome:
 
 def fresh_database(home: NodeHome) -> None:
     """A database as `farebox init` makes it."""
-    engine = open_engine(f"sqlite:///{home.data_dir / 'farebox.db'}")
+    engine = open_engine(home.database_url)
     upgrade(engine)
     engine.dispose()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from finance.errors import AuthorizationReused, ChannelBusy, CumulativeMismatch, PaymentRefused
+from finance.errors import AuthorizationReused, CumulativeMismatch, PaymentRefused
 from finance.models import PaymentState
 from finance.selling.admission import (
     Admission,
@@ -27,8 +27,7 @@ BOOKS = ChannelBooks(charged=50, signed=50, signature=b"s", balance=100, total_c
 
 def admit(due: int, books: ChannelBooks = BOOKS, signature: bytes = b"n", **rest: int) -> Admission:
     voucher = VoucherPayment(CONFIG, bytes(32), due, signature)
-    busy = bool(rest.pop("busy", 0))
-    return admit_voucher(voucher, TERMS, books, busy, rest.get("ceiling", 1000))
+    return admit_voucher(voucher, TERMS, books, rest.get("ceiling", 1000))
 
 
 def test_exactly_the_price_above_what_was_charged_is_admitted() -> None:
@@ -42,11 +41,6 @@ def test_the_last_voucher_again_is_a_replay_and_a_reversed_one_is_not() -> None:
     assert admit(50, signature=b"s") is Admission.REPLAY
     reversed_books = replace(BOOKS, charged=40, total_claimed=0)
     assert admit(50, reversed_books, signature=b"s") is Admission.NEW
-
-
-def test_a_busy_channel_admits_nothing() -> None:
-    with pytest.raises(ChannelBusy):
-        admit(60, busy=1)
 
 
 def test_what_the_channel_does_not_hold_is_refused() -> None:
