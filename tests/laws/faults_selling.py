@@ -40,6 +40,18 @@ def reservation_does_nothing(patch: MonkeyPatch) -> None:
 
 @fault(
     1,
+    "processes that share a database do not wait for each other's channels",
+    "test_a_voucher_sent_to_two_gateways_of_one_database_has_the_api_work_once",
+)
+def channels_served_by_two(patch: MonkeyPatch) -> None:
+    async def at_once(_locks: Any, _channel_id: bytes) -> None:
+        return None
+
+    patch.setattr(channels, "await_turn", at_once)
+
+
+@fault(
+    1,
     "the charge is not guarded by the amount it was decided on",
     "test_a_voucher_sent_to_two_processes_at_once_is_charged_once",
 )

@@ -21,7 +21,7 @@ from node.db.journal import Journal
 from node.gateway.stream_minutes import GRACE_SECONDS
 from tests.http.conftest import PRICE, Market
 from tests.laws.minutes import open_stream
-from tests.laws.worlds import Shop, second_process
+from tests.laws.worlds import Shop, second_process, shared_market
 
 IDENTIFIER = {PAYMENT_IDENTIFIER: {"info": {"required": False, "id": "order-0123456789abcdef"}}}
 
@@ -47,6 +47,30 @@ async def test_a_voucher_sent_to_two_processes_at_once_is_charged_once(market: M
         )
     assert sorted(answer.status_code for answer in answers) == [200, 402]
     assert market.rows("SELECT SUM(amount) FROM ledger_entry") == [(PRICE,)]
+
+
+async def test_a_voucher_sent_to_two_gateways_of_one_database_has_the_api_work_once(
+    postgres_url: str,
+) -> None:
+    async with shared_market(postgres_url) as market:
+        market.sell()
+        payer = await market.payer()
+        path = "/v1/api/slow/0.8"
+        headers = {"PAYMENT-SIGNATURE": payer.voucher(await market.offer(path))}
+        async with second_process(market) as second:
+            answers = await asyncio.gather(
+                *(market.client.get(url + path, headers=headers) for url in (market.url, second))
+            )
+            assert sorted(answer.status_code for answer in answers) == [200, 402]
+            assert market.upstream.total == 1
+            # The other one knows what was charged, and sells on from there.
+            payer.charged = await market.charged(payer)
+            assert payer.charged == PRICE
+            header = payer.voucher(await market.offer("/v1/api/echo"))
+            url = second + "/v1/api/echo"
+            more = await market.client.get(url, headers={"PAYMENT-SIGNATURE": header})
+            assert more.status_code == 200
+        assert await market.charged(payer) == 2 * PRICE
 
 
 async def test_an_authorization_sent_to_two_processes_at_once_buys_one_call(shop: Shop) -> None:

@@ -20,17 +20,29 @@ from finance.chain.watcher import SeenEvent, Watcher
 from finance.networks import NETWORKS
 from finance.reconcile import Report, reconcile
 from finance.selling.channels import SellerChannels
+from finance.selling.checks import ChainChecks
 from finance.selling.mirror import Mirror
+from finance.x402.digest import address_of
 from finance.x402.values import DepositPayment, ExactPayment, PaymentRequired
 from finance.x402.wire import decode_required, encode_payment
 from node.db.engine import open_engine
 from node.db.journal import Journal
+from node.db.locks import locks_of
+from node.db.migrations import upgrade
 from node.egress import EgressPolicy
 from node.gateway.app import Gateway
 from node.gateway.match import Sale
 from node.gateway.ports import Seller
 from tests.chain_fixtures import ChainProcess
-from tests.http.conftest import Market, free_port, serving
+from tests.http.conftest import (
+    AUTHORIZER,
+    SELLER,
+    Market,
+    NoMoney,
+    free_port,
+    open_market,
+    serving,
+)
 from tests.recovery.seller_world import DELAY, PRICE, Payer, World
 from tests.upstream import Upstream
 
@@ -156,11 +168,32 @@ async def open_shop(
 
 
 @asynccontextmanager
+async def shared_market(url: str) -> AsyncIterator[Market]:
+    """A market on a database that other processes sell from too; its chain is down."""
+    engine = open_engine(url)
+    upgrade(engine)
+    journal, rpc = Journal(engine), Rpc([NOWHERE], NETWORK.chain_id)
+    channels = SellerChannels(journal, Mirror(journal, rpc, NETWORK), locks_of(engine))
+    money = NoMoney()
+    parts = {
+        "channels": channels,
+        "checks": ChainChecks(rpc),
+        "settlement": money,
+        "refunds": money,
+    }
+    async with open_market(journal, address_of(SELLER), address_of(AUTHORIZER), **parts) as market:
+        yield market
+    journal.close()
+    engine.dispose()
+
+
+@asynccontextmanager
 async def second_process(market: Market) -> AsyncIterator[str]:
     """What a second process on the market's database would be: nothing in memory is shared."""
     engine = open_engine(str(market.journal.engine.url))
     journal = Journal(engine)
-    channels = SellerChannels(journal, Mirror(journal, Rpc([NOWHERE], NETWORK.chain_id), NETWORK))
+    mirror = Mirror(journal, Rpc([NOWHERE], NETWORK.chain_id), NETWORK)
+    channels = SellerChannels(journal, mirror, locks_of(engine))
     seller = replace(market.seller, store=journal, channels=channels)
     gateway = Gateway(seller, compile_listings(market.listings, market.prices))
     port = free_port()
