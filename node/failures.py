@@ -34,6 +34,7 @@ from finance.errors import (
     ChannelNotClosable,
     FinanceError,
     LimitExceeded,
+    RpcUnavailable,
     StoreConflict,
     StoreUnavailable,
     WalletError,
@@ -150,4 +151,14 @@ def explain(error: Exception) -> Failure:
         return Failure(422, "not_storable", sentence)
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     code = getattr(error, "code", "internal_error")
-    return Failure(status, code, str(error), getattr(error, "field", None))
+    return Failure(status, code, told(error), getattr(error, "field", None))
+
+
+def told(error: Exception) -> str:
+    """An error of a domain as a sentence that says what to do."""
+    if isinstance(error, RpcUnavailable):
+        return (
+            "The chain does not answer at the moment, so this could not be done. Try again;"
+            f" Settings > Network shows how its addresses answer. ({error})"
+        )
+    return str(error)

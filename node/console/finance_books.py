@@ -16,10 +16,11 @@ from node.console.format import (
     Moment,
     Short,
     address,
+    cell_amount,
     count,
     duration,
-    exact_text,
     moment,
+    short,
 )
 from node.console.forms import FieldError, Form
 from node.console.pages import Pages
@@ -91,7 +92,7 @@ class DifferenceRow:
     """Something books and chain do not agree on."""
 
     kind: str
-    subject: str
+    subject: Short
     books: str
     chain: str
 
@@ -101,7 +102,7 @@ class OpenRow:
     """Something on its way."""
 
     kind: str
-    subject: str
+    subject: Short
     state: str
 
 
@@ -248,7 +249,7 @@ def _view(treasury: Treasury, visit: Visit, run_id: int | None, error: str) -> R
         run=None if run is None else run_row(run, visit),
         differences=tuple(difference_row(each) for each in found[:_SHOWN]),
         open=tuple(
-            OpenRow(each.kind.capitalize(), each.subject, each.state)
+            OpenRow(each.kind.capitalize(), _subject(each.subject), each.state)
             for each in (run.open_items if run else ())[:_SHOWN]
         ),
         more=len(found) > _SHOWN,
@@ -267,7 +268,12 @@ def difference_row(found: Difference) -> DifferenceRow:
     """A difference, with the unit of its numbers."""
     unit = unit_of(found)
     books, chain = _value(found.books, unit), _value(found.chain, unit)
-    return DifferenceRow(_kind(found.kind), found.subject, books, chain)
+    return DifferenceRow(_kind(found.kind), _subject(found.subject), books, chain)
+
+
+def _subject(text: str) -> Short:
+    """Hashes are cut in their middle, words are not."""
+    return short(text) if text.startswith("0x") else Short(text, text)
 
 
 def _value(value: int | str, unit: Unit) -> str:
@@ -277,7 +283,7 @@ def _value(value: int | str, unit: Unit) -> str:
     kind = Wei if unit is Unit.WEI else Usdc
     if abs(value) > kind.ceiling:
         return f"{value:,} atoms"
-    return f"{'−' if value < 0 else ''}{exact_text(kind(abs(value)))} {kind.symbol}"
+    return f"{'−' if value < 0 else ''}{cell_amount(kind(abs(value))).text} {kind.symbol}"
 
 
 def run_row(run: Run, visit: Visit) -> RunRow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from starlette.responses import Response
@@ -14,7 +14,7 @@ from finance.money import Usdc, Wei
 from finance.selling.gas_cost import GasCost, gas_per_usdc
 from node.accounts.access import Permission
 from node.console.finance import ServingView, serving_view
-from node.console.format import Amount, amount, cell_amount
+from node.console.format import Amount, aligned, amount, cell_amount
 from node.console.forms import FieldError, Form
 from node.console.pages import Pages
 from node.console.visit import Visit
@@ -147,7 +147,9 @@ async def _claims_page(treasury: Treasury, visit: Visit, form: Form, status: int
 
 def _costs(treasury: Treasury, now: int) -> tuple[CostLine, ...]:
     spans = (("24 hours", now - DAY), ("30 days", now - 30 * DAY), ("Since the start", 0))
-    return tuple(_cost(label, gas_per_usdc(treasury.engine, since)) for label, since in spans)
+    lines = [_cost(label, gas_per_usdc(treasury.engine, since)) for label, since in spans]
+    gas = aligned([line.gas for line in lines])
+    return tuple(replace(line, gas=each) for line, each in zip(lines, gas, strict=True))
 
 
 def _cost(label: str, cost: GasCost) -> CostLine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -20,6 +20,7 @@ from node.console.format import (
     Moment,
     Short,
     address,
+    aligned,
     exact_text,
     moment,
     short,
@@ -111,9 +112,11 @@ def _view(treasury: Treasury, visit: Visit) -> HistoryView:
     page = read_history(treasury.engine, wanted, after, PER_PAGE)
     query = {name: form.value(name) for name in _FIELDS}
     older = page.older.text() if page.older else None
+    rows = [history_row(each, treasury.network, visit) for each in page.lines]
+    amounts = aligned([row.amount for row in rows])
     actions = (("", "Everything"), *((each.value, LABELS[each][0]) for each in Action))
     return HistoryView(
-        rows=tuple(history_row(each, treasury.network, visit) for each in page.lines),
+        rows=tuple(replace(row, amount=each) for row, each in zip(rows, amounts, strict=True)),
         form=form,
         actions=actions,
         tokens=(("", "Both"), *((each.value, each.value) for each in Token)),

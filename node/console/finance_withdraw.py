@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 
 from starlette.responses import Response
@@ -28,6 +28,7 @@ from node.console.format import (
     Moment,
     Short,
     address,
+    aligned,
     amount,
     cell_amount,
     exact_amount,
@@ -256,8 +257,10 @@ def _confirm_view(treasury: Treasury, form: Form, quote: Quote) -> ConfirmView:
 def _list_view(treasury: Treasury, visit: Visit) -> ListView:
     page, total = page_number(visit.query), count_withdrawals(treasury.engine)
     found = recent_withdrawals(treasury.engine, PER_PAGE, PER_PAGE * (page - 1))
+    rows = [withdrawal_row(each, treasury.network, visit) for each in found]
+    amounts = aligned([row.amount for row in rows])
     return ListView(
-        tuple(withdrawal_row(each, treasury.network, visit) for each in found),
+        tuple(replace(row, amount=each) for row, each in zip(rows, amounts, strict=True)),
         numbered(PATH, {}, page, PER_PAGE, total),
         visit.identity.may(Permission.MOVE_MONEY),
     )

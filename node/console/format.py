@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -11,6 +12,7 @@ from finance.networks import Network
 
 NOT_KNOWN = "—"
 DAY_SECONDS = 86_400
+_DIGIT_BLANK, _POINT_BLANK = "\u2007", "\u2008"  # figure space, punctuation space
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,22 @@ def cell_amount(value: Usdc | Wei) -> Amount:
     return Amount(text, f"{exact_text(value)} {value.symbol}", value.symbol)
 
 
+def aligned(cells: Sequence[Amount]) -> list[Amount]:
+    """The cells of a column of several tokens, filled up with blanks as wide as digits, so that
+    the points stand below each other in a column that is flush right."""
+    places = [len(each.text.partition(".")[2]) for each in cells]
+    most = max(places, default=0)
+    return [
+        replace(each, text=each.text + _blank(most, own))
+        for each, own in zip(cells, places, strict=True)
+    ]
+
+
+def _blank(most: int, own: int) -> str:
+    point = _POINT_BLANK if most and not own else ""
+    return point + _DIGIT_BLANK * (most - own)
+
+
 def exact_text(value: Usdc | Wei) -> str:
     """`1,234.5`: every digit, no trailing zeros, never scientific."""
     whole, _, rest = str(value).partition(".")
@@ -102,10 +120,10 @@ def age(seconds: int) -> str:
 
 
 def duration(seconds: int) -> str:
-    """`42 s`, `3 min`, `5 h 12 min`, `2 d 3 h`."""
+    """`42 s`, `3 min`, `5 h 12 min`, `2 d 3 h`, `4 d`."""
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // DAY_SECONDS
     if days:
-        return f"{days} d {hours % 24} h"
+        return f"{days} d {hours % 24} h" if hours % 24 else f"{days} d"
     if hours:
         return f"{hours} h {minutes % 60} min"
     return f"{minutes} min" if minutes else f"{max(seconds, 0)} s"

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+from node.failures import told
+
 
 class FieldError(Exception):
     """One field cannot be accepted; the sentence stands beside it."""
@@ -33,4 +35,4 @@ class Form:
 
     def refused(self, error: Exception) -> Self:
         """With the error beside the field it names, or above the form."""
-        return self.with_error(getattr(error, "field", None) or "", str(error))
+        return self.with_error(getattr(error, "field", None) or "", told(error))

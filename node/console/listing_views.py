@@ -16,7 +16,6 @@ from node.console.format import (
     Moment,
     cell_amount,
     count,
-    exact_amount,
     latency,
     moment,
     per,
@@ -96,7 +95,7 @@ def line_of(row: OwnListing) -> Line:
         samples=count(row.samples),
         calls=count(row.sums.calls),
         success=percent(row.sums.succeeded, row.sums.calls),
-        revenue=exact_amount(Usdc(row.sums.amount_atoms)),
+        revenue=cell_amount(Usdc(row.sums.amount_atoms)),
         health=health_text(row.health),
         tags=row.tags,
     )

@@ -77,6 +77,7 @@ def test_a_withdrawal_without_a_chain_says_so_and_keeps_what_was_typed(console: 
             client, "/finance/withdraw", token="USDC", destination=to, amount="1.5"
         )
         assert answer.status_code == 422 and 'role="alert"' in answer.text
+        assert "The chain does not answer at the moment" in answer.text
         assert to in answer.text and 'value="1.5"' in answer.text
     assert rows(console, "SELECT COUNT(*) FROM withdrawal") == [(0,)]
 
@@ -229,3 +230,13 @@ def test_a_reconciliation_that_cannot_be_done_says_why(console: Console) -> None
         assert run["error"] and not run["balanced"]
     with console.client(Role.VIEWER) as viewer:
         assert "Not done" in viewer.get("/finance/reconcile").text
+
+
+def test_a_confirmation_without_anything_to_confirm_leads_back_to_the_form(
+    console: Console,
+) -> None:
+    with console.client(Role.FINANCE) as client:
+        for query in ("", "?id=x", "?token=ETH&amount=1"):
+            there = client.get(f"/finance/withdraw/confirm{query}")
+            assert there.headers["location"] == "/finance/withdraw", query
+            assert "Say here what is to be sent" in client.get("/finance/withdraw").text

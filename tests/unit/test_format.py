@@ -95,3 +95,22 @@ def test_a_page_number_that_is_none_is_the_first() -> None:
 def test_a_spreadsheet_runs_no_text_of_strangers(text: str) -> None:
     assert _cell(text) == f"'{text}"
     assert _cell(-5) == -5
+
+
+def test_a_column_of_two_tokens_has_its_points_below_each_other() -> None:
+    cells = [
+        format.signed_amount(-1_500_000),
+        format.signed_amount(2, Wei),
+        format.signed_amount(3 * 10**18, Wei),
+    ]
+    texts = [cell.text for cell in format.aligned(cells)]
+    # As wide as a digit, as wide as a point: flush right, they end where the longest does.
+    assert texts[0] == "−1.500000" + "\u2007" * 12
+    assert texts[1] == "+0.000000000000000002"
+    assert texts[2] == "+3" + "\u2008" + "\u2007" * 18
+    assert [cell.text for cell in format.aligned(cells[2:])] == ["+3"]
+    assert format.aligned([]) == []
+
+
+def test_a_time_of_whole_days_is_told_in_days() -> None:
+    assert [format.duration(each * 3600) for each in (96, 99)] == ["4 d", "4 d 3 h"]

@@ -12,7 +12,7 @@ from node.treasury.reconciling import Unit, unit_of
 @pytest.mark.parametrize(
     ("kind", "books", "chain", "unit", "shown"),
     [
-        ("transfer", -1_500_000, 0, Unit.USDC_ATOMS, ("−1.5 USDC", "0 USDC")),
+        ("transfer", -1_500_000, 0, Unit.USDC_ATOMS, ("−1.500000 USDC", "0.000000 USDC")),
         ("gas_wei", 21_000, "no receipt", Unit.WEI, ("0.000000000000021 ETH", "no receipt")),
         ("seller_voucher", "no valid signature", "0xab", Unit.NONE, ("no valid signature", "0xab")),
         ("receiver_claimed", 2**64, 1, Unit.USDC_ATOMS, (f"{2**64:,} atoms", "0.000001 USDC")),
@@ -24,4 +24,5 @@ def test_a_difference_of_the_books_has_its_unit(
     found = Difference(kind, "0x1", books, chain)
     row = difference_row(found)
     assert unit_of(found) is unit
-    assert (row.kind, row.books, row.chain) == (KINDS[kind], *shown)
+    assert (row.kind, row.subject.full) == (KINDS[kind], "0x1")
+    assert (row.books, row.chain) == shown
