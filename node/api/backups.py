@@ -139,11 +139,19 @@ class PasswordIn(Sent):
 
 def endpoints(vault: Vault) -> Endpoints:
     """`/api/backups` and what is below it."""
-    api, engine = Endpoints(prefix="/backups", tags=["backups"]), vault.engine
-    may = Permission.BACK_UP
+    api = Endpoints(prefix="/backups", tags=["backups"])
+    _begin(api, vault)
+    _choose(api, vault)
+    _files(api, vault)
+    return api
 
-    async def one(backup_id: str) -> BackupOut:
-        return _backup(await asyncio.to_thread(records.read_backup, engine, backup_id))
+
+async def _one(vault: Vault, backup_id: str) -> BackupOut:
+    return _backup(await asyncio.to_thread(records.read_backup, vault.engine, backup_id))
+
+
+def _begin(api: Endpoints, vault: Vault) -> None:
+    engine, may = vault.engine, Permission.BACK_UP
 
     @api.get("", may)
     async def list_backups(page: PageNumber = 1) -> Listed[BackupOut]:
@@ -155,11 +163,15 @@ def endpoints(vault: Vault) -> Endpoints:
 
     @api.post("", may, status_code=202)
     async def back_up(identity: Caller) -> BackupOut:
-        return await one(await vault.start("manual", Actor.of(identity)))
+        return await _one(vault, await vault.start("manual", Actor.of(identity)))
 
     @api.get("/status", may)
     async def status() -> StatusOut:
         return _status(await asyncio.to_thread(read_overview, vault, int(time.time())))
+
+
+def _choose(api: Endpoints, vault: Vault) -> None:
+    engine, may = vault.engine, Permission.BACK_UP
 
     @api.get("/choices", may)
     async def read_choices() -> ChoicesIo:
@@ -192,9 +204,13 @@ def endpoints(vault: Vault) -> Endpoints:
     async def set_password(body: PasswordIn, identity: Caller) -> None:
         await vault.set_password(body.password, Actor.of(identity), int(time.time()))
 
+
+def _files(api: Endpoints, vault: Vault) -> None:
+    engine, may = vault.engine, Permission.BACK_UP
+
     @api.get("/{backup_id}", may)
     async def read(backup_id: Id) -> BackupOut:
-        return await one(backup_id)
+        return await _one(vault, backup_id)
 
     @api.post("/{backup_id}/verify", may)
     async def check(backup_id: Id) -> BackupOut:
@@ -215,8 +231,6 @@ def endpoints(vault: Vault) -> Endpoints:
         }
         kind = "application/octet-stream"
         return StreamingResponse(records.read_file(backup.path), 200, headers, kind)
-
-    return api
 
 
 def _backup(backup: BackupView) -> BackupOut:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field, SecretStr
 
-from finance.history import Action, Line
+from finance.history import Action
 from finance.operations import Token
-from finance.reconcile import Difference, OpenItem
+from finance.reconcile import Difference
 from node.api.finance_shapes import Atoms, Password
-from node.api.paging import Sent
+from node.api.paging import Sent, Shown
 from node.treasury.reconciling import Run, Unit, unit_of
 
 
-class LineOut(BaseModel):
+class LineOut(Shown):
     """One movement; `amount` signed, in atoms of its token as text."""
 
     at: int
@@ -23,19 +23,6 @@ class LineOut(BaseModel):
     purpose: str
     other: str
     channel_id: str | None
-
-    @classmethod
-    def of(cls, line: Line) -> LineOut:
-        return cls(
-            at=line.at,
-            action=line.action,
-            token=line.token,
-            amount=str(line.amount),
-            tx_hash=line.tx_hash,
-            purpose=line.purpose,
-            other=line.other,
-            channel_id=line.channel_id,
-        )
 
 
 class HistoryOut(BaseModel):
@@ -65,17 +52,13 @@ class DifferenceOut(BaseModel):
         )
 
 
-class OpenOut(BaseModel):
+class OpenOut(Shown):
     """One thing on its way."""
 
     kind: str
     subject: str
     state: str
-    amount_atoms: int
-
-    @classmethod
-    def of(cls, item: OpenItem) -> OpenOut:
-        return cls(kind=item.kind, subject=item.subject, state=item.state, amount_atoms=item.amount)
+    amount_atoms: int = Field(validation_alias="amount")
 
 
 class RunOut(BaseModel):

@@ -7,13 +7,9 @@ from typing import Annotated
 from fastapi import Path, Query
 from pydantic import BaseModel, Field, SecretStr
 
-from finance.buying.closing_rows import ClosingRow
-from finance.channel_views import BoughtChannel, SoldChannel
 from finance.operations import ClosingStep, Token
-from finance.transaction_views import TransactionView
 from finance.withdrawal import Stage
-from finance.withdrawals import WithdrawalView
-from node.api.paging import Sent
+from node.api.paging import Sent, Shown
 
 MOST_ATOMS = 2**63 - 1
 ChannelId = Annotated[str, Path(pattern=r"^0x[0-9a-f]{64}$")]
@@ -85,7 +81,7 @@ class WithdrawalIn(Password):
     amount: AmountText
 
 
-class WithdrawalOut(BaseModel):
+class WithdrawalOut(Shown):
     """One withdrawal; `amount` in atoms of its token as text."""
 
     id: str
@@ -94,25 +90,10 @@ class WithdrawalOut(BaseModel):
     amount: str
     stage: Stage
     created_at: int
-    by: str
+    by: str = Field(validation_alias="actor_name")
     tx_hash: str | None
     fee_wei: str | None
     error: str | None
-
-    @classmethod
-    def of(cls, view: WithdrawalView) -> WithdrawalOut:
-        return cls(
-            id=view.id,
-            token=view.token,
-            destination=view.destination,
-            amount=str(view.amount),
-            stage=view.stage,
-            created_at=view.created_at,
-            by=view.actor_name,
-            tx_hash=view.tx_hash,
-            fee_wei=None if view.fee_wei is None else str(view.fee_wei),
-            error=view.error,
-        )
 
 
 class ThresholdsShape(Sent):
@@ -143,37 +124,22 @@ class GasOut(BaseModel):
     wei_per_usdc: str | None
 
 
-class SoldOut(BaseModel):
+class SoldOut(Shown):
     """A channel we are paid through; `leaves_at` 0: the buyer has not asked for its money."""
 
     channel_id: str
     payer: str
     state: str
-    balance_atoms: int
-    charged_atoms: int
-    claimed_atoms: int
-    unclaimed_atoms: int
-    unspent_atoms: int
+    balance_atoms: int = Field(validation_alias="balance")
+    charged_atoms: int = Field(validation_alias="charged")
+    claimed_atoms: int = Field(validation_alias="claimed")
+    unclaimed_atoms: int = Field(validation_alias="unclaimed")
+    unspent_atoms: int = Field(validation_alias="unspent")
     leaves_at: int
     last_request_at: int
 
-    @classmethod
-    def of(cls, found: SoldChannel) -> SoldOut:
-        return cls(
-            channel_id=found.channel_id,
-            payer=found.payer,
-            state=found.state,
-            balance_atoms=found.balance,
-            charged_atoms=found.charged,
-            claimed_atoms=found.claimed,
-            unclaimed_atoms=found.unclaimed,
-            unspent_atoms=found.unspent,
-            leaves_at=found.leaves_at,
-            last_request_at=found.last_request_at,
-        )
 
-
-class ClosingOut(BaseModel):
+class ClosingOut(Shown):
     """How far the closing of a channel is."""
 
     step: ClosingStep
@@ -181,17 +147,8 @@ class ClosingOut(BaseModel):
     finalize_after: int
     started_at: int
 
-    @classmethod
-    def of(cls, row: ClosingRow) -> ClosingOut:
-        return cls(
-            step=row.step,
-            note=row.note,
-            finalize_after=row.finalize_after,
-            started_at=row.started_at,
-        )
 
-
-class BoughtOut(BaseModel):
+class BoughtOut(Shown):
     """A channel we pay through; `stop_reason` is why nothing more is signed on it."""
 
     channel_id: str
@@ -199,26 +156,11 @@ class BoughtOut(BaseModel):
     receiver: str
     state: str
     stop_reason: str
-    balance_atoms: int
-    charged_atoms: int
-    unspent_atoms: int
-    withdraw_delay_seconds: int
+    balance_atoms: int = Field(validation_alias="balance")
+    charged_atoms: int = Field(validation_alias="charged")
+    unspent_atoms: int = Field(validation_alias="unspent")
+    withdraw_delay_seconds: int = Field(validation_alias="withdraw_delay")
     closing: ClosingOut | None
-
-    @classmethod
-    def of(cls, found: BoughtChannel) -> BoughtOut:
-        return cls(
-            channel_id=found.channel_id,
-            origin=found.origin,
-            receiver=found.receiver,
-            state=found.state,
-            stop_reason=found.stop_reason,
-            balance_atoms=found.balance,
-            charged_atoms=found.charged,
-            unspent_atoms=found.unspent,
-            withdraw_delay_seconds=found.withdraw_delay,
-            closing=ClosingOut.of(found.closing) if found.closing else None,
-        )
 
 
 class ClaimIn(Password):
@@ -235,7 +177,7 @@ class Accepted(BaseModel):
     accepted: bool = True
 
 
-class TransactionOut(BaseModel):
+class TransactionOut(Shown):
     """One transaction of this node."""
 
     id: int
@@ -245,15 +187,3 @@ class TransactionOut(BaseModel):
     fee_wei: str | None
     error: str
     created_at: int
-
-    @classmethod
-    def of(cls, view: TransactionView) -> TransactionOut:
-        return cls(
-            id=view.id,
-            purpose=view.purpose,
-            stage=view.stage,
-            tx_hash=view.tx_hash,
-            fee_wei=None if view.fee_wei is None else str(view.fee_wei),
-            error=view.error,
-            created_at=view.created_at,
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Self, TypeVar
 
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +24,17 @@ class Sent(BaseModel):
     would be taken for one that was left out."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class Shown(BaseModel):
+    """What is given of one of our views: fields are read from its attributes, under the name in
+    their `validation_alias` where it has another one; amounts that are text are numbers there."""
+
+    model_config = ConfigDict(from_attributes=True, coerce_numbers_to_str=True)
+
+    @classmethod
+    def of(cls, view: object) -> Self:
+        return cls.model_validate(view)
 
 
 class Listed(BaseModel, Generic[T]):

@@ -31,7 +31,7 @@ from node.console.stream_view import CSV as STREAMS_CSV
 from node.console.stream_view import SHOWN as STREAMS_SHOWN
 from node.console.stream_view import StreamsView, csv_lines, streams_view
 from node.console.visit import Visit
-from node.market.drafts import list_drafts
+from node.market.drafts import DraftView, list_drafts
 from node.market.health import HealthView, look_at
 from node.market.own_listings import (
     PAGE_SIZE,
@@ -122,30 +122,7 @@ def pages(publisher: Publisher, facts: NodeFacts, console_url: str) -> Pages:
 
     @pages.get("/listings", SEE)
     async def index(visit: Visit) -> Response:
-        wanted = _filter(visit)
-        found = await asyncio.to_thread(list_own, publisher, wanted, page_number(visit.query))
-        drafts = await asyncio.to_thread(list_drafts, publisher)
-        asked = {"q": wanted.text, "status": wanted.status or ""}
-        view = ListView(
-            text=wanted.text,
-            status=wanted.status or "",
-            statuses=(("", "Any"), *((each.value, each.value.capitalize()) for each in Status)),
-            lines=tuple(line_of(row) for row in found.items),
-            drafts=tuple(
-                DraftLine(
-                    each.id,
-                    each.name,
-                    " ".join(each.missing) or "Ready to publish.",
-                    moment(each.updated_at, visit.now, visit.zone),
-                )
-                for each in drafts
-            ),
-            total=count(found.total),
-            pager=numbered("/listings", asked, found.page, PAGE_SIZE, found.total),
-            csv=_csv_link(visit),
-            may_change=visit.identity.may(MANAGE),
-            filtered=bool(wanted.text or wanted.status),
-        )
+        view = await asyncio.to_thread(_list, publisher, visit)
         return visit.page("listings/index.html", view, "API Management")
 
     @pages.get("/listings/listings.csv", SEE)
@@ -172,6 +149,11 @@ def pages(publisher: Publisher, facts: NodeFacts, console_url: str) -> Pages:
         name = f"{detail.line.slug}.openapi.json"
         return visit.download(name, detail.spec.encode(), "application/json")
 
+    _switches(pages, publisher)
+    return pages
+
+
+def _switches(pages: Pages, publisher: Publisher) -> None:
     @pages.post("/listings/{listing_id}/pause", MANAGE)
     async def change_pause(visit: Visit) -> Response:
         paused = visit.form.get("paused") == "yes"
@@ -196,7 +178,28 @@ def pages(publisher: Publisher, facts: NodeFacts, console_url: str) -> Pages:
         note = f"The upstream is {health_text(found)}." if found.up else found.note
         return visit.redirect(f"/listings/{listing_id}", note, "good" if found.up else "bad")
 
-    return pages
+
+def _list(publisher: Publisher, visit: Visit) -> ListView:
+    wanted = _filter(visit)
+    found = list_own(publisher, wanted, page_number(visit.query))
+    asked = {"q": wanted.text, "status": wanted.status or ""}
+    return ListView(
+        text=wanted.text,
+        status=wanted.status or "",
+        statuses=(("", "Any"), *((each.value, each.value.capitalize()) for each in Status)),
+        lines=tuple(line_of(row) for row in found.items),
+        drafts=tuple(_draft_line(each, visit) for each in list_drafts(publisher)),
+        total=count(found.total),
+        pager=numbered("/listings", asked, found.page, PAGE_SIZE, found.total),
+        csv=_csv_link(visit),
+        may_change=visit.identity.may(MANAGE),
+        filtered=bool(wanted.text or wanted.status),
+    )
+
+
+def _draft_line(draft: DraftView, visit: Visit) -> DraftLine:
+    missing = " ".join(draft.missing) or "Ready to publish."
+    return DraftLine(draft.id, draft.name, missing, moment(draft.updated_at, visit.now, visit.zone))
 
 
 _CSV = (

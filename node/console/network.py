@@ -97,11 +97,19 @@ class RemoveView:
 def pages(shop: Shop) -> Pages:
     """`/settings/network` and its forms."""
     pages = Pages("settings", "network")
-    engine = shop.engine
 
     @pages.get(PATH, Permission.CONFIGURE)
     async def show(visit: Visit) -> Response:
         return await _page(shop, visit)
+
+    _peers(pages, shop)
+    _removal(pages, shop)
+    _choices(pages, shop)
+    return pages
+
+
+def _peers(pages: Pages, shop: Shop) -> None:
+    engine = shop.engine
 
     @pages.get(f"{PATH}/peers.csv", Permission.CONFIGURE)
     async def export(visit: Visit) -> Response:
@@ -133,6 +141,10 @@ def pages(shop: Shop) -> Pages:
         word = "is read on schedule again" if wanted else "is not read any more"
         return visit.redirect(f"{PATH}#peers", f"{peer.name} {word}.")
 
+
+def _removal(pages: Pages, shop: Shop) -> None:
+    engine = shop.engine
+
     @pages.get(f"{PATH}/peers/{{peer_id}}/remove", Permission.CONFIGURE)
     async def confirm(visit: Visit) -> Response:
         peer = await asyncio.to_thread(peers.get_peer, engine, visit.path["peer_id"])
@@ -146,6 +158,10 @@ def pages(shop: Shop) -> Pages:
         await peers.settle(shop.alarm, peer)
         await shop.reload()
         return visit.redirect(f"{PATH}#peers", f"{peer.name} is no peer any more.")
+
+
+def _choices(pages: Pages, shop: Shop) -> None:
+    engine = shop.engine
 
     @pages.post(f"{PATH}/interval", Permission.CONFIGURE)
     async def interval(visit: Visit) -> Response:
@@ -167,8 +183,6 @@ def pages(shop: Shop) -> Pages:
             return await _page(shop, visit, hosts_form=form.refused(error))
         shop.egress.allow_also(allowed)
         return visit.redirect(f"{PATH}#hosts", "Saved. It holds at once.")
-
-    return pages
 
 
 async def _synced(shop: Shop, visit: Visit, peer_id: str) -> Response:
