@@ -23,6 +23,7 @@ from node.console.format import (
     NOT_KNOWN,
     Amount,
     Moment,
+    Short,
     amount,
     cell_amount,
     count,
@@ -30,6 +31,7 @@ from node.console.format import (
     latency,
     moment,
     percent,
+    short,
 )
 from node.console.forms import Form
 from node.console.pager import Pager, link, numbered, page_number
@@ -161,7 +163,7 @@ class Line:
     text: str
     by: str
     paid: Amount | None
-    tx: str
+    tx: Short | None
     state: str
     tone: str
     answer: str
@@ -281,7 +283,7 @@ def record_line(each: RecordLine, now: int, zone: ZoneInfo) -> Line:
         text=each.text,
         by=each.by,
         paid=exact_amount(Usdc(each.atoms)) if paid else None,
-        tx=each.tx_hash,
+        tx=short(each.tx_hash) if each.tx_hash else None,
         state=each.state,
         tone=_TONES.get(each.state, "plain"),
         answer=each.answer,

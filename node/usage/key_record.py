@@ -12,7 +12,7 @@ from sqlalchemy import Engine, or_, select
 from sqlmodel import col
 
 from node.accounts.models import AuditEntry
-from node.plans.buying.models import OrderState
+from node.plans.buying.models import OrderKind, OrderState
 from node.plans.buying.read import OrderView, RequestView, SubscriptionView
 from node.usage.keys import KeyView
 from node.usage.my_usage import subscriptions_of
@@ -26,6 +26,11 @@ _CHANGES: Final = {
     "key.change": "What the key may do was changed.",
     "key.rotate": "A new token was made.",
     "key.revoke": "The key was revoked.",
+}
+_PAID: Final = {
+    OrderKind.SUBSCRIBE: "First period",
+    OrderKind.RENEWAL: "Renewal",
+    OrderKind.UPGRADE: "Upgrade",
 }
 
 
@@ -115,7 +120,7 @@ def _subscription(held: SubscriptionView) -> Iterator[RecordLine]:
 
 
 def _payment(held: SubscriptionView, order: OrderView) -> RecordLine:
-    text = f"{order.kind.value.capitalize()}, plan {held.plan.name}."
+    text = f"{_PAID[order.kind]}, plan {held.plan.name}."
     done = order.state is OrderState.DONE
     return RecordLine(
         at=order.done_at or order.created_at,

@@ -195,5 +195,5 @@ def test_what_was_granted_and_changed_stands_in_the_record(console: Console) -> 
 
 
 def _cards(page: str) -> dict[str, str]:
-    pattern = r'card__title">([^<]+)</h2><p class="card__value"[^>]*>([^<]+)<'
+    pattern = r'card__title">([^<]+)</h3><p class="card__value"[^>]*>([^<]+)<'
     return dict(re.findall(pattern, page))

@@ -249,11 +249,11 @@ def _texts(total: Sum) -> tuple[str, str, str]:
 
 
 def _page_total(page: str) -> tuple[str, str, str]:
-    foot = re.search(r"<tfoot>(.*?)</tfoot>", page, re.DOTALL)
-    if foot is None:
+    last = re.search(r'<tbody id="total">(.*?)</tbody>', page, re.DOTALL)
+    if last is None:
         return _texts((0, 0, 0, 0))
-    cells = [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<td.*?</td>", foot[1])]
-    return cells[1], cells[3], cells[6]
+    cells = [re.sub(r"<br>.*|<[^>]+>", "", cell) for cell in re.findall(r"<td.*?</td>", last[1])]
+    return cells[0], cells[2], cells[4]
 
 
 def _file(text: str) -> set[tuple[str, str, int, int, int, str]]:
