@@ -16,7 +16,6 @@ from yarl import URL
 from catalog.listings import ANY, REST, PricedListing, PricedRoute, split_path
 from catalog.models import PriceUnit
 from finance.errors import FinanceError
-from finance.store import Write
 from finance.x402.extensions import bazaar_extension, payment_identifier_extension
 from finance.x402.offers import Offer, Terms
 from finance.x402.values import BATCH_SETTLEMENT_SCHEME, EXACT
@@ -76,8 +75,8 @@ class Upstream:
 @dataclass(frozen=True, slots=True)
 class Route:
     """One route for sale. `offer` is None when it is free; `own` makes the answer where that
-    is not the upstream's, and `undo` takes back what it gave (node.gateway.own). A stream of
-    it costs `minute_atoms` for each minute; 0 where its opening is all that is paid."""
+    is not the upstream's (node.gateway.own). A stream of it costs `minute_atoms` for each
+    minute; 0 where its opening is all that is paid."""
 
     listing: PricedListing
     method: str
@@ -86,7 +85,6 @@ class Route:
     offer: Offer | None
     upstream: Upstream
     own: Callable[[Call], Awaitable[Made]] | None = None
-    undo: tuple[Write, ...] = ()
     minute_atoms: int = 0
 
     @property
@@ -193,14 +191,15 @@ def _upstream(listing: PricedListing, sale: Sale, unseal: Callable[[str], bytes]
 
 def _terms(listing: PricedListing, priced: PricedRoute, sale: Sale) -> Terms:
     path = "" if priced.template == REST else priced.template
+    public = f"{sale.public_url.rstrip('/')}/v1/{listing.slug}"
     extensions = {**payment_identifier_extension(), **_discovery(listing, priced)}
     if priced.unit is PriceUnit.MINUTE:
-        extensions |= {FAREBOX: {"unit": priced.unit.value}}
+        extensions |= {FAREBOX: {"unit": priced.unit.value, "base": public}}
     return Terms(
         listing_id=listing.id,
         route=priced.template,
         method=priced.method,
-        resource_url=f"{sale.public_url.rstrip('/')}/v1/{listing.slug}{path}",
+        resource_url=public + path,
         amount_atoms=priced.price_atoms,
         pay_to=sale.pay_to,
         asset=sale.asset,

@@ -283,8 +283,7 @@ async def _settle(desk: Desk, purchase: Purchase, payment_id: str) -> str:
     try:
         settled = await desk.seller.settlement.settle(payment_id, max(limit, LEAST_SETTLE_SECONDS))
     except SettlementFailed as failure:
-        route = purchase.match.route
-        await undo_call(desk.seller.store, payment_id, failure.code, route.undo if route else ())
+        await undo_call(desk.seller.store, payment_id, failure.code)
         raise unsettled(purchase.terms.network, purchase.authorization.payer, failure) from failure
     except SettlementUnknown as unknown:
         # Should it fail in the end, the gateway's upkeep undoes the call.

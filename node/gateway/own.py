@@ -42,8 +42,6 @@ class Resource:
     amount_atoms: int = 0
     schemes: tuple[str, ...] = (EXACT,)
     description: str = ""
-    # Takes back what its answer's writes gave, where its authorization moved no money.
-    undo: tuple[Write, ...] = ()
 
 
 class Shelf(Protocol):
@@ -86,7 +84,6 @@ class Shelves:
             offer,
             Upstream(_NOWHERE, "", b"", b"", public),
             own=resource.make,
-            undo=resource.undo,
         )
 
 

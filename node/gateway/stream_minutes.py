@@ -45,6 +45,7 @@ LOOK_SECONDS = 1.0
 # A payment that comes at the last moment is waited for, once for each minute.
 HOLD_SECONDS = 5
 
+_PATH = f"/.farebox/{SHELF}/"
 _log = logging.getLogger("farebox.gateway")
 
 _PAY = text(
@@ -128,7 +129,9 @@ class Minutes:
         sold = await self._find(segments[0])
         if sold is None or sold.listing_id != listing.id:
             raise Refused("stream_unknown")
-        path = f"/.farebox/{SHELF}/{sold.id}"
+        path = _PATH + sold.id
+        if not call.raw_path.endswith(path.encode()):
+            raise Refused("no_such_resource")  # by its path its minute may have to be found again
         if call.method == "GET":
             return Resource(path, partial(self._shown, sold.id))
         # One that shows a payment may have bought its minute while the stream was open.
@@ -140,7 +143,6 @@ class Minutes:
             sold.minute_atoms,
             (BATCH_SETTLEMENT_SCHEME, EXACT),
             f"One minute more of a stream of {listing.name}",
-            (Write(_TAKE_BACK, {"id": sold.id, "seconds": MINUTE}, rows=None),),
         )
 
     async def _sell(self, stream_id: str, _: Call) -> Made:
@@ -173,6 +175,14 @@ class Minutes:
         if sold.state != StreamState.OPEN:
             return False
         return await asyncio.to_thread(self._streams.is_held, sold.id, sold.owner)
+
+
+def minute_back(path: str) -> list[Write]:
+    """Takes a minute back whose authorization moved no money; nothing for another call's path."""
+    if not path.startswith(_PATH):
+        return []
+    stream_id = path.removeprefix(_PATH)
+    return [Write(_TAKE_BACK, {"id": stream_id, "seconds": MINUTE}, rows=None)]
 
 
 def _document(sold: Sold, paid_until: int) -> dict[str, object]:

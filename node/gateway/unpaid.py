@@ -7,13 +7,13 @@ waited for, since its caller left or its process ended, is found by looking for 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from msgspec import structs
 from sqlalchemy import Engine, text
 
 from finance.errors import StoreConflict
 from finance.store import Batch, Increment, Store, Write
+from node.gateway.stream_minutes import minute_back
 from node.usage.calls import CallRecord
 from node.usage.models import Side
 
@@ -38,15 +38,16 @@ async def undo_unpaid(store: Store) -> int:
     return len(failed)
 
 
-async def undo_call(store: Store, payment_id: str, code: str, also: Sequence[Write] = ()) -> None:
+async def undo_call(store: Store, payment_id: str, code: str) -> None:
     """The call is one that was refused for the reason `code`, its payment identifier is free
-    again; `also` takes back what its answer had changed. Undone already: nothing happens."""
+    again, and the minute of a stream that it bought is taken back. Undone already: nothing
+    happens."""
     found = await asyncio.to_thread(_find, store.engine, payment_id)
     if found is None:
         return
     record, keys = found
     unpaid = structs.replace(record, status=402, amount_atoms=0, bytes_out=0, error=code)
-    writes = [Write(_UNPAID, {"id": payment_id, "error": code}), *also]
+    writes = [Write(_UNPAID, {"id": payment_id, "error": code}), *minute_back(record.path)]
     writes += [Write(_FORGET, {"key": key, "id": payment_id}, rows=None) for key in keys]
     sums = [_taken_back(record.increment()), unpaid.increment()]
     try:
