@@ -45,7 +45,12 @@ _BOUGHT = text(
     " AND payer = :payer AND nonce = :nonce AND listing_id = :listing_id AND route = :route"
     " AND state NOT IN ('reserved', 'released')"
 )
-_TAKEN = text("SELECT 1 FROM subscription WHERE key_hash = :key_hash OR free_for = :free_for")
+_TAKEN = text(
+    "SELECT 1 FROM subscription s WHERE (s.key_hash = :key_hash OR s.free_for = :free_for)"
+    " AND EXISTS (SELECT 1 FROM subscription_period p"
+    " LEFT JOIN onchain_payment o ON o.id = p.payment_id"
+    " WHERE p.subscription_id = s.id AND (p.payment_id IS NULL OR o.state <> 'failed'))"
+)
 
 
 @dataclass(frozen=True, slots=True)

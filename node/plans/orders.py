@@ -28,6 +28,14 @@ _CHOOSE = text(
 )
 _ROTATE = text(f"UPDATE subscription SET key_hash = :key_hash, {_TOUCH} AND key_hash = :old")
 
+# Whose first payment failed never had anything: the same key may try again.
+_FORGET_UNPAID = text(
+    "DELETE FROM subscription WHERE key_hash = :key_hash AND NOT EXISTS ("
+    "SELECT 1 FROM subscription_period p LEFT JOIN onchain_payment o ON o.id = p.payment_id"
+    " WHERE p.subscription_id = subscription.id"
+    " AND (p.payment_id IS NULL OR o.state <> 'failed'))"
+)
+
 
 def free_holder(listing_id: str, payer: str) -> str:
     """What there is one live free subscription of."""
@@ -62,7 +70,8 @@ def subscribe(
         "changes": 0,
     }
     period = _period(subscription_id, 1, Kind.FIRST, plan, stretch, payment_id, at)
-    return [Write(_INSERT_SUBSCRIPTION, row), period]
+    forgotten = Write(_FORGET_UNPAID, {"key_hash": key_hash}, rows=None)
+    return [forgotten, Write(_INSERT_SUBSCRIPTION, row), period]
 
 
 def order(

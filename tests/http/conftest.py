@@ -136,6 +136,7 @@ class Market:
     listings: list[Listing] = field(default_factory=list)
     prices: list[RoutePrice] = field(default_factory=list)
     paused: bool = False
+    owing: bool = False  # a payment is left on its way, as a crash would
     claims: list[str] = field(default_factory=list)
 
     def sell(self, slug: str = "api", base: str | None = None, **fields: Any) -> Listing:
@@ -298,7 +299,8 @@ async def open_market(journal: Journal, pay_to: bytes, authorizer: bytes, **part
         )
         yield market
         await gateway.stop()
-    market.assert_books_balance()
+    if not market.owing:
+        market.assert_books_balance()
 
 
 @pytest.fixture

@@ -160,6 +160,7 @@ async def open_seller(world: World, **changes: Any) -> AsyncIterator[Seller]:
     } | changes
     pay_to, authorizer = world.wallet.address_bytes, world.receiver.address_bytes
     async with open_market(world.store, pay_to, authorizer, **parts) as market:
+        market.owing = "settlement" in changes
         listing = market.sell()
         put_listing(world, listing)
         yield Seller(world, market, gate)

@@ -17,10 +17,13 @@ from finance.x402.wire import decode_required
 from node.accounts.audit import SYSTEM
 from node.plans.requests import grant, read_requests, refuse
 from node.plans.terms import first_stretch, share_of
+from node.usage.quotas import Meter
 from node.usage.windows import window_of
 from tests.chain_fixtures import DevchainProcess
-from tests.http.plans_world import BELOW, ECHO, Seller, open_seller
+from tests.http.conftest import free_port, serving
+from tests.http.plans_world import BELOW, ECHO, LISTING, Seller, open_seller
 from tests.recovery.seller_world import World, usdc_of
+from tests.streams.test_gateway_events import Events
 
 
 @pytest.fixture(scope="module")
@@ -371,3 +374,50 @@ async def test_who_has_no_key_learns_nothing_of_a_subscription(seller: Seller) -
     for method, below in (("GET", ""), ("DELETE", ""), ("POST", "/renewal"), ("PUT", "/key")):
         answer = await seller.ask(method, other, below)
         assert (answer.status_code, answer.json()["code"]) == (401, "subscription_key_invalid")
+
+
+async def test_whose_first_payment_failed_may_try_again_with_the_same_key(seller: Seller) -> None:
+    plan = seller.plan()
+    customer = await seller.subscribe(plan)
+    again = await seller.pay(f"{BELOW}/plans/{plan.id}", customer, {"key_hash": customer.key_hash})
+    assert (again.status_code, again.json()["code"]) == (409, "subscription_exists")
+    with seller.world.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE onchain_payment SET state = 'failed' WHERE state = 'confirmed'")
+        )
+    await seller.gate.load()
+    assert (await seller.call(customer)).status_code == 401
+    await seller.subscribe(plan, customer)
+    assert (await seller.call(customer)).status_code == 200
+    with seller.world.engine.begin() as connection:  # the books, as they were
+        connection.execute(
+            text("UPDATE onchain_payment SET state = 'confirmed' WHERE state = 'failed'")
+        )
+
+
+async def test_streams_of_a_subscriber_take_their_time_from_its_quota(seller: Seller) -> None:
+    customer = await seller.subscribe(seller.plan(stream_seconds=31 * 3))
+    held = seller.gate.find(customer.secret.encode(), LISTING)
+    assert held is not None
+    port, api = free_port(), Events()
+    async with serving(api, port):
+        seller.market.seller.egress.allow_also([f"127.0.0.1:{port}"])
+        seller.market.listings.clear()
+        seller.market.sell(base=f"http://127.0.0.1:{port}/base")
+        headers, url = {**customer.headers, "accept": "text/event-stream"}, f"{seller.url}/v1/api/"
+        client = seller.market.client
+        async with client.stream("GET", url + "ticks", headers=headers) as answer:
+            assert answer.status_code == 200
+            async with asyncio.timeout(10):
+                while (await seller.look(customer))["used"]["stream_seconds"] < 1:
+                    await asyncio.sleep(0.1)
+            now = int(time.time())
+            limit = held.limit(Meter.STREAM_SECONDS, now) or 0
+            seller.gate.quotas.reserve(held.subject, Meter.STREAM_SECONDS, limit, None, now)
+            refused = await client.get(url + "short", headers=headers)
+            assert (refused.status_code, refused.json()["meter"]) == (402, "stream_seconds")
+            lines = answer.aiter_lines()  # what is open goes on
+            assert await anext(lines) == "data: 0"
+        assert (await client.get(url + "short", headers=customer.headers)).status_code == 200
+    counted = "SELECT payer FROM stream_session"
+    assert seller.rows(counted)[0][0] == "sub:" + customer.id

@@ -11,10 +11,12 @@ import pytest_asyncio
 
 from tests.chain_fixtures import ChainProcess, DevchainProcess
 from tests.http.conftest import market  # noqa: F401  (fixture)
+from tests.http.plans_world import Seller, open_seller
 from tests.http.proxy_world import BuyerNode
 from tests.laws.faults import load_faults
 from tests.laws.worlds import CHAIN_URL, RunningChain, Shop, UnreachableChain, open_shop
 from tests.laws.x402_seller import X402Seller
+from tests.recovery.seller_world import World
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,6 +50,15 @@ async def shop(chain: ChainProcess, tmp_path: Path) -> AsyncIterator[Shop]:
     async with open_shop(chain, tmp_path) as shop:
         yield shop
         await shop.assert_books_balance()
+
+
+@pytest_asyncio.fixture
+async def planned(chain: ChainProcess, tmp_path: Path) -> AsyncIterator[Seller]:
+    """A seller of plans with a real chain."""
+    async with World(chain, tmp_path) as world:
+        async with open_seller(world) as seller:
+            yield seller
+        world.assert_books_balance()
 
 
 @pytest.fixture

@@ -52,6 +52,7 @@ def load_faults() -> dict[str, Fault]:
         faults_chain,
         faults_keys,
         faults_minutes,
+        faults_plans,
         faults_selling,
         faults_treasury,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 
 import httpx
@@ -19,9 +20,12 @@ from finance.x402.extensions import PAYMENT_IDENTIFIER
 from finance.x402.values import ChannelConfig
 from node.db.journal import Journal
 from node.gateway.stream_minutes import GRACE_SECONDS
+from node.usage.quotas import Meter
 from tests.http.conftest import PRICE, Market
+from tests.http.plans_world import BELOW, LISTING, Seller
 from tests.laws.minutes import open_stream
 from tests.laws.worlds import Shop, second_process, shared_market
+from tests.recovery.seller_world import usdc_of
 
 IDENTIFIER = {PAYMENT_IDENTIFIER: {"info": {"required": False, "id": "order-0123456789abcdef"}}}
 
@@ -198,3 +202,26 @@ async def test_a_minute_that_is_paid_is_served(market: Market) -> None:
         await stream.pass_(59)
         assert not await stream.ends()
     assert await market.charged(stream.payer) == 4 * PRICE
+
+
+async def test_renewals_paid_at_once_buy_one_month(planned: Seller) -> None:
+    customer = await planned.subscribe(planned.plan())
+    path = f"{BELOW}/subscriptions/{customer.id}/renewal"
+    payments = [await planned.payment(path, customer) for _ in range(4)]
+    before = usdc_of(planned.world.chain, customer.payer.hex)
+    await asyncio.gather(*(planned.pay(path, customer, None, each) for each in payments))
+    assert before - usdc_of(planned.world.chain, customer.payer.hex) == 3_000_000
+    count = "SELECT count(*) FROM subscription_period WHERE kind = 'renewal'"
+    assert planned.rows(count) == [(1,)]
+
+
+async def test_calls_at_once_never_pass_a_quota_together(planned: Seller) -> None:
+    customer = await planned.subscribe(planned.plan(calls=20 * 31))
+    left = (await planned.look(customer))["period"]["calls"]
+    gate = planned.gate
+    held = gate.find(customer.secret.encode(), LISTING)
+    assert held is not None
+    now = int(time.time())
+    planned.gate.quotas.reserve(held.subject, Meter.CALLS, left - 10, left, now).commit()
+    answers = await asyncio.gather(*(planned.call(customer) for _ in range(40)))
+    assert Counter(answer.status_code for answer in answers) == {200: 10, 402: 30}

@@ -6,16 +6,24 @@ at that instant; so each promise is witnessed at the first byte, not by luck wit
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
+from typing import Any
 
+from httpx import Response
+
+from finance.errors import SettlementUnknown
 from finance.store import Batch
 from node.db.engine import open_engine, writer
 from node.db.journal import Journal
+from tests.chain_fixtures import ChainProcess
 from tests.http.conftest import PRICE, Market, free_port, serving
+from tests.http.plans_world import BELOW, Customer, Seller, open_seller
 from tests.http.proxy_world import SECRET, BuyerNode, served
 from tests.laws.worlds import Shop, Witness, on_disk
 from tests.laws.x402_seller import X402Seller
-from tests.recovery.seller_world import usdc_of
+from tests.recovery.seller_world import World, usdc_of
 
 CHARGED = "SELECT SUM(amount) FROM ledger_entry WHERE account = 'charged'"
 
@@ -100,3 +108,65 @@ async def test_no_commit_is_lost_when_the_power_fails(tmp_path: Path) -> None:
     journal.close()
     engine.dispose()
     assert synchronous == 2  # FULL: the log is on the disk when a commit returns
+
+
+class NeverSettles:
+    """Where the node is killed: the debt is on disk, its money has not moved."""
+
+    async def settle(self, payment_id: str, timeout: float) -> Any:
+        raise SettlementUnknown("it is on its way")
+
+    async def take_over(self, owners: Any) -> int:
+        return 0
+
+
+async def test_a_plan_gives_nothing_before_its_money_has_arrived(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    async with (
+        World(chain, tmp_path) as world,
+        open_seller(world, settlement=NeverSettles()) as seller,
+    ):
+        customer = seller.customer()
+        answer = await _order(seller, customer)
+        assert answer.status_code == 504
+        for _ in range(2):
+            await seller.gate.look()
+            assert (await seller.call(customer)).status_code == 401
+            await seller.gate.load()
+        assert seller.rows("SELECT state FROM onchain_payment") == [("owed",)]
+
+
+async def test_a_plan_paid_before_a_crash_is_good_after_it(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    async with World(chain, tmp_path) as world:
+        async with open_seller(world, settlement=NeverSettles()) as seller:
+            customer = seller.customer()
+            body = {"key_hash": customer.key_hash}
+            path = f"{BELOW}/plans/{seller.plan().id}"
+            payment = await seller.payment(path, customer)
+            assert (await seller.pay(path, customer, body, payment)).status_code == 504
+        wallet, receiver = world.wallet, world.receiver
+    async with World(chain, tmp_path, wallet, receiver) as world, open_seller(world) as seller:
+        async with asyncio.timeout(30):
+            while seller.rows("SELECT state FROM onchain_payment") != [("confirmed",)]:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(2.5)
+        assert (await seller.call(customer)).status_code == 200
+        assert usdc_of(chain, world.wallet.address) == _paid(seller)
+        assert seller.rows("SELECT number FROM invoice") == [(_first_number(),)]
+        assert seller.rows("SELECT count(*) FROM subscription_period") == [(1,)]
+
+
+async def _order(seller: Seller, customer: Customer) -> Response:
+    path = f"{BELOW}/plans/{seller.plan().id}"
+    return await seller.pay(path, customer, {"key_hash": customer.key_hash})
+
+
+def _paid(seller: Seller) -> int:
+    return int(seller.rows("SELECT SUM(price_atoms) FROM subscription_period")[0][0])
+
+
+def _first_number() -> str:
+    return time.strftime("FB-%Y-000001", time.gmtime())

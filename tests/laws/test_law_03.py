@@ -15,6 +15,7 @@ from finance.selling.mirror import Mirror
 from node.db.engine import open_engine
 from node.db.journal import Journal
 from tests.http.conftest import NETWORK, PRICE, Market
+from tests.http.plans_world import Seller
 from tests.laws.minutes import open_stream
 from tests.laws.worlds import NOWHERE, Shop, on_disk
 
@@ -100,3 +101,12 @@ async def test_a_stream_that_has_ended_is_charged_no_more(market: Market) -> Non
     await stream.over()
     assert (await stream.pay()).status_code >= 400
     assert await market.charged(stream.payer) == 2 * PRICE
+
+
+async def test_a_failed_call_is_not_taken_from_the_quota(planned: Seller) -> None:
+    customer = await planned.subscribe(planned.plan(calls=1))
+    for path in ("status/500", "status/404", "redirect"):
+        await planned.call(customer, f"/v1/api/{path}")
+    assert (await planned.call(customer)).status_code == 200
+    await planned.market.settled()
+    assert planned.rows("SELECT used FROM quota_usage") == [(1,)]

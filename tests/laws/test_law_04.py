@@ -13,6 +13,7 @@ from finance.x402.exact import sign_authorization
 from finance.x402.text import checksum
 from finance.x402.wire import decode_required
 from tests.http.conftest import CHAIN_ID, PRICE, Market
+from tests.http.plans_world import BELOW, Seller
 from tests.laws.worlds import Shop
 
 ELSEWHERE = checksum(b"\x77" * 20)
@@ -95,3 +96,27 @@ async def test_an_authorization_to_another_receiver_buys_nothing(shop: Shop) -> 
         answer = await shop.client.get(url + "/v1/api/echo", headers=headers)
     assert answer.status_code == 402
     assert shop.upstream.total == 0
+
+
+async def test_a_free_plan_is_only_for_whoever_signs(planned: Seller) -> None:
+    plan, owner, thief = planned.plan("Free", 0), planned.customer(), planned.customer()
+    named = {"payer": owner.payer.hex, "signature": "0x" + "1b" * 65}
+    answer = await planned.market.client.post(
+        f"{planned.url}{BELOW}/plans/{plan.id}", json={"key_hash": thief.key_hash, **named}
+    )
+    assert answer.status_code == 403
+    assert (await planned.take_free(plan, owner)).status_code == 200
+
+
+async def test_a_payment_sent_again_finds_its_answer_though_the_price_has_changed(
+    planned: Seller,
+) -> None:
+    plan, customer = planned.plan(), planned.customer()
+    path, body = f"{BELOW}/plans/{plan.id}", {"key_hash": customer.key_hash}
+    payment = await planned.payment(path, customer)
+    first = await planned.pay(path, customer, body, payment)
+    terms = text("UPDATE plan SET price_atoms = 2 * price_atoms")
+    with planned.world.engine.begin() as connection:
+        connection.execute(terms)
+    again = await planned.pay(path, customer, body, payment)
+    assert (again.status_code, again.content) == (200, first.content)

@@ -1,0 +1,104 @@
+"""Broken builds of plans: what is sold by the month."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import Any
+
+from pytest import MonkeyPatch
+
+from node.gateway import plans, subscriptions
+from node.plans import gate, orders, subscribers
+from node.plans.gate import Held, SubscriberGate
+from node.usage import quotas
+from node.usage.quotas import Meter, Reservation
+from tests.laws.faults import fault
+
+
+@fault(
+    1,
+    "months that are ordered at once are each sold",
+    "test_renewals_paid_at_once_buy_one_month",
+)
+def months_sold_twice(patch: MonkeyPatch) -> None:
+    def order(subscriber: Any, kind: Any, plan: Any, stretch: Any, *rest: Any) -> Any:
+        payment_id, at, _ = rest
+        number = 2 + secrets.randbelow(2**30)
+        return made(subscriber, kind, plan, stretch, payment_id, at, number)
+
+    made = orders.order
+    patch.setattr(subscriptions, "order", order)
+
+
+@fault(
+    1,
+    "a quota is not held for calls that are under way",
+    "test_calls_at_once_never_pass_a_quota_together",
+)
+def quota_not_held(patch: MonkeyPatch) -> None:
+    async def claim(
+        self: SubscriberGate, held: Held, now: int, meter: Meter = Meter.CALLS, amount: int = 1
+    ) -> Reservation:
+        reservation = await claimed(self, held, now, meter, amount)
+        reservation.release()
+        return reservation
+
+    claimed = gate.SubscriberGate.claim
+    patch.setattr(gate.SubscriberGate, "claim", claim)
+
+
+@fault(
+    2,
+    "a period counts though its money has not arrived",
+    "test_a_plan_gives_nothing_before_its_money_has_arrived",
+)
+def unpaid_periods_count(patch: MonkeyPatch) -> None:
+    def ordered(row: Any, free: Any) -> subscribers.Ordered:
+        order = read(row, free)
+        return replace(order, period=replace(order.period, settled=True))
+
+    read = subscribers._ordered
+    patch.setattr(subscribers, "_ordered", ordered)
+
+
+@fault(
+    2,
+    "what was paid before a crash is not looked for",
+    "test_a_plan_paid_before_a_crash_is_good_after_it",
+)
+def pending_orders_forgotten(patch: MonkeyPatch) -> None:
+    async def look(self: SubscriberGate) -> None:
+        return None
+
+    patch.setattr(gate.SubscriberGate, "look", look)
+
+
+@fault(
+    3,
+    "a call that failed is taken from the quota",
+    "test_a_failed_call_is_not_taken_from_the_quota",
+)
+def failed_calls_counted(patch: MonkeyPatch) -> None:
+    patch.setattr(quotas.Reservation, "release", lambda self: None)
+
+
+@fault(
+    4,
+    "a payment sent again is offered another price",
+    "test_a_payment_sent_again_finds_its_answer_though_the_price_has_changed",
+)
+def paid_prices_forgotten(patch: MonkeyPatch) -> None:
+    async def nothing(*_: Any) -> None:
+        return None
+
+    patch.setattr(plans.Counter, "bought", nothing)
+
+
+@fault(
+    4,
+    "a free plan is given to whoever names an address",
+    "test_a_free_plan_is_only_for_whoever_signs",
+)
+def signatures_believed(patch: MonkeyPatch) -> None:
+    patch.setattr(plans, "signed_by", lambda *_: True)
