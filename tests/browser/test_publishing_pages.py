@@ -20,11 +20,10 @@ from catalog.editing import add_listing
 from catalog.models import ListingOrigin
 from finance.money import Usdc
 from node.accounts.access import Role
-from node.accounts.sessions import COOKIE, Client, begin_session
 from node.db.engine import open_engine, writer
 from tests.browser.test_every_page import faults_of
 from tests.chain_fixtures import DevchainProcess
-from tests.console_world import PASSWORD, Console, make_users, open_browser, serve_console
+from tests.console_world import PASSWORD, Console, open_browser, serve_console
 from tests.publishing_world import KEY, Weather, serve_weather, spec_text
 from tests.recovery.market_world import Market, open_market
 
@@ -64,7 +63,7 @@ def fill_details(page: Page, api: Weather, name: str, spec: str) -> None:
 def publish(page: Page) -> None:
     page.get_by_role("button", name="Record the chosen ones").click()
     page.get_by_role("link", name="Set prices and publish").click()
-    page.get_by_label("Price per call, USDC").fill("0.001")
+    page.get_by_label("Price, USDC").fill("0.001")
     page.get_by_label("GET /forecast/{city}").fill("0.002")
     page.get_by_role("button", name="Publish").click()
     expect(page.get_by_text("is published.")).to_be_visible()
@@ -121,11 +120,11 @@ def test_everything_works_without_script(browser: Browser, console: Console, api
     page.get_by_role("button", name="Record again: GET /stations").click()
     expect(page.get_by_text("Recorded anew.")).to_be_visible()
     page.get_by_role("link", name="Edit").click()
-    page.get_by_label("Price per call, USDC").fill("0.0000001")
+    page.get_by_label("Price, USDC").fill("0.0000001")
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_text("is no price in USDC")).to_be_visible()
-    expect(page.get_by_label("Price per call, USDC")).to_have_value("0.0000001")
-    page.get_by_label("Price per call, USDC").fill("0.5")
+    expect(page.get_by_label("Price, USDC")).to_have_value("0.0000001")
+    page.get_by_label("Price, USDC").fill("0.5")
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_text("keep their price")).to_be_visible()
     page.get_by_role("link", name="Delete").click()
@@ -165,20 +164,19 @@ def running_market(tmp_path: Path) -> Iterator[Market]:
 
 
 @pytest.mark.browser
-def test_api_registered_in_the_browser_sells_a_paid_call(
+def test_from_the_first_start_to_the_first_sale(
     browser: Browser, running_market: Market, api: Weather
 ) -> None:
     seller, buyer = running_market.seller, running_market.buyer
-    page = _signed_in(browser, seller.data_dir, f"http://127.0.0.1:{seller.console_port}")
+    page = browser.new_page(base_url=f"http://127.0.0.1:{seller.console_port}")
+    set_up(page, seller.address)
+    expect(page.get_by_text("Nothing has happened here yet")).to_be_visible()
+    page.get_by_role("link", name="API Management").first.click()
     fill_details(page, api, "Weather", spec_text())
     publish(page)
     listing = page.url
-    engine = open_engine(f"sqlite:///{buyer.data_dir / 'farebox.db'}")
-    with writer(engine).begin() as connection:
-        address = f"{seller.gateway_url}/v1/weather"
-        draft = Draft("Weather", "weather", address, ListingOrigin.REMOTE, Usdc(1000))
-        add_listing(connection, draft, lambda _: "", 0)
-    engine.dispose()
+    address = f"{seller.gateway_url}/v1/weather"
+    _know(buyer.data_dir, address)
     demo = _until(f"{address}/forecast/oslo", {"Farebox-Demo": "1"})
     assert (demo.status_code, demo.headers["farebox-demo"]) == (200, "true")
     assert demo.json()["city"] == "lisbon", "the recorded one"
@@ -186,6 +184,10 @@ def test_api_registered_in_the_browser_sells_a_paid_call(
     bought = _until(f"http://127.0.0.1:{buyer.console_port}/call/weather/forecast/oslo", secret)
     assert (bought.status_code, bought.json()["city"]) == (200, "oslo"), bought.text
     assert bought.headers["farebox-cost"].split()[0] == "0.002"
+    page.goto("/")
+    served, revenue = (page.locator(".card", has_text=name) for name in SOLD)
+    expect(served.locator(".card__value")).to_have_text("1")
+    expect(revenue.locator(".card__value")).to_have_attribute("title", "0.002 USDC")
     page.goto(listing)
     expect(page.locator("#figures")).to_contain_text("0.002")
     page.get_by_role("button", name="Pause").click()
@@ -194,18 +196,34 @@ def test_api_registered_in_the_browser_sells_a_paid_call(
     assert _until(paused, {"Farebox-Demo": "1"}).json()["city"] == "lisbon"
 
 
-def _signed_in(browser: Browser, data_dir: Path, url: str) -> Page:
+SOLD = ("Calls Served (24h)", "Revenue (24h)")
+
+
+def set_up(page: Page, wallet: str) -> None:
+    """The wizard of a new node, to the dashboard."""
+    page.goto("/")
+    page.get_by_label("I have read this and agree.").check()
+    page.get_by_role("button", name="Go on").click()
+    page.get_by_label("Name to sign in with").fill("ada")
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_label("The same again").fill(PASSWORD)
+    page.get_by_role("button", name="Make the account").click()
+    page.get_by_label("Email").fill("ada@example.org")
+    page.get_by_role("button", name="Go on").click()
+    page.get_by_label("Backup password").fill("paper in the drawer 7")
+    page.get_by_label("The same again").fill("paper in the drawer 7")
+    page.get_by_role("button", name="Write the first backup").click(timeout=90_000)
+    expect(page.get_by_text(wallet)).to_be_visible(timeout=90_000)
+    page.get_by_role("link", name="To the dashboard").click()
+
+
+def _know(data_dir: Path, address: str) -> None:
+    """The buyer has the listing in its catalog, in production."""
     engine = open_engine(f"sqlite:///{data_dir / 'farebox.db'}")
-    users = make_users(engine)
     with writer(engine).begin() as connection:
-        session = begin_session(
-            connection, users[Role.API_OWNER], Client("127.0.0.1", "test"), int(time.time())
-        )
+        draft = Draft("Weather", "weather", address, ListingOrigin.REMOTE, Usdc(1000))
+        add_listing(connection, draft, lambda _: "", 0)
     engine.dispose()
-    context = browser.new_context(base_url=url)
-    cookie = {"name": COOKIE, "value": session.token, "domain": "127.0.0.1", "path": "/"}
-    context.add_cookies([cookie])  # type: ignore[list-item]
-    return context.new_page()
 
 
 def _until(url: str, headers: dict[str, str], status: int = 200) -> httpx.Response:
