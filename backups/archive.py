@@ -20,6 +20,7 @@ import zstandard
 from backups.header import BackupKey, encode_header
 from backups.keyring import manifest_mac
 from backups.manifest import MAC_NAME, MANIFEST_NAME, Manifest, Member, encode_manifest
+from backups.pace import Pacer
 from backups.tape import Entry, TapeWriter
 
 Progress = Callable[[str, int, int], None]
@@ -66,7 +67,7 @@ def write_archive(
     with os.fdopen(handle, "wb") as file:
         file.write(encode_header(key))
         with compressor.stream_reader(tape) as packed:  # type: ignore[arg-type]
-            pyrage.encrypt_io(packed, file, [recipient])
+            pyrage.encrypt_io(packed, _Paced(file), [recipient])
         file.flush()
         os.fsync(file.fileno())
         return file.tell()
@@ -95,6 +96,22 @@ def _entries(
 
 def _opener(content: bytes) -> Callable[[], BinaryIO]:
     return lambda: io.BytesIO(content)
+
+
+class _Paced:
+    """A file that is put on disk in small portions while it is written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._size = file, file.tell()
+        self._pacer = Pacer(file.fileno())
+
+    def write(self, data: bytes) -> int:
+        self._size += self._file.write(data)
+        self._pacer.written(self._size)
+        return len(data)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 class _Counted(io.FileIO):

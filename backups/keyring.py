@@ -36,14 +36,15 @@ def check_password(password: str) -> None:
 
 
 def make_key(password: str) -> tuple[BackupKey, str]:
-    """A new key under `password`, and its identity (text). Takes a second: scrypt. Raises
-    ChoiceInvalid, MemoryShort."""
+    """A new key under `password`, and its identity (text). Takes a second or two: it is opened
+    again, as a restore would. Raises ChoiceInvalid, MemoryShort."""
     check_password(password)
     identity = pyrage.x25519.Identity.generate()
     with _alone():
         _require_memory(memory_of(WORK))
         block = seal(str(identity).encode(), password)
-    return BackupKey(str(identity.to_public()), block), str(identity)
+    key = BackupKey(str(identity.to_public()), block)
+    return key, open_key(key, password)
 
 
 def open_key(key: BackupKey, password: str) -> str:

@@ -130,11 +130,13 @@ def require_room(target: Conninfo, room: Room) -> list[str]:
 
 def _unused(connection: psycopg.Connection[Any], room: Room) -> list[str]:
     names = [name for (name,) in connection.execute(_TABLES).fetchall()]
-    worth = [name for name in names if name in room.in_use and _any_row(connection, name)]
-    if worth or not set(names) <= room.tables:
+    worth = sorted(set(names) - room.tables)
+    worth += [name for name in names if name in room.in_use and _any_row(connection, name)]
+    if worth:
         raise DatabaseUnfit(
-            "The PostgreSQL database to restore into is not empty. Make a new one, name it"
-            " in FAREBOX_DATABASE_URL, and restore again; the old one stays as it is."
+            "The PostgreSQL database to restore into is not empty. Make a new one, name it in"
+            " FAREBOX_DATABASE_URL, and restore again; the old one stays as it is. (There is"
+            f" something in: {', '.join(worth[:5])}.)"
         )
     return names
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import pyrage
 import zstandard
@@ -29,6 +29,7 @@ from backups.manifest import (
     Member,
     decode_manifest,
 )
+from backups.pace import Pacer
 from backups.tape import TapeReader
 
 _MAX_WINDOW = 1 << 27  # what zstd itself takes without being asked
@@ -70,6 +71,14 @@ def read_backup(
     return contents.finish()
 
 
+def read_through(path: Path, identity: str, progress: Progress) -> Manifest:
+    """Check a whole backup as `read_backup` does, and write nothing: for whoever has the same
+    contents at hand. Raises NotABackup, BackupTooNew, BackupDamaged, OSError."""
+    contents = _Contents(identity, Path(os.devnull), progress, lambda _: None, _nowhere)
+    _stream(path, identity, contents)
+    return contents.finish()
+
+
 class _Enough(Exception):
     """The manifest was all that was wanted."""
 
@@ -83,8 +92,10 @@ class _Contents:
         into: Path | None,
         progress: Progress,
         accept: Callable[[Manifest], None] | None,
+        create: Callable[[Path], _File] | None = None,
     ) -> None:
         self._identity, self._into = identity, into
+        self._create = create or _OnDisk
         self._progress, self._accept = progress, accept
         self._manifest: Manifest | None = None
         self._about = b""
@@ -93,7 +104,7 @@ class _Contents:
         self._seen = 0
         self._hash = hashlib.sha256()
         self._held = bytearray()
-        self._file: BinaryIO | None = None
+        self._file: _File | None = None
 
     def require_manifest(self) -> Manifest:
         if self._manifest is None:
@@ -122,7 +133,7 @@ class _Contents:
         if expected is None or (expected.name, expected.size) != (name, size):
             raise BackupDamaged(f"This backup holds a file that has no place in it, {name}.")
         assert self._into is not None
-        self._file = _create(self._into / name)
+        self._file = self._create(self._into / name)
 
     def _begin_front(self, name: str, size: int) -> None:
         expected = MAC_NAME if self._about else MANIFEST_NAME
@@ -143,8 +154,7 @@ class _Contents:
         if self._file is None:
             self._end_front()
             return
-        os.fsync(self._file.fileno())
-        self._file.close()
+        self._file.finish()
         self._file = None
         expected = self._expected.pop(0)
         if self._hash.hexdigest() != expected.sha256:
@@ -211,10 +221,53 @@ def _opened(path: Path) -> Any:
         yield file
 
 
-def _create(path: Path) -> BinaryIO:
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    return os.fdopen(handle, "wb")
+class _File(Protocol):
+    """Where a member goes."""
+
+    def write(self, piece: bytes) -> None: ...
+
+    def finish(self) -> None:
+        """All of it was written."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class _OnDisk:
+    """A new file, on disk when it is finished."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._file, self._size = os.fdopen(handle, "wb"), 0
+        self._pacer = Pacer(handle)
+
+    def write(self, piece: bytes) -> None:
+        self._file.write(piece)
+        self._size += len(piece)
+        self._pacer.written(self._size)
+
+    def finish(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Nowhere:
+    """Forgets what it is given."""
+
+    def write(self, piece: bytes) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _nowhere(_path: Path) -> _File:
+    return _Nowhere()
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:

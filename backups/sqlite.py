@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 from backups.archive import Progress
 from backups.errors import BackupDamaged, SnapshotFailed
 from backups.manifest import Owed
+from backups.pace import Pacer
 
-_PAGES = 2000  # about 8 MB a step
+_PAGES = 512  # 2 MiB a step
 Facts = tuple[dict[str, int], str, list[Owed]]
 
 
@@ -30,15 +32,25 @@ def snapshot(source: Path, target: Path, progress: Progress) -> None:
             reader.execute("BEGIN")
             reader.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
 
-            def report(_status: int, left: int, total: int) -> None:
-                progress("copying", total - left, total)
-
-            reader.backup(copy, pages=_PAGES, progress=report, sleep=0)
+            _copy(reader, copy, target, progress)
             reader.rollback()
             # What was written meanwhile is put into the database here, not by a paid call.
             reader.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     except sqlite3.Error as error:
         raise SnapshotFailed(f"The database cannot be copied: {error}.") from None
+
+
+def _copy(
+    reader: sqlite3.Connection, copy: sqlite3.Connection, target: Path, progress: Progress
+) -> None:
+    with target.open("rb") as file:
+        pacer = Pacer(file.fileno())
+
+        def report(_status: int, left: int, total: int) -> None:
+            pacer.written(os.fstat(file.fileno()).st_size)
+            progress("copying", total - left, total)
+
+        reader.backup(copy, pages=_PAGES, progress=report, sleep=0)
 
 
 def read_facts(path: Path, revision_sql: str, owed_sql: str) -> Facts:

@@ -6,7 +6,6 @@ They hold secrets, so they travel through a pipe, never on a command line.
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from backups.folder import hold_folder, place, require_space, unusable, work_fol
 from backups.header import BackupKey
 from backups.keyring import make_key, open_key
 from backups.manifest import MAX_SMALL_BYTES, POSTGRES_NAME, SQLITE_NAME, Manifest, Setting
-from backups.reading import open_front, read_backup, read_manifest
+from backups.reading import open_front, read_backup, read_manifest, read_through
 from backups.retention import Keeping
 
 
@@ -215,8 +214,7 @@ def _create(request: Create, progress: Progress) -> Outcome:
         finished = work / "backup"
         key = BackupKey(request.recipient, request.key_block)
         size = write_archive(finished, key, request.identity, manifest, smalls, database, progress)
-        database.unlink()
-        remark = _read_again(finished, request, manifest, work, progress)
+        remark = _read_again(finished, request, manifest, database, progress)
         digest = _sha256(finished)
         place(finished, folder / request.name)
     return Outcome(manifest=manifest, size=size, sha256=digest, remark=remark)
@@ -257,7 +255,7 @@ def _take_snapshot(
 
 
 def _require_room(database: Path, work: Path) -> None:
-    """A copy, and beside it the compressed file; then the file, and beside it its contents."""
+    """A copy, and beside it the compressed file."""
     size = database.stat().st_size if database.exists() else 0
     require_space(work, 2 * size)
 
@@ -270,17 +268,16 @@ def _read_small(name: str, path: Path) -> Small:
 
 
 def _read_again(
-    finished: Path, request: Create, manifest: Manifest, work: Path, progress: Progress
+    finished: Path, request: Create, manifest: Manifest, database: Path, progress: Progress
 ) -> str:
-    """Open the file as a restore would, from the first byte to the last."""
-    server = request.database.conninfo if isinstance(request.database, Postgres) else None
-    contents = work / "contents"
-    contents.mkdir(mode=0o700)
-    again, remark = _contents(finished, request.identity, contents, server, False, progress)
-    if again != manifest:
+    """Open the file as a restore would, from the first byte to the last. What is in it is, by its
+    checksum, `database`: so that one is looked into, and nothing written a second time."""
+    if read_through(finished, request.identity, progress) != manifest:
         raise CheckFailed("The backup that was written does not say what it should.")
-    shutil.rmtree(contents)
-    return remark
+    if isinstance(request.database, Postgres):
+        return postgres.check(database, request.database.conninfo, manifest.counts, False)
+    _require_rows(sqlite.check(database, progress), manifest)
+    return ""
 
 
 def _contents(

@@ -28,7 +28,6 @@ from node.accounts.audit import SYSTEM
 from node.alerts.choices import MailSecurity
 from node.alerts.configure import EmailChange, save_email
 from node.alerts.mail import Mailer
-from node.alerts.rules import Rule
 from node.preferences import change_preference
 from node.vault import records
 from node.vault.build import mail_post
@@ -41,6 +40,7 @@ from node.vault.service import Vault
 from node.vault.upkeep import Upkeep
 from tests.alerts.post_office import PostOffice
 from tests.backups.home import Home
+from tests.backups.told import Told
 from tests.recovery.node_home import until
 
 SECRET = "storage-secret-never-shown"
@@ -261,21 +261,6 @@ async def test_a_copy_that_failed_is_sent_again_an_hour_later(home: Home, storag
     await upkeep.run(now)
     found = records.read_backup(home.engine, made.id)
     assert found.s3_state is CopyState.SENT and _keys(storage, "late/") == [found.s3_key]
-
-
-class Told:
-    """Takes incidents of failed backups and remembers the open ones by their subject."""
-
-    def __init__(self) -> None:
-        self.open: dict[str, str] = {}
-
-    async def raise_(self, rule: Rule, subject: str, message: str, link: str = "") -> None:
-        if rule is Rule.BACKUP_FAILED:
-            self.open[subject] = message
-
-    async def resolve(self, rule: Rule, subject: str) -> None:
-        if rule is Rule.BACKUP_FAILED:
-            self.open.pop(subject, None)
 
 
 async def test_a_new_password_leaves_old_files_to_the_old_one(home: Home) -> None:
