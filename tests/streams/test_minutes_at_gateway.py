@@ -82,7 +82,9 @@ async def closed_with(connection: ClientConnection) -> tuple[int, str]:
 
 async def test_the_opening_pays_the_first_minute_and_says_until_when(shop: Shop) -> None:
     required = await shop.market.offer("/v1/api/echo")
-    assert required.extensions and required.extensions["farebox"] == {"unit": "minute"}
+    base = f"{shop.market.url}/v1/api"
+    assert required.extensions
+    assert required.extensions["farebox"] == {"unit": "minute", "base": base}
     connection, payer = await shop.open()
     assert connection.response is not None
     headers = connection.response.headers
@@ -245,6 +247,10 @@ async def test_a_minute_belongs_to_its_own_listing_and_stream(shop: Shop) -> Non
     for path in (f"other/.farebox/streams/{stream_of(connection)}", "api/.farebox/streams/nobody"):
         answer = await shop.market.client.post(f"{shop.market.url}/v1/{path}")
         assert (answer.status_code, answer.json()["code"]) == (404, "stream_unknown")
+    stream = stream_of(connection)
+    spelled = f"%{ord(stream[0]):02x}{stream[1:]}"  # another spelling of the same id
+    answer = await shop.market.client.post(f"{shop.market.url}/v1/api/.farebox/streams/{spelled}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "no_such_resource")
     await connection.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -12,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from catalog.models import Listing, PriceUnit
 from finance.buying.policy import BuyingPolicy
+from finance.errors import SettlementFailed, SettlementUnknown
 from finance.models import PurchaseState, SpendLimit
 from node.db.engine import writer
 from node.gateway.stream_minutes import GRACE_SECONDS
+from node.gateway.unpaid import undo_unpaid
+from node.proxy.errors import SellerFailed
 from node.proxy.minutes import LEAD_SECONDS
 from node.usage.models import ConsumerKey
 from node.usage.stream_rows import StreamSession
@@ -35,6 +39,7 @@ from tests.streams.test_gateway_events import Events
 __all__ = ["chain", "market", "world"]
 
 MINUTE = 60
+MINUTES = 60 if os.environ.get("FAREBOX_SOAK") == "1" else 15
 
 
 @dataclass
@@ -136,7 +141,7 @@ async def closed_with(connection: ClientConnection) -> tuple[int, str]:
     return closed.value.rcvd.code, closed.value.rcvd.reason
 
 
-async def test_an_hour_is_paid_minute_by_minute_and_the_app_notices_nothing(
+async def test_a_long_stream_is_paid_minute_by_minute_and_the_app_notices_nothing(
     town: Street,
 ) -> None:
     connection = await town.open()
@@ -146,20 +151,23 @@ async def test_an_hour_is_paid_minute_by_minute_and_the_app_notices_nothing(
     assert town.minutes_sold() == 0  # not before it is due
     await town.pass_(1)
     assert town.minutes_sold() == 1
-    for minute in range(2, 61):
+    for minute in range(2, MINUTES + 1):
         await town.pass_(MINUTE)
         assert town.minutes_sold() == minute
     assert await lives(connection)
     await connection.close()
     await until(lambda: not town.proxy.proxy._streams._open)
     await town.pass_(10 * MINUTE)
-    assert town.minutes_bought() == town.minutes_sold() == 60
-    assert town.charged() == 61 * PRICE == -town.buyer.booked("spent")
+    assert town.minutes_bought() == town.minutes_sold() == MINUTES
+    assert town.charged() == (MINUTES + 1) * PRICE == -town.buyer.booked("spent")
     minutes = [each for each in town.buyer.calls if each.path != "/echo"]
     assert {(each.key_id, each.listing_id) for each in minutes} == {("key-1", "listing-api")}
     await town.proxy.proxy._streams.tick()
     bought = town.buyer.rows(StreamSession)[0]
-    assert (bought.minute_atoms, bought.paid_until) == (PRICE, bought.started_at + 61 * MINUTE)
+    assert (bought.minute_atoms, bought.paid_until) == (
+        PRICE,
+        bought.started_at + (MINUTES + 1) * MINUTE,
+    )
 
 
 async def test_a_limit_that_is_reached_ends_the_stream_when_what_is_paid_is_used_up(
@@ -210,8 +218,6 @@ async def test_a_seller_that_asks_for_more_than_the_first_minute_is_not_paid(
 async def test_a_minute_whose_answer_is_lost_is_asked_for_with_the_same_signature(
     town: Street, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from node.proxy.errors import SellerFailed
-
     connection = await town.open()
     calls = town.proxy.proxy._calls
     send, headers = calls._send, []
@@ -312,8 +318,6 @@ async def test_each_minute_can_be_an_exact_payment_of_its_own(
 async def test_an_authorization_that_moves_no_money_buys_no_minute(
     market: Market, world: World, tmp_path: Path, chain: Any
 ) -> None:
-    from finance.errors import SettlementFailed
-
     policy = BuyingPolicy(prefer=("exact",))
     async with street(market, tmp_path, chain, policy) as town:
         connection = await town.open()
@@ -329,6 +333,28 @@ async def test_an_authorization_that_moves_no_money_buys_no_minute(
         await town.pass_(LEAD_SECONDS)
         await town.pass_(GRACE_SECONDS)
         assert (await closed_with(connection))[0] == 4402
+        assert town.charged() == PRICE
+
+
+async def test_a_minute_whose_money_is_found_not_to_have_come_is_taken_back(
+    market: Market, world: World, tmp_path: Path, chain: Any
+) -> None:
+    policy = BuyingPolicy(prefer=("exact",))
+    async with street(market, tmp_path, chain, policy) as town:
+        await town.open()
+
+        async def unknown(payment_id: str, timeout: float) -> Any:
+            raise SettlementUnknown("Nobody knows yet.")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(market.seller.settlement), "settle", lambda _, *a: unknown(*a))
+            await town.pass_(MINUTE - LEAD_SECONDS)
+        query = "SELECT paid_until - started_at FROM stream_session"
+        assert market.rows(query)[0][0] == 2 * MINUTE
+        with writer(market.journal.engine).begin() as rows:
+            rows.execute(text("UPDATE onchain_payment SET state = 'failed' WHERE state = 'owed'"))
+        assert await undo_unpaid(market.journal) == 1
+        assert market.rows(query)[0][0] == MINUTE
         assert town.charged() == PRICE
 
 
