@@ -295,5 +295,6 @@ def csv_line(each: Customer) -> tuple[object, ...]:
 
 
 def _of(meter: Meter, used: int, limit: int | None) -> str:
-    end = "no end" if limit is None else quantity(meter, limit)
-    return f"{quantity(meter, used)} of {end}"
+    unit = "calls" if meter is Meter.CALLS else "stream hours"
+    end = "" if limit is None else f" of {quantity(meter, limit)}"
+    return f"{quantity(meter, used)}{end} {unit}"

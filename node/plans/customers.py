@@ -25,6 +25,8 @@ from node.usage.quotas import Meter, used_by_subject
 from node.usage.windows import snapshot, window_of
 
 HOUR: Final = 3600
+# What plans cost is no call.
+_ORDERS: Final = ("%/.farebox/plans%", "%/.farebox/subscriptions%")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,11 @@ def _hours(connection: Connection, first: int) -> Iterable[Any]:
     def part(table: type[UsageHour] | type[CallRollup], time: Any) -> Any:
         apart = (col(table.key_id), col(table.listing_id))
         sums = (func.sum(col(table.calls)), func.sum(col(table.amount_atoms)))
-        wanted = and_(col(table.side) == Side.SERVED, time >= first)
+        wanted = and_(
+            col(table.side) == Side.SERVED,
+            time >= first,
+            *(~col(table.route).like(order) for order in _ORDERS),
+        )
         return select(*apart, *sums).where(wanted).group_by(*apart)
 
     hours, quarters = part(UsageHour, col(UsageHour.hour)), part(CallRollup, col(CallRollup.slot))
@@ -238,6 +244,7 @@ def _minute(connection: Connection, first: int, start: int) -> Iterable[Any]:
         col(Call.side) == Side.SERVED,
         col(Call.at_ms) >= first * 1000,
         col(Call.at_ms) < start * 1000,
+        *(~col(Call.route).like(order) for order in _ORDERS),
     )
     counted = (func.count(), func.sum(col(Call.amount_atoms)))
     return connection.execute(select(*apart, *counted).where(wanted).group_by(*apart))
