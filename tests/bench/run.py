@@ -13,21 +13,19 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import insert, text
+from sqlalchemy import text
 
-from node.db.engine import open_engine, writer
+from node.db.engine import open_engine
 from node.demo.market import Market, open_market
 from node.demo.processes import run_command
-from node.usage.models import ConsumerKey
 from tests.bench.processes import (
     CountingRelay,
     Run,
@@ -40,7 +38,6 @@ from tests.bench.processes import (
 
 LOAD, OFFICIAL_CLIENT = "tests.bench.load", "tests.bench.official_client"
 CONNECTIONS = 8
-ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -276,63 +273,12 @@ async def exact(bench: Bench) -> tuple[list[Goal], dict[str, Any]]:
     return goals, {"ours": asdict(ours), "official": asdict(official)}
 
 
-async def gating(bench: Bench) -> tuple[list[Goal], dict[str, Any]]:
-    """(f) what meters, quotas and rate limits cost the proxy, with few keys and with many."""
-    environment = bench.market.buyer.environment
-    await _buy_list(bench.market, "bench", bench.sold_url.removesuffix("/paid"))
-    await run_command(("usage", "tiers", "--pro-calls", str(10**9), "--calls", "pro"), environment)
-    options = ("--integrator", "--per-minute", "1000000", "--json")
-    made = json.loads(await run_command(("key", "create", "gated", *options), environment))
-    await asyncio.sleep(2)
-    secrets = {"internal": bench.market.secret, "gated": made["secret"]}
-    few = await _in_turns(bench, secrets)
-    await asyncio.to_thread(_add_keys, bench, 10_000)
-    await asyncio.sleep(3)
-    many = await _in_turns(bench, secrets)
-    ratios = [each["gated"] / each["internal"] for each in (few, many)]
-    goals = [
-        Goal("f: CPU of gated calls per internal ones", ratios[0], 1.05, False),
-        Goal("f: the same with 10,000 keys", ratios[1], 1.05, False),
-        Goal(
-            "f: CPU of gated calls, 10,000 keys per few", many["gated"] / few["gated"], 1.05, False
-        ),
-    ]
-    return goals, {"few": few, "many": many}
-
-
-async def _in_turns(bench: Bench, secrets: Mapping[str, str]) -> dict[str, float]:
-    """Median milliseconds of CPU a paid call takes with each key, in alternating rounds."""
-    found: dict[str, list[float]] = {name: [] for name in secrets}
-    for number in range(ROUNDS + 1):
-        for name, secret in secrets.items():
-            url = f"{bench.market.proxy_url}/bench/paid"
-            run = await load(
-                bench, "bearer", url, bench.buyer_pid, 0, bench.calls // 4, bearer=secret
-            )
-            if number:  # the first one warms up
-                found[name].append(run.cpu_ms_per_call)
-    return {name: median(runs) for name, runs in found.items()}
-
-
-def _add_keys(bench: Bench, count: int) -> None:
-    """Integrators that all count; the running node takes them over."""
-    engine = open_engine(f"sqlite:///{bench.market.buyer.data_dir / 'farebox.db'}")
-    rows = [
-        {"id": f"k{n}", "name": "k", "secret_hash": f"{n:064x}", "integrator": True, "version": 99}
-        for n in range(count)
-    ]
-    with writer(engine).begin() as connection:
-        connection.execute(insert(ConsumerKey), rows)
-    engine.dispose()
-
-
 Part = Callable[[Bench], Awaitable[tuple[list[Goal], dict[str, Any]]]]
 PARTS: dict[str, tuple[Part, int]] = {
     "selling": (selling, 1),
     "buying": (buying, 1),
     "gas": (gas, 1),
     "exact": (exact, 2),
-    "gating": (gating, 1),
 }
 
 
