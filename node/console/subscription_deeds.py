@@ -47,6 +47,7 @@ class OtherPlan:
     quotas: str
     dearer: bool
     chosen: bool
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,11 @@ async def _plans_page(subscriptions: Subscriptions, visit: Visit, problem: str) 
     except SubscriptionError as error:
         problem = problem or str(error)
     chosen = view.next_plan.id if view.next_plan else ""
-    others = tuple(_other(each, view.plan, chosen) for each in plans if each.id != view.plan.id)
+    others = tuple(
+        _other(each, view.plan, chosen, view.listing_id)
+        for each in plans
+        if each.id != view.plan.id
+    )
     shown = PlansView(
         path=f"{PATH}/{view.id}",
         listing=view.listing,
@@ -125,11 +130,12 @@ async def _plans_page(subscriptions: Subscriptions, visit: Visit, problem: str) 
         free=view.plan.monthly_price_atoms == 0,
         problem=problem,
     )
-    status = 422 if problem else 200
+    # Nothing is wrong with looking; what was sent and refused is.
+    status = 422 if problem and visit.request.method == "POST" else 200
     return visit.page("developers/subscription_plans.html", shown, "Change the plan", status)
 
 
-def _other(plan: Plan, held: Plan, chosen: str) -> OtherPlan:
+def _other(plan: Plan, held: Plan, chosen: str, listing_id: str) -> OtherPlan:
     return OtherPlan(
         plan.id,
         plan.name,
@@ -137,6 +143,7 @@ def _other(plan: Plan, held: Plan, chosen: str) -> OtherPlan:
         ", ".join(quotas_of(plan)),
         plan.monthly_price_atoms > held.monthly_price_atoms,
         plan.id == chosen,
+        f"/catalog/{listing_id}/plans/{plan.id}",
     )
 
 

@@ -32,6 +32,8 @@ from node.accounts.models import User
 from node.alerts.rules import Rule
 from node.db.engine import writer
 from node.usage.events import event
+from tests.browser.filled_customers import fill_customers
+from tests.browser.filled_plans import fill_plans, plan_answer
 from tests.console_world import Console
 from tests.publishing_world import KEY, SPEC, Weather
 from tests.soak.generate_calls import Month, generate
@@ -86,7 +88,15 @@ def serve_bazaar() -> Iterator[Bazaar]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             found = b"<html>" if "nonsense" in self.path else json.dumps(bazaar.page()).encode()
-            self.send_response(200)
+            self._answer(*(plan_answer("GET", self.path, NAMES) or (200, b"", found)))
+
+        def do_POST(self) -> None:
+            self._answer(*(plan_answer("POST", self.path, NAMES) or (404, b"", b"{}")))
+
+        def _answer(self, status: int, offer: bytes, found: bytes) -> None:
+            self.send_response(status)
+            if offer:
+                self.send_header("payment-required", offer.decode())
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(found)))
             self.end_headers()
@@ -126,6 +136,8 @@ def fill(console: Console, weather: Weather, bazaar: Bazaar) -> None:
     _draft(console, admin, weather)
     _buy_elsewhere(admin, bazaar)
     _people(admin, console, now)
+    fill_plans(console, bazaar.url, NAMES)
+    fill_customers(console, NAMES)
     _choices(admin)
     in_thread(lambda: _trouble(console))
     _backups(admin, console, now)

@@ -51,7 +51,31 @@ SPEC = {
 }
 LISTED = {"name": TEXT, "description": TEXT, "tags": [TEXT], "spec": SPEC, "updated_at": NOW}
 PARTIES = {"payer": ADDRESS, "receiver": ADDRESS, "token": ADDRESS, "chain_id": 31337}
-SUMMED = {"listing_id": TEXT, "slot": NOW // 900 * 900, "status": 200, "calls": 1}
+SUMMED = {"listing_id": TEXT, "slot": NOW // 3600 * 3600 - 3600, "status": 200, "calls": 1}
+OFFERED = {"listing_id": OWN, "price_atoms": 0, "beyond": "stop", "grace_days": 3}
+ASKING = {"name": TEXT, "email": TEXT, "key_hash": "0" * 64}
+ORDERED = {
+    "kind": "first",
+    "plan_id": "pln_1",
+    "plan_name": TEXT,
+    "beyond": "stop",
+    "starts_at": NOW - 60,
+    "ends_at": NOW + 86_400,
+    "price_atoms": 0,
+    "month_price_atoms": 0,
+}
+SAID = {"text": TEXT, "answer": TEXT, "answered_by": TEXT, "state": "answered"}
+MORE = {"meter": "calls", "cap": 5, "until": NOW + 900, "text": TEXT}
+LIFTED = {"starts_at": NOW - 60, "ends_at": NOW + 900, "granted_by": TEXT}
+BILLED = {
+    "number": TEXT,
+    "listing_name": TEXT,
+    "plan_name": TEXT,
+    "buyer_name": TEXT,
+    "buyer_email": TEXT,
+    "subscription_id": "sub_1",
+    "lines": [{"text": TEXT, "amount_atoms": 1}],
+}
 ROWS: list[tuple[str, dict[str, Any]]] = [
     ("listing", {"id": OWN, "origin": "own", "slug": "own", "base_url": "http://x", **LISTED}),
     ("listing", {"id": REMOTE, "origin": "remote", "slug": "re", "base_url": "http://y", **LISTED}),
@@ -88,6 +112,47 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ("chain_tx", {"id": 1, "chain_id": 31337, "purpose": "claim", "ref": "1", "error": TEXT}),
     ("reconciliation", {"id": 1, "error": TEXT, "differences": [], "open_items": []}),
     ("consumer_key", {"id": "key_1", "name": TEXT, "owner_email": TEXT, "integrator": True}),
+    (
+        "bought_subscription",
+        {
+            "id": "sub_1",
+            "listing_id": REMOTE,
+            "base_url": "http://y",
+            "state": "active",
+            "plan": {"id": "p", "name": TEXT, "description": TEXT},
+            "next_plan": {"id": "q", "name": TEXT},
+            "seller_id": TEXT,
+            "sync_failed": TEXT,
+            "created_by": TEXT,
+            "paid_until": 2 * NOW,
+            "synced_at": NOW,
+        },
+    ),
+    (
+        "bought_order",
+        {"id": "ord_1", "subscription_id": "sub_1", "kind": "renewal", "detail": TEXT},
+    ),
+    (
+        "bought_request",
+        {
+            "id": "req_1",
+            "subscription_id": "sub_1",
+            "kind": "support",
+            "seller_id": "1",
+            "text": TEXT,
+            "state": TEXT,
+            "answer": TEXT,
+            "asked_by": TEXT,
+        },
+    ),
+    ("bought_change", {"id": 1, "subscription_id": "sub_1", "text": TEXT, "by": TEXT}),
+    ("plan", {"id": "pln_1", **OFFERED, "name": TEXT, "description": TEXT}),
+    ("subscription", {"id": "sub_1", "listing_id": OWN, "payer": ADDRESS, **ASKING}),
+    ("subscription_period", {"subscription_id": "sub_1", "number": 1, **ORDERED}),
+    ("subscription_request", {"id": 1, "subscription_id": "sub_1", "kind": "support", **SAID}),
+    ("subscription_request", {"id": 2, "subscription_id": "sub_1", "kind": "override", **MORE}),
+    ("quota_override", {"subject": "sub:sub_1", "meter": "calls", "reason": TEXT, **LIFTED}),
+    ("invoice", {"id": 1, "side": "sold", "seller": ADDRESS, "buyer": ADDRESS, **BILLED}),
 ]
 IDS = {
     "listing_id": (OWN, REMOTE),
@@ -101,6 +166,12 @@ IDS = {
     "run_id:int": ("1",),
     "run_id": ("1",),
     "key_id": ("key_1",),
+    "subscription_id": ("sub_1",),
+    "plan_id": ("pln_1",),
+    "customer_id": ("sub_1", ADDRESS),
+    "request_id:int": ("1", "2"),
+    "invoice_id:int": ("1",),
+    "invoice_id": ("1",),
 }
 # What no browser makes a page of.
 HARMLESS = ("application/json", "application/problem+json", "application/octet-stream", "")

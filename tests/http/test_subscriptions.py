@@ -124,7 +124,7 @@ async def test_a_plan_above_the_limits_is_not_bought(buyer: Subscriber, seller: 
     buyer.write("UPDATE spend_limit SET limit_atoms = 5 WHERE scope = 'call'")
     await buyer.running.proxy.reload()
     _, outcome = await buyer.subscribe(plan)
-    assert (outcome.state, outcome.code) == ("failed", "limit_exceeded")
+    assert (outcome.state, outcome.code) == ("failed", "limit_exceeded_call")
     assert buyer.node.purchases == []
     buyer.write("UPDATE spend_limit SET limit_atoms = 100000000 WHERE scope = 'call'")
     await buyer.running.proxy.reload()

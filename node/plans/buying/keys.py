@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, func, select
 from sqlmodel import col
 
+from finance.errors import WalletError
 from node.plans.buying.models import LIVE, Beyond, BoughtSubscription
 from node.plans.buying.read import plan_in, standing_of
 from node.plans.buying.states import Standing
 
 Unseal = Callable[[str], bytes]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -33,13 +36,19 @@ class HeldKey:
 
 
 def load_held(engine: Engine, unseal: Unseal) -> dict[str, HeldKey]:
-    """By listing (blocking)."""
+    """By listing (blocking). One that cannot be unsealed is named in the log, and is no key."""
     statement = select(BoughtSubscription.__table__).where(  # type: ignore[attr-defined]
         col(BoughtSubscription.state).in_([state.value for state in LIVE])
     )
     with engine.connect() as connection:
         rows = connection.execute(statement).all()
-    return {row.listing_id: _key(row, unseal) for row in rows}
+    found = {}
+    for row in rows:
+        try:
+            found[row.listing_id] = _key(row, unseal)
+        except WalletError as error:
+            _log.error("the key of subscription %s is not used: %s", row.id, error)
+    return found
 
 
 def _key(row: Row[Any], unseal: Unseal) -> HeldKey:
