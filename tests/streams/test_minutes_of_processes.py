@@ -1,0 +1,55 @@
+"""Processes that share a database sell minutes of each other's streams."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finance.errors import StoreConflict
+from finance.store import Batch
+from node.db.journal import Journal
+from node.gateway.desk import Refused
+from node.gateway.stream_minutes import GRACE_SECONDS, Minutes
+from node.usage.models import Side
+from node.usage.stream_rows import StreamKind
+from node.usage.streams import Streams
+from tests.streams.compressed import Clock
+from tests.streams.test_stream_time import journal
+
+__all__ = ["journal"]
+
+MINUTE = 60
+NOBODY: Any = None  # the call: a minute does not depend on it
+
+
+async def test_a_minute_sold_by_one_process_keeps_the_stream_of_another_open(
+    journal: Journal,
+) -> None:
+    if journal.engine.dialect.name == "sqlite":
+        pytest.skip("a data directory has one node")
+    clock, stopped = Clock(), list[str]()
+    holding, selling = Streams(journal, clock), Streams(journal, clock)
+    await holding.start()
+    await selling.start()
+    kind = StreamKind.WEBSOCKET
+    stream = holding.open("a", Side.SERVED, kind, "lst", stopped.append, minute_atoms=5)
+    await holding.put(stream)
+    here, there = Minutes(holding, journal), Minutes(selling, journal)
+    late = await there._sell("a", NOBODY)
+    await journal.commit(Batch(list((await there._sell("a", NOBODY)).writes)))
+    clock.at += MINUTE + GRACE_SECONDS
+    await here.look()
+    await holding.tick()  # which writes all of its row but this
+    assert (stopped, stream.paid_until) == ([], stream.started_at + 2 * MINUTE)
+    clock.at += MINUTE
+    await here.look()
+    assert stopped == ["payment_due"]
+    stream.end("payment_due", cut=True)
+    await holding.tick()
+    with pytest.raises(Refused, match="stream_over"):
+        await there._sell("a", NOBODY)
+    with pytest.raises(StoreConflict):  # decided before it ended, committed behind it
+        await journal.commit(Batch(list(late.writes)))
+    await holding.stop()
+    await selling.stop()
