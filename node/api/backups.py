@@ -77,7 +77,7 @@ class WorkingOut(BaseModel):
     total: int
 
 
-class StatusOut(BaseModel):
+class BackupStatusOut(BaseModel):
     """How backups stand; times in Unix seconds."""
 
     password_set: bool
@@ -131,7 +131,7 @@ class S3In(Sent):
     secret_key: ShortText | None = None
 
 
-class PasswordIn(Sent):
+class BackupPasswordIn(Sent):
     """The password of new backups; existing files go on needing theirs."""
 
     password: ShortText
@@ -166,7 +166,7 @@ def _begin(api: Endpoints, vault: Vault) -> None:
         return await _one(vault, await vault.start("manual", Actor.of(identity)))
 
     @api.get("/status", may)
-    async def status() -> StatusOut:
+    async def status() -> BackupStatusOut:
         return _status(await asyncio.to_thread(read_overview, vault, int(time.time())))
 
 
@@ -201,7 +201,7 @@ def _choose(api: Endpoints, vault: Vault) -> None:
         return _s3(choices)
 
     @api.put("/password", may, status_code=204)
-    async def set_password(body: PasswordIn, identity: Caller) -> None:
+    async def set_password(body: BackupPasswordIn, identity: Caller) -> None:
         await vault.set_password(body.password, Actor.of(identity), int(time.time()))
 
 
@@ -255,9 +255,9 @@ def _backup(backup: BackupView) -> BackupOut:
     return BackupOut(**values, path=str(backup.path), inside=shown)
 
 
-def _status(found: Overview) -> StatusOut:
+def _status(found: Overview) -> BackupStatusOut:
     working, last = found.working, found.last_good
-    return StatusOut(
+    return BackupStatusOut(
         password_set=found.password_set,
         working=None
         if working is None

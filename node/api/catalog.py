@@ -15,18 +15,18 @@ from node.accounts.audit import Actor
 from node.api.catalog_shapes import (
     AddIn,
     AddressIn,
+    BuyingModeIn,
     CallIn,
-    CallOut,
+    CatalogEntryOut,
+    CatalogSampleOut,
     DetailOut,
-    LimitOut,
-    ListingOut,
-    ModeIn,
-    OperationOut,
+    ExplainedOut,
+    LimitLeftOut,
     PreviewOut,
-    SampleOut,
     SearchOut,
     TagList,
     TagOut,
+    TriedCallOut,
     listing_fields,
 )
 from node.api.paging import FilterText, Id, PageNumber
@@ -57,7 +57,7 @@ class CatalogApi:
         query = Query(q, tuple(tag), source, starred, live, sort, page, identity.user_id, peer)
         found = await asyncio.to_thread(search, self.shop.engine, query)
         items = (
-            [ListingOut(**listing_fields(each)) for each in found.items]
+            [CatalogEntryOut(**listing_fields(each)) for each in found.items]
             if page == found.page
             else []
         )
@@ -74,9 +74,9 @@ class CatalogApi:
             pay_to=found.pay_to,
             seen_at=found.seen_at,
             has_spec=bool(found.spec),
-            operation_list=[OperationOut.of(each) for each in found.operations],
-            samples=SampleOut.all_of(found),
-            limits=[LimitOut.model_validate(each) for each in limits],
+            operation_list=[ExplainedOut.of(each) for each in found.operations],
+            samples=CatalogSampleOut.all_of(found),
+            limits=[LimitLeftOut.model_validate(each) for each in limits],
         )
 
     async def spec(self, listing_id: Id, identity: Caller) -> Response:
@@ -106,16 +106,20 @@ class CatalogApi:
     async def unstar(self, listing_id: Id, identity: Caller) -> None:
         await self._star(identity, listing_id, False)
 
-    async def change_mode(self, listing_id: Id, body: ModeIn, identity: Caller) -> DetailOut:
+    async def change_mode(self, listing_id: Id, body: BuyingModeIn, identity: Caller) -> DetailOut:
         actor, demo = Actor.of(identity), body.mode == "demo"
         await switch(self.shop.engine, actor, listing_id, demo, _now(), self.shop.reload)
         return await self.detail(listing_id, identity)
 
-    async def try_demo(self, listing_id: Id, body: CallIn) -> CallOut:
-        return CallOut.of(await self.shop.try_it.attempt(listing_id, body.wanted(), demo=True))
+    async def try_demo(self, listing_id: Id, body: CallIn) -> TriedCallOut:
+        return await self._attempt(listing_id, body, demo=True)
 
-    async def buy(self, listing_id: Id, body: CallIn) -> CallOut:
-        return CallOut.of(await self.shop.try_it.attempt(listing_id, body.wanted(), demo=False))
+    async def buy(self, listing_id: Id, body: CallIn) -> TriedCallOut:
+        return await self._attempt(listing_id, body, demo=False)
+
+    async def _attempt(self, listing_id: str, body: CallIn, demo: bool) -> TriedCallOut:
+        result = await self.shop.try_it.attempt(listing_id, body.wanted(), demo=demo)
+        return TriedCallOut.of(result)
 
     async def _star(self, identity: Caller, listing_id: str, starred: bool) -> None:
         actor = Actor.of(identity)

@@ -24,7 +24,7 @@ TagList = Annotated[
 LongText = Annotated[str, Field(max_length=65_536, pattern=r"^[^\x00]*$")]
 
 
-class ListingOut(BaseModel):
+class CatalogEntryOut(BaseModel):
     """A listing in a result. Prices in USDC atoms per unit; `added_at` in Unix seconds.
 
     `own`: sold by this node. `live`: callable and answering, as far as is known.
@@ -56,7 +56,7 @@ class TagOut(BaseModel):
     listings: int
 
 
-class SearchOut(Listed[ListingOut]):
+class SearchOut(Listed[CatalogEntryOut]):
     """A page of thirty; `tags` are the most frequent of all that match."""
 
     tags: list[TagOut]
@@ -74,7 +74,7 @@ class ValueOut(BaseModel):
     description: str
 
 
-class OperationOut(BaseModel):
+class ExplainedOut(BaseModel):
     """An operation; `key` names it in a call. `open`: any path and body may be sent."""
 
     key: str
@@ -88,7 +88,7 @@ class OperationOut(BaseModel):
     open: bool
 
     @classmethod
-    def of(cls, each: Explained) -> OperationOut:
+    def of(cls, each: Explained) -> ExplainedOut:
         return cls(
             key=each.key,
             method=each.method,
@@ -102,7 +102,7 @@ class OperationOut(BaseModel):
         )
 
 
-class SampleOut(BaseModel):
+class CatalogSampleOut(BaseModel):
     """A sample; `declared`: the seller's own example. `body` is Base64."""
 
     id: str
@@ -115,7 +115,7 @@ class SampleOut(BaseModel):
     body: str
 
     @classmethod
-    def all_of(cls, detail: Detail) -> list[SampleOut]:
+    def all_of(cls, detail: Detail) -> list[CatalogSampleOut]:
         return [
             cls(
                 id=each.id,
@@ -131,7 +131,7 @@ class SampleOut(BaseModel):
         ]
 
 
-class LimitOut(BaseModel):
+class LimitLeftOut(BaseModel):
     """What a spending limit still allows a call by the caller, in USDC atoms."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -142,7 +142,7 @@ class LimitOut(BaseModel):
     left_atoms: int
 
 
-class DetailOut(ListingOut):
+class DetailOut(CatalogEntryOut):
     """Everything known of a listing. `seen_at` is null for what nobody looked at."""
 
     base_url: str
@@ -150,9 +150,9 @@ class DetailOut(ListingOut):
     pay_to: str
     seen_at: int | None
     has_spec: bool
-    operation_list: list[OperationOut]
-    samples: list[SampleOut]
-    limits: list[LimitOut]
+    operation_list: list[ExplainedOut]
+    samples: list[CatalogSampleOut]
+    limits: list[LimitLeftOut]
 
 
 class AddressIn(Sent):
@@ -217,7 +217,7 @@ class PreviewOut(BaseModel):
         )
 
 
-class ModeIn(Sent):
+class BuyingModeIn(Sent):
     mode: Mode
 
 
@@ -251,7 +251,7 @@ class HeaderOut(BaseModel):
     value: str
 
 
-class CallOut(BaseModel):
+class TriedCallOut(BaseModel):
     """What came of a call. `status` is what an app would have got, `error` the code of a
     problem of this node; `body` is Base64, cut at 512 KiB unless `whole`."""
 
@@ -270,7 +270,7 @@ class CallOut(BaseModel):
     body: str
 
     @classmethod
-    def of(cls, result: TryResult) -> CallOut:
+    def of(cls, result: TryResult) -> TriedCallOut:
         return cls(
             call_id=result.call_id,
             status=result.status,
@@ -289,7 +289,7 @@ class CallOut(BaseModel):
 
 
 def listing_fields(found: Found) -> dict[str, Any]:
-    """The fields of a ListingOut."""
+    """The fields of a CatalogEntryOut."""
     return {
         "id": found.id,
         "own": found.origin == "own",

@@ -77,7 +77,7 @@ class SumsOut(BaseModel):
     average_latency_us: int | None
 
 
-class HourOut(BaseModel):
+class CallHourOut(BaseModel):
     """One hour from `at` (Unix seconds)."""
 
     at: int
@@ -108,7 +108,7 @@ class DashboardOut(BaseModel):
     last_24h: SumsOut
     last_7d: SumsOut | None
     all_time: SumsOut
-    hours: list[HourOut]
+    hours: list[CallHourOut]
     signals: SignalsOut
 
 
@@ -118,7 +118,7 @@ class CallRateOut(BaseModel):
     side: SideName
     at: int
     zone: str
-    hours: list[HourOut]
+    hours: list[CallHourOut]
 
 
 class ApiOut(BaseModel):
@@ -216,8 +216,8 @@ def _sums(sums: Sums) -> SumsOut:
     )
 
 
-def _hours(hours: Sequence[HourBucket]) -> list[HourOut]:
-    return [HourOut(at=hour.at, succeeded=hour.succeeded, errors=hour.errors) for hour in hours]
+def _hours(hours: Sequence[HourBucket]) -> list[CallHourOut]:
+    return [CallHourOut(at=hour.at, succeeded=hour.succeeded, errors=hour.errors) for hour in hours]
 
 
 def _api(row: ApiSums) -> ApiOut:

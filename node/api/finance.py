@@ -124,10 +124,10 @@ def _withdrawals(area: Endpoints, treasury: Treasury, guarded: Guarded) -> None:
     engine, service = treasury.engine, treasury.withdrawals
 
     @area.post("/withdrawals/quote", Permission.MOVE_MONEY)
-    async def quote(wish: shapes.QuoteIn) -> shapes.QuoteOut:
+    async def quote(wish: shapes.QuoteIn) -> shapes.WithdrawalQuoteOut:
         """What a withdrawal would do and cost; nothing is sent."""
         found = await service.quote(wish.token, wish.destination, wish.amount)
-        return shapes.QuoteOut(
+        return shapes.WithdrawalQuoteOut(
             token=found.token,
             destination=found.destination,
             amount=str(found.amount),
@@ -306,7 +306,7 @@ def _books(area: Endpoints, treasury: Treasury) -> None:
         wanted = Filter(action, token, since, before, text)
         page = await asyncio.to_thread(read_history, engine, wanted, place, PAGE_SIZE)
         return books.HistoryOut(
-            items=[books.LineOut.of(each) for each in page.lines],
+            items=[books.MovementOut.of(each) for each in page.lines],
             older=page.older.text() if page.older else None,
         )
 

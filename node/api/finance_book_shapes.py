@@ -12,7 +12,7 @@ from node.api.paging import Sent, Shown
 from node.treasury.reconciling import Run, Unit, unit_of
 
 
-class LineOut(Shown):
+class MovementOut(Shown):
     """One movement; `amount` signed, in atoms of its token as text."""
 
     at: int
@@ -28,7 +28,7 @@ class LineOut(Shown):
 class HistoryOut(BaseModel):
     """Some lines, newest first; `older` goes into `after` for the next ones."""
 
-    items: list[LineOut]
+    items: list[MovementOut]
     older: str | None
 
 

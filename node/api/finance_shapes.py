@@ -61,7 +61,7 @@ class QuoteIn(Sent):
     amount: AmountText | None = None
 
 
-class QuoteOut(BaseModel):
+class WithdrawalQuoteOut(BaseModel):
     """What would happen; amounts in atoms of the token as text."""
 
     token: Token

@@ -98,7 +98,7 @@ class RulesChange(Sent):
     notify_resolved: bool = True
 
 
-class EmailIn(Sent):
+class MailServerIn(Sent):
     """The mail server. `password` is left out to keep the stored one."""
 
     host: str = Field(max_length=253)
@@ -206,7 +206,7 @@ def _email(courier: Courier, seal: Seal) -> Endpoints:
         return await asyncio.to_thread(read_email, engine)
 
     @area.put("", Permission.CONFIGURE)
-    async def save(change: EmailIn, identity: Caller) -> EmailView:
+    async def save(change: MailServerIn, identity: Caller) -> EmailView:
         """Change the mail server."""
         typed = EmailChange(
             change.host,

@@ -23,7 +23,7 @@ class FactorOut(BaseModel):
     recovery_codes_left: int
 
 
-class OfferOut(BaseModel):
+class FactorOfferOut(BaseModel):
     """A secret for an authenticator app, base32, and as `otpauth://` address."""
 
     secret: str
@@ -56,7 +56,7 @@ class FactorApi:
         state = await self._accounts.read(totp.read_factor, identity.user_id)
         return FactorOut(**{name: getattr(state, name) for name in FactorOut.model_fields})
 
-    async def offer(self, identity: Caller) -> OfferOut:
+    async def offer(self, identity: Caller) -> FactorOfferOut:
         await self._accounts.read(require_full_rights, identity)
         offer = await self._accounts.change(
             totp.offer_factor,
@@ -65,7 +65,7 @@ class FactorApi:
             Actor.of(identity),
             int(time.time()),
         )
-        return OfferOut(secret=offer.secret, uri=offer.uri)
+        return FactorOfferOut(secret=offer.secret, uri=offer.uri)
 
     async def confirm(self, body: CodeIn, identity: Caller) -> CodesOut:
         await self._accounts.read(require_full_rights, identity)

@@ -30,7 +30,7 @@ class NowOut(BaseModel):
     until: int
 
 
-class PlanOut(BaseModel):
+class SellersPlanOut(BaseModel):
     """A seller's plan. Quotas are a month's; null: no end. `now` where it is offered."""
 
     id: str
@@ -50,10 +50,10 @@ class OfferOut(BaseModel):
 
     listing_id: str
     listing: str
-    plans: list[PlanOut]
+    plans: list[SellersPlanOut]
 
 
-class OrderOut(BaseModel):
+class PlacedOrderOut(BaseModel):
     """A payment, or the attempt at one; while it is `open` it goes on by itself."""
 
     id: str
@@ -71,7 +71,7 @@ class OrderOut(BaseModel):
     done_at: int | None
 
 
-class RequestOut(BaseModel):
+class SentRequestOut(BaseModel):
     """What the seller was asked for, and its answer. `cap` null: no end."""
 
     id: str
@@ -106,8 +106,8 @@ class SubscriptionOut(BaseModel):
     listing: str
     seller_id: str
     state: BoughtState
-    plan: PlanOut
-    next_plan: PlanOut | None
+    plan: SellersPlanOut
+    next_plan: SellersPlanOut | None
     renews: bool
     agreed_atoms: int
     beyond: Beyond
@@ -134,8 +134,8 @@ class SubscriptionOut(BaseModel):
 class SubscriptionDetailOut(SubscriptionOut):
     """With its records, newest first."""
 
-    orders: list[OrderOut]
-    requests: list[RequestOut]
+    orders: list[PlacedOrderOut]
+    requests: list[SentRequestOut]
     changes: list[ChangeOut]
 
 
@@ -153,7 +153,7 @@ class OutcomeOut(BaseModel):
 class QuoteOut(BaseModel):
     """What an upgrade costs now."""
 
-    plan: PlanOut
+    plan: SellersPlanOut
     price_atoms: int
 
 
@@ -231,13 +231,13 @@ class LookedOut(BaseModel):
     problem: str
 
 
-def plan_out(plan: Plan) -> PlanOut:
+def plan_out(plan: Plan) -> SellersPlanOut:
     """A plan of the wire."""
-    names = [name for name in PlanOut.model_fields if name != "now"]
+    names = [name for name in SellersPlanOut.model_fields if name != "now"]
     now = None
     if plan.now is not None:
         now = NowOut(**{name: getattr(plan.now, name) for name in NowOut.model_fields})
-    return PlanOut(**{name: getattr(plan, name) for name in names}, now=now)
+    return SellersPlanOut(**{name: getattr(plan, name) for name in names}, now=now)
 
 
 def subscription_out(view: SubscriptionView) -> SubscriptionOut:
@@ -280,12 +280,12 @@ def _fields(view: SubscriptionView) -> dict[str, object]:
     return found
 
 
-def _order(each: OrderView) -> OrderOut:
-    found = {name: getattr(each, name) for name in OrderOut.model_fields}
-    return OrderOut(**found | {"done_at": each.done_at or None})
+def _order(each: OrderView) -> PlacedOrderOut:
+    found = {name: getattr(each, name) for name in PlacedOrderOut.model_fields}
+    return PlacedOrderOut(**found | {"done_at": each.done_at or None})
 
 
-def _request(each: RequestView) -> RequestOut:
-    found = {name: getattr(each, name) for name in RequestOut.model_fields}
+def _request(each: RequestView) -> SentRequestOut:
+    found = {name: getattr(each, name) for name in SentRequestOut.model_fields}
     times = {"until": each.until or None, "answered_at": each.answered_at or None}
-    return RequestOut(**found | times)
+    return SentRequestOut(**found | times)

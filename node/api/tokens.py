@@ -37,7 +37,7 @@ class TokenIn(Sent):
     days: Annotated[int, Field(ge=1, le=tokens.MAX_DAYS)] | None = None
 
 
-class TokenMade(BaseModel):
+class ApiTokenMade(BaseModel):
     """The secret is shown this once."""
 
     id: str
@@ -57,11 +57,11 @@ def endpoints(accounts: Accounts) -> Endpoints:
         return listed([_token(row) for row in rows], page)
 
     @api.post("/tokens", own, status_code=201)
-    async def make_token(body: TokenIn, identity: Caller) -> TokenMade:
+    async def make_token(body: TokenIn, identity: Caller) -> ApiTokenMade:
         made = await accounts.change(
             tokens.create_token, identity, body.name, body.role, _now(), body.days
         )
-        return TokenMade(id=made.id, name=made.name, role=made.role, secret=made.secret)
+        return ApiTokenMade(id=made.id, name=made.name, role=made.role, secret=made.secret)
 
     @api.delete("/tokens/{token_id}", own)
     async def revoke_my_token(token_id: Id, identity: Caller) -> None:

@@ -158,6 +158,7 @@ def _month(
 def _compare(few: httpx.Client, many: httpx.Client, path: str) -> str:
     """Empty when `path` is quick enough with many calls; else what is wrong."""
     for client in (few, many):
+        client.timeout = httpx.Timeout(60)  # while the other one's page is made, too
         answer = client.get(path)
         assert answer.status_code == 200, path
         assert "history" not in path or "sweep" in answer.text.lower() or "gas" in path, path
