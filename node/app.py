@@ -43,6 +43,7 @@ from node.jobs import (
     health,
     mirror,
     quotas,
+    renewals,
     sync,
     thresholds,
     totals,
@@ -289,6 +290,8 @@ class Node:
         looked = health.health_job(self._parts.controls.publisher, alerts)
         jobs.every(health.EVERY_SECONDS, "health", looked)
         jobs.every(sync.EVERY_SECONDS, "sync", sync.sync_job(self._parts.shop.sync))
+        bought = renewals.renewals_job(self._parts.controls.subscriptions)
+        jobs.every(renewals.EVERY_SECONDS, "renewals", bought)
         backups = self._parts.backups
         jobs.every(backup.EVERY_SECONDS, "backup", backup.backup_job(backups.upkeep))
         jobs.every(backup.WALLET_SECONDS, "wallet", backup.wallet_job(backups.after))

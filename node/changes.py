@@ -17,6 +17,7 @@ from sqlmodel import col
 
 from catalog.editing import catalog_version
 from finance.models import SpendLimit
+from node.plans.buying.keys import held_version
 from node.plans.subscribers import plans_version
 from node.preferences import preferences_version
 from node.usage.keys import keys_version
@@ -36,7 +37,8 @@ def read_version(engine: Engine) -> tuple[object, ...]:
         rows = connection.execute(limits).all()
         chosen = preferences_version(connection), keys_version(connection, int(time.time()))
         lifted = overrides_version(connection), plans_version(connection)
-    return (*chosen, lifted, *catalog_version(engine), *(tuple(row) for row in rows))
+        held = held_version(connection)
+    return (*chosen, lifted, held, *catalog_version(engine), *(tuple(row) for row in rows))
 
 
 async def follow_changes(engine: Engine, take_over: Callable[[], Awaitable[None]]) -> None:
