@@ -28,7 +28,7 @@ from backups.tasks import Extract, Look, Outcome, Postgres
 from finance.networks import NETWORKS
 from node.accounts.audit import SYSTEM
 from node.db.engine import open_engine, writer
-from node.db.migrations import metadata, script_directory, upgrade
+from node.db.migrations import metadata, script_directory, search_index, upgrade
 from node.lock import FILE_NAME as LOCK_NAME
 from node.preferences import store_preference
 from node.settings import Settings
@@ -116,7 +116,8 @@ def _require_database(manifest: Manifest, settings: Settings) -> None:
 def _room() -> postgres.Room:
     """A node that was started and never set up has made its schema, and nothing in it that counts:
     so is the database in which the wizard of a new node restores."""
-    return postgres.Room(frozenset({*metadata().tables, "alembic_version"}), _IN_USE)
+    own = frozenset({*metadata().tables, search_index.TABLE, "alembic_version"})
+    return postgres.Room(own, _IN_USE)
 
 
 def database_file(settings: Settings) -> Path:

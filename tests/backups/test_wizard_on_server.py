@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -35,9 +34,7 @@ async def test_the_wizard_restores_into_the_server_of_the_new_node(
         async with guest:
             await _refused_while_it_is_used(guest, file, url)
             shown = await _look(guest, file)
-            assert shown.status_code == 200 and "postgres, schema" in shown.text, re.findall(
-                "restored?.*", shown.text
-            )
+            assert shown.status_code == 200 and "postgres, schema" in shown.text
             source_fields = {"source": str(file), "password": PASSWORD}
             begun = await guest.post("/setup/restore/begin", data=source_fields)
             assert begun.status_code == 303, begun.text
