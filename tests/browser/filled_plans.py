@@ -62,7 +62,7 @@ def _plan(number: int, name: str) -> dict[str, Any]:
 def fill_plans(console: Console, seller_url: str, names: tuple[str, ...]) -> None:
     """What this node holds, held and failed to get of that seller's plans."""
     now, base = int(time.time()), seller_url + BELOW
-    listing = Listing(id=LISTING, slug="sells-plans", name="Sells plans", base_url=base)
+    listing = Listing(id=LISTING, slug="sells-plans", name="A seller of plans", base_url=base)
     listing.origin = ListingOrigin.REMOTE
     states = list(BoughtState)
     sealed = console.parts.controls.accounts.seal(b"fbs_nobody")
