@@ -87,18 +87,17 @@ class Minutes:
     # Closing
 
     async def look(self) -> None:
-        """Close every stream that nobody has paid for, beyond the grace."""
-        overdue = [each for each in self._streams.by_minute(Side.SERVED) if self._is_over(each)]
-        if not overdue:
-            self._held.clear()
+        """Close every stream that nobody has paid for, beyond the grace. All are read, not only
+        those that seem to be over: a minute may have been taken back."""
+        for gone in [each for each in self._held if self._streams.find(each) is None]:
+            del self._held[gone]
+        if not self._streams.by_minute(Side.SERVED):
             return
-        ids = [each.id for each in overdue]
-        paid = await asyncio.to_thread(_read_paid, self._store.engine, ids)
-        for stream in overdue:
+        paid = await asyncio.to_thread(_read_paid, self._store.engine, self._streams.owner)
+        for stream in self._streams.by_minute(Side.SERVED):
             stream.paid_until = paid.get(stream.id, stream.paid_until)
             if self._is_over(stream) and not self._waits_for(stream):
                 stream.ask_to_stop(PAYMENT_DUE)
-        self._held = {each: held for each, held in self._held.items() if each in ids}
 
     def _is_over(self, stream: Stream) -> bool:
         return (stream.paid_until or 0) + GRACE_SECONDS <= self._streams.now()
@@ -108,6 +107,9 @@ class Minutes:
         return self._streams.now() < until
 
     def _hold(self, sold: Sold) -> None:
+        # Of one that another process holds, that process knows nothing: its grace is all it has.
+        if self._streams.find(sold.id) is None:
+            return
         if self._held.get(sold.id, (0, 0))[0] != sold.paid_until:
             self._held[sold.id] = sold.paid_until, self._streams.now() + HOLD_SECONDS
 
@@ -119,6 +121,8 @@ class Minutes:
             except SQLAlchemyError as error:
                 # Nobody could pay either.
                 _log.warning("what streams are paid until cannot be read now: %s", error)
+            except Exception:
+                _log.exception("looking at what streams are paid until failed")
 
     # Selling
 
@@ -212,9 +216,11 @@ def _read(engine: Engine, stream_id: str) -> Sold | None:
     return Sold(row[0], row[1], row[2], row[3] or 0, row[4], row[5])
 
 
-def _read_paid(engine: Engine, ids: list[str]) -> dict[str, int]:
-    statement = select(col(StreamSession.id), col(StreamSession.paid_until)).where(
-        col(StreamSession.id).in_(ids)
+def _read_paid(engine: Engine, owner: int) -> dict[str, int]:
+    statement = (
+        select(col(StreamSession.id), col(StreamSession.paid_until))
+        .where(col(StreamSession.owner) == owner, col(StreamSession.state) == StreamState.OPEN)
+        .where(col(StreamSession.side) == Side.SERVED, col(StreamSession.minute_atoms) > 0)
     )
     with engine.connect() as connection:
         return {row[0]: row[1] or 0 for row in connection.execute(statement)}

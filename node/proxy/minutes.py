@@ -146,7 +146,10 @@ class MinutePayer:
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:
+                _log.exception("looking at which minutes are due failed")
 
     async def _pay(self, bought: Bought) -> None:
         """One minute more, or why not."""

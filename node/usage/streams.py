@@ -245,6 +245,11 @@ class Streams:
         """Unix seconds."""
         return int(self._clock())
 
+    @property
+    def owner(self) -> int:
+        """The number of this process in the rows of what it holds."""
+        return self._presence.number
+
     def by_minute(self, side: Side) -> list[Stream]:
         """Those open in this process that are paid as their time runs."""
         return [

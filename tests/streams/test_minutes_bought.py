@@ -323,6 +323,10 @@ async def test_an_authorization_that_moves_no_money_buys_no_minute(
         connection = await town.open()
 
         async def fail(payment_id: str, timeout: float) -> Any:
+            # Overdue but for this minute, which has been looked at before it fails.
+            town.clock.at += LEAD_SECONDS + GRACE_SECONDS
+            await market.gateway.minutes.look()
+            assert await lives(connection)
             raise SettlementFailed("The transfer was reverted.")
 
         with pytest.MonkeyPatch.context() as patch:
@@ -330,9 +334,7 @@ async def test_an_authorization_that_moves_no_money_buys_no_minute(
             await town.pass_(MINUTE - LEAD_SECONDS)
         until_ = market.rows("SELECT paid_until, started_at FROM stream_session")[0]
         assert until_[0] - until_[1] == MINUTE
-        await town.pass_(LEAD_SECONDS)
-        await town.pass_(GRACE_SECONDS)
-        assert (await closed_with(connection))[0] == 4402
+        assert (await closed_with(connection))[0] == 4402  # either node may be first to say so
         assert town.charged() == PRICE
 
 
