@@ -39,14 +39,16 @@ def recent_transactions(
         .limit(1)
         .scalar_subquery()
     )
+    # From the newest on until there are enough. The indices of chain and of purpose would find
+    # all that ever was, to be sorted: in an expression they are not used.
     query = (
         select(_TX, func.coalesce(_TX.c.tx_hash, newest).label("hash"))
-        .where(_TX.c.chain_id == chain_id)
+        .where(_TX.c.chain_id + 0 == chain_id)
         .order_by(_TX.c.id.desc())
         .limit(count)
     )
     if purposes:
-        query = query.where(_TX.c.purpose.in_(purposes))
+        query = query.where(_TX.c.purpose.concat("").in_(purposes))
     with engine.connect() as connection:
         rows: Any = connection.execute(query)
         return [_view(row) for row in rows]

@@ -41,6 +41,17 @@ PATH = "/finance/reconcile"
 _SHOWN = 200
 _WALLET_BYTES = 100_000
 _HEADER = ("kind", "subject", "books", "chain", "unit")
+_RUNS_HEADER = (
+    "id",
+    "started_unix",
+    "finished_unix",
+    "by",
+    "block",
+    "compared",
+    "differences",
+    "open",
+    "error",
+)
 KINDS = {
     "wallet_usdc": "USDC in the wallet",
     "transfer": "A transfer",
@@ -136,6 +147,11 @@ def pages(treasury: Treasury) -> Pages:
     @pages.get(PATH, Permission.SEE_FINANCE)
     async def show(visit: Visit) -> Response:
         return await _reconcile_page(treasury, visit, None, "", 200)
+
+    @pages.get(f"{PATH}.csv", Permission.SEE_FINANCE)
+    async def export_runs(visit: Visit) -> Response:
+        found = await asyncio.to_thread(recent_runs, treasury.engine)
+        return visit.csv("reconciliations.csv", _RUNS_HEADER, map(_run_line, found))
 
     @pages.get(PATH + "/{run_id:int}", Permission.SEE_FINANCE)
     async def show_one(visit: Visit) -> Response:
@@ -311,6 +327,11 @@ def run_row(run: Run, visit: Visit) -> RunRow:
         error=run.error or "",
         running=not run.finished_at,
     )
+
+
+def _run_line(run: Run) -> list[object]:
+    about = (run.id, run.started_at, run.finished_at or "", run.actor_name, run.block_number)
+    return [*about, run.checked, len(run.differences), len(run.open_items), run.error or ""]
 
 
 def _csv_rows(run: Run | None) -> Iterator[list[object]]:

@@ -20,6 +20,7 @@ from node.treasury.limits import SCOPES, LimitLine, read_limits, set_limit
 from node.treasury.treasury import Treasury
 
 PATH = "/settings/limits"
+_HEADER = ("limit", "for", "name", "usdc", "used_today_usdc", "default")
 LABELS = {
     "call": "Per call",
     "listing": "Per listing and day",
@@ -84,6 +85,12 @@ def pages(treasury: Treasury) -> Pages:
             return await _page(treasury, visit, form.refused(error), 422)
         return visit.redirect(PATH, "Limits saved; the node follows them within seconds.")
 
+    @pages.get(f"{PATH}.csv", Permission.SEE_FINANCE)
+    async def export(visit: Visit) -> Response:
+        found = await asyncio.to_thread(read_limits, treasury.engine, visit.now)
+        lines = (_csv_line(each) for each in (*found.general, *found.overrides))
+        return visit.csv("limits.csv", _HEADER, lines)
+
     @pages.post(f"{PATH}/own", Permission.MOVE_MONEY)
     async def save_own(visit: Visit) -> Response:
         form = Form(visit.form)
@@ -125,6 +132,11 @@ async def _page(treasury: Treasury, visit: Visit, form: Form | None, status: int
         may_move=visit.identity.may(Permission.MOVE_MONEY),
     )
     return visit.page("settings/limits.html", page, "Limits", status)
+
+
+def _csv_line(line: LimitLine) -> list[object]:
+    used = "" if line.used is None else str(Usdc(line.used))
+    return [line.scope, line.subject, line.name, str(Usdc(line.limit)), used, not line.chosen]
 
 
 def _row(line: LimitLine) -> LimitRow:

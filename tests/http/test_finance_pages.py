@@ -131,6 +131,8 @@ def test_limits_are_changed_with_their_trail_and_shown_with_todays_use(console: 
         assert bad.status_code == 422 and 'value="lots"' in bad.text
         own = {"scope": "listing", "subject": "nobody", "limit": "1"}
         assert console.send(client, "/settings/limits/own", **own).status_code == 422
+        file = [row.split(",") for row in client.get("/settings/limits.csv").text.split("\r\n")]
+        assert {row[0]: row[3] for row in file[1:] if len(row) > 3} == limits
     general = "SELECT scope, limit_atoms FROM spend_limit WHERE subject = '*'"
     found = {str(scope): atoms for scope, atoms in rows(console, general)}
     assert found["call"] == 500_000 and found["day"] == 7_000_000
@@ -230,6 +232,8 @@ def test_a_reconciliation_that_cannot_be_done_says_why(console: Console) -> None
         assert run["error"] and not run["balanced"]
     with console.client(Role.VIEWER) as viewer:
         assert "Not done" in viewer.get("/finance/reconcile").text
+        file = viewer.get("/finance/reconcile.csv").text
+        assert file.startswith("id,started_unix") and "could not be done" in file
 
 
 def test_a_confirmation_without_anything_to_confirm_leads_back_to_the_form(
