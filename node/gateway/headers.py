@@ -90,15 +90,15 @@ def to_upstream(
 ) -> Headers:
     """The headers of the forwarded request, without framing."""
     dropped, host = _connection_listed(given), b""
+    injected = {_as_read(name) for name, _ in upstream.headers}
     headers: Headers = []
     for name, value in given:
         if name == b"host":
             host = value
-        elif name not in _NEVER_UPSTREAM and name not in dropped:
+            continue
+        read = _as_read(name)
+        if not (read in _NEVER_UPSTREAM or read in injected or name in dropped):
             headers.append((name, value))
-    injected = {name for name, _ in upstream.headers}
-    if injected:
-        headers = [header for header in headers if header[0] not in injected]
     return [
         (b"Host", upstream.host),
         *headers,
@@ -108,6 +108,11 @@ def to_upstream(
         (b"X-Forwarded-Host", host),
         (b"X-Request-Id", call_id.encode()),
     ]
+
+
+def _as_read(name: bytes) -> bytes:
+    """A name as CGI and WSGI hand it on: they take `_` for `-`."""
+    return name.replace(b"_", b"-")
 
 
 def to_caller(given: RawHeaders, upstream: Upstream, paid: bool) -> Headers:

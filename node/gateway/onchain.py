@@ -23,6 +23,7 @@ from finance.models import PaymentState
 from finance.selling.admission import Presented, is_delivery, present_authorization
 from finance.selling.answers import STREAMED, KeptAnswer, keep, read_answer
 from finance.selling.channels import Channel, open_channel
+from finance.selling.mirror import OnchainState
 from finance.selling.reservations import (
     Known,
     authorization_of,
@@ -148,10 +149,7 @@ async def _take_channel(desk: Desk, purchase: Purchase, deposit: DepositPayment)
         row = open_channel(deposit.channel_id, deposit.config, terms.chain_id, call.at)
         await desk.seller.store.commit(Batch([row]))
         channel = await channels.get(deposit.channel_id)
-    elif state is not None and (channel.balance, channel.total_claimed) != (
-        state.balance,
-        state.total_claimed,
-    ):
+    elif state is not None and _differs(channel, state):
         await channels.refresh(channel)
     assert channel is not None
     turn = await channels.take(channel)
@@ -164,14 +162,21 @@ async def _take_channel(desk: Desk, purchase: Purchase, deposit: DepositPayment)
     return channel
 
 
+def _differs(channel: Channel, state: OnchainState) -> bool:
+    """Whether the chain says something else than the mirror."""
+    seen = channel.balance, channel.total_claimed, channel.withdraw_requested_at
+    return seen != (state.balance, state.total_claimed, state.withdraw_requested_at)
+
+
 def _check_deposit(
     deposit: DepositPayment, terms: Terms, now: int, channel: Channel | None
 ) -> None:
-    charged, balance, claimed = 0, 0, 0
+    charged, backing, claimed = 0, 0, 0
     if channel is not None:
-        charged, balance, claimed = channel.charged, channel.balance, channel.total_claimed
+        # What the payer is taking out may be gone when this call is charged.
+        charged, backing, claimed = channel.charged, channel.books().backing, channel.total_claimed
     try:
-        vouchers.check_deposit(deposit, terms, now, charged, balance, claimed)
+        vouchers.check_deposit(deposit, terms, now, charged, backing, claimed)
     except CumulativeMismatch as mismatch:
         if channel is None:
             raise

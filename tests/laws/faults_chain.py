@@ -195,6 +195,15 @@ def withdrawn_money_backs(patch: MonkeyPatch) -> None:
 
 @fault(
     8,
+    "what a payer is withdrawing still backs the voucher of its next deposit",
+    "test_a_deposit_leans_on_no_money_that_is_being_withdrawn",
+)
+def withdrawn_money_backs_deposits(patch: MonkeyPatch) -> None:
+    withdrawn_money_backs(patch)
+
+
+@fault(
+    8,
     "a withdrawal is noted, and nothing is done about it",
     "test_a_payer_who_starts_a_withdrawal_is_claimed_against_at_once",
 )

@@ -368,6 +368,15 @@ def payments_forwarded(patch: MonkeyPatch) -> None:
 
 @fault(
     11,
+    "headers are known by one of their spellings only",
+    "test_no_other_spelling_of_a_header_passes_for_ours",
+)
+def spelling_believed(patch: MonkeyPatch) -> None:
+    patch.setattr(headers, "_as_read", lambda name: name)
+
+
+@fault(
+    11,
     "an answer's body is not searched for the upstream's credential",
     "test_the_upstreams_credential_never_reaches_the_buyer",
 )

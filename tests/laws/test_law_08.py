@@ -22,7 +22,8 @@ from finance.x402.settlement_calls import _CONFIG, _tuple
 from finance.x402.values import DepositPayment
 from tests.chain_fixtures import ChainProcess
 from tests.http.conftest import BALANCE, Market
-from tests.recovery.seller_world import NETWORK, Payer, World, send_as, usdc_of
+from tests.laws.worlds import Shop
+from tests.recovery.seller_world import NETWORK, PRICE, Payer, World, send_as, usdc_of
 
 
 @pytest_asyncio.fixture
@@ -51,6 +52,21 @@ async def test_money_that_is_being_withdrawn_buys_nothing(market: Market) -> Non
     answer = await market.buy(payer, "/v1/api/echo")
     assert answer.status_code == 402
     assert (market.upstream.total, await market.charged(payer)) == (0, 0)
+
+
+async def test_a_deposit_leans_on_no_money_that_is_being_withdrawn(shop: Shop) -> None:
+    """One atom more in the channel, and all that is under it gone before the call is charged."""
+    world, payer = shop.world, shop.payer()
+    channel = await world.open_channel(payer, 20_000)
+    _withdraw(world, payer, channel)
+    served = shop.upstream.total
+    payment = world.deposit(payer, 1, channel.config, charged=PRICE)
+    async with shop.open_gateway() as url:
+        answer = await shop.client.get(
+            url + "/v1/api/echo", headers=await shop.header(url, payment)
+        )
+    assert answer.status_code == 402
+    assert shop.upstream.total == served
 
 
 async def _owing(world: World, atoms: int = 12_000) -> tuple[Payer, DepositPayment]:

@@ -28,6 +28,20 @@ async def test_no_payment_reaches_the_upstream(market: Market) -> None:
     assert not [name for name in told if "payment" in name or name == "authorization"]
 
 
+async def test_no_other_spelling_of_a_header_passes_for_ours(market: Market) -> None:
+    """An API behind CGI or WSGI reads `X_Original_URL` as `X-Original-URL`."""
+    market.sell(
+        credential_kind="header", credential_name="X-Api-Key", credential_secret=SECRET.hex()
+    )
+    payer = await market.payer()
+    names = ("Payment_Signature", "X_Original_URL", "X_HTTP-Method_Override", "X_Forwarded_For")
+    hidden = dict.fromkeys((*names, "X_Api_Key", "Farebox_Key"), "theirs") | {"X_Own": "kept"}
+    assert (await market.buy(payer, "/v1/api/echo", headers=hidden)).status_code == 200
+    told = [name for name, value in market.upstream.seen["headers"] if value == "theirs"]
+    assert told == []
+    assert ["x_own", "kept"] in market.upstream.seen["headers"]
+
+
 async def test_the_upstreams_credential_never_reaches_the_buyer(market: Market) -> None:
     market.sell(
         credential_kind="header", credential_name="X-Api-Key", credential_secret=SECRET.hex()
