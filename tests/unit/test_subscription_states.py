@@ -1,0 +1,113 @@
+"""How a subscription stands at every edge of its time."""
+
+from __future__ import annotations
+
+from calendar import timegm
+
+import pytest
+
+from node.plans.buying.models import BoughtState
+from node.plans.buying.rows import standing_values
+from node.plans.buying.shapes import Due, Period, Plan, Subscription, read_subscription
+from node.plans.buying.states import DAY, Standing, renewed_month
+
+END = timegm((2028, 3, 1, 0, 1, 0))  # of a February with 29 days
+
+
+def standing(state: BoughtState = BoughtState.ACTIVE, **changes: object) -> Standing:
+    return Standing(
+        **{"state": state, "paid_until": END, "grace_days": 3, "renews": True} | changes
+    )  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("now", "state"),
+    [
+        (END - 1, "active"),  # 00:00:59 on the 1st still belongs to what is paid
+        (END, "grace"),
+        (END + 3 * DAY - 1, "grace"),
+        (END + 3 * DAY, "lapsed"),
+    ],
+)
+def test_what_is_not_renewed_goes_through_grace_to_its_lapse(now: int, state: str) -> None:
+    assert standing().at(now) == state
+    assert standing().served(now) == (state != "lapsed")
+
+
+def test_what_is_cancelled_ends_without_grace() -> None:
+    cancelled = standing(BoughtState.CANCELLED)
+    assert cancelled.served(END - 1)
+    assert cancelled.at(END) is BoughtState.ENDED
+
+
+def test_without_days_of_grace_it_lapses_at_once() -> None:
+    assert standing(grace_days=0).at(END) is BoughtState.LAPSED
+
+
+def test_a_free_plan_goes_on_by_itself_and_is_never_renewed() -> None:
+    free = standing(free=True)
+    assert free.at(END + 400 * DAY) is BoughtState.ACTIVE
+    assert not free.renewable(END) and not free.to_announce(END, 0)
+
+
+@pytest.mark.parametrize(
+    ("now", "renewable"),
+    [
+        (END - DAY - 1, False),
+        (END - DAY, True),
+        (END + 3 * DAY - 1, True),
+        (END + 3 * DAY, False),
+    ],
+)
+def test_a_renewal_is_due_from_the_last_day_to_the_end_of_its_grace(
+    now: int, renewable: bool
+) -> None:
+    assert standing().renewable(now) == renewable
+    assert not standing(renews=False).renewable(now)
+    assert not standing(BoughtState.CANCELLED).renewable(now)
+
+
+def test_a_renewal_is_announced_once_three_days_before() -> None:
+    assert not standing().to_announce(END - 3 * DAY - 1, 0)
+    assert standing().to_announce(END - 3 * DAY, 0)
+    assert not standing().to_announce(END - 3 * DAY, END)
+    assert not standing(renews=False).to_announce(END - DAY, 0)
+
+
+def test_a_renewal_buys_the_next_month_and_a_late_one_the_present() -> None:
+    february = timegm((2028, 2, 1, 0, 1, 0))
+    assert renewed_month(END, END - DAY) == END
+    assert renewed_month(february, END - DAY) == february
+    assert renewed_month(END, END + 40 * DAY) == timegm((2028, 4, 1, 0, 1, 0))
+
+
+def told(state: str, following: Due | None) -> Subscription:
+    plan = Plan("pro", "Pro", monthly_price_atoms=5)
+    return Subscription("s", plan, state, Period(END - 29 * DAY, END), next=following)
+
+
+def test_a_month_that_is_paid_ahead_counts_also_after_it_was_cancelled() -> None:
+    ahead = END + 31 * DAY
+    assert standing_values(told("active", Due(ahead, 5)), END, END)["paid_until"] == ahead
+    assert standing_values(told("cancelled", None), ahead, END)["paid_until"] == ahead
+    assert standing_values(told("lapsed", None), ahead, END)["paid_until"] == END
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b'{"subscription": {}}',
+        b'{"id": "s", "plan": {"id": "p", "name": "P", "monthly_price_atoms": -1}}',
+        b'{"id": "s", "state": "active", "period": {"start": 1, "end": 2},'
+        b' "plan": {"id": "../p", "name": "P"}}',
+        b'{"id": "a b", "state": "active", "period": {"start": 1, "end": 2},'
+        b' "plan": {"id": "p", "name": "P"}}',
+    ],
+)
+def test_what_a_seller_writes_is_taken_only_within_its_bounds(body: bytes) -> None:
+    from node.plans.buying.errors import SellerSaysNo
+
+    with pytest.raises(SellerSaysNo):
+        read_subscription(body)
