@@ -19,6 +19,7 @@ from node.plans.errors import PlanUnknown
 from node.plans.invoices import InvoiceView, list_invoices, read_invoice
 from node.plans.models import InvoiceSide
 from node.plans.offered import (
+    MOST_ATOMS,
     MOST_OF_A_METER,
     MOST_PER_MINUTE,
     PlanChoices,
@@ -62,7 +63,7 @@ class PlanIn(Sent):
 
     name: ShortText
     description: ShortText = ""
-    price_atoms: Annotated[int, Field(ge=0, le=2**53)]
+    price_atoms: Annotated[int, Field(ge=0, le=MOST_ATOMS)]
     calls: Quota | None = None
     stream_seconds: Quota | None = None
     per_minute: Annotated[int, Field(ge=1, le=MOST_PER_MINUTE)] | None = None

@@ -12,7 +12,6 @@ from sqlmodel import col
 from catalog.characters import is_readable
 from catalog.errors import ListingUnknown
 from catalog.models import Listing, ListingOrigin
-from finance.money import MAX_ATOMS
 from node.accounts.audit import Actor, record
 from node.db.engine import writer
 from node.plans.errors import PlanInvalid, PlanTaken, PlanUnknown
@@ -25,6 +24,7 @@ NAME_CHARACTERS: Final = 60
 TEXT_CHARACTERS: Final = 500
 MOST_OF_A_METER: Final = 10**12
 MOST_PER_MINUTE: Final = 1_000_000
+MOST_ATOMS: Final = 10**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,9 @@ class PlanChoices:
             raise PlanInvalid("name", f"Give it a name of at most {NAME_CHARACTERS} characters.")
         if len(self.description) > TEXT_CHARACTERS or not is_readable(self.description, "\r\n\t"):
             raise PlanInvalid("description", f"At most {TEXT_CHARACTERS} readable characters.")
-        if not 0 <= deal.price_atoms <= MAX_ATOMS // 1_000:
-            raise PlanInvalid("price", "Choose a price a month, 0 for a free plan.")
+        if not 0 <= deal.price_atoms <= MOST_ATOMS:
+            sentence = "Choose a price of at most a million USDC a month, 0 for a free plan."
+            raise PlanInvalid("price", sentence)
         _check_amount("calls", deal.calls, MOST_OF_A_METER)
         _check_amount("stream_seconds", deal.stream_seconds, MOST_OF_A_METER)
         _check_amount("per_minute", deal.per_minute, MOST_PER_MINUTE)
