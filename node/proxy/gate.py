@@ -46,7 +46,7 @@ class Gate:
         self.quotas = quotas
         self._store = store
         self._limiter = limiter or RateLimiter()
-        self._tiers = UsageTiers()
+        self._quotas = _quotas(UsageTiers())
         self._overrides: list[Override] = []
         self._seen: dict[str, int] = {}
         self._flushing: asyncio.Task[None] | None = None
@@ -66,7 +66,7 @@ class Gate:
     async def reload(self) -> None:
         """Take over changed tiers and overrides."""
         engine = self._store.engine
-        self._tiers = await asyncio.to_thread(read_preference, engine, UsageTiers)
+        self._quotas = _quotas(await asyncio.to_thread(read_preference, engine, UsageTiers))
         self._overrides = await asyncio.to_thread(live_overrides, engine, int(time.time()))
 
     def admit(self, key: KeyRecord, now: int) -> Standing | None:
@@ -94,7 +94,8 @@ class Gate:
 
     def limit(self, meter: Meter, now: int) -> int | None:
         """What integrators together may use this month; None for no end."""
-        return lifted(self._tiers.quota(meter), self._overrides, meter, now)
+        quota = self._quotas[meter]
+        return lifted(quota, self._overrides, meter, now) if self._overrides else quota
 
     def reserve(
         self, key: KeyRecord, now: int, meter: Meter = Meter.CALLS, amount: int = 1
@@ -139,6 +140,10 @@ class Gate:
         except FinanceError as error:
             self._seen = seen | self._seen
             _log.warning("when keys were seen cannot be written now: %s", error)
+
+
+def _quotas(tiers: UsageTiers) -> dict[Meter, int]:
+    return {meter: tiers.quota(meter) for meter in Meter}
 
 
 def quota_refused(full: QuotaExceeded) -> PaymentImpossible:

@@ -45,6 +45,9 @@ class Meter(StrEnum):
     CALLS = "calls"
     STREAM_SECONDS = "stream_seconds"
 
+    # Looked up several times a call; the one of Enum is not written in C.
+    __hash__ = str.__hash__
+
 
 class QuotaExceeded(Exception):
     """The month's quota is used up. `used` includes what is reserved by calls under way;
