@@ -18,7 +18,7 @@ from node.usage.quotas import Meter
 
 Atoms = Annotated[int, Field(ge=0, le=MAX_ATOMS)]
 _Line = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
-_PlanId = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_.-]+$")]
+_PlanId = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_-]+$")]
 
 
 class NowOut(BaseModel):

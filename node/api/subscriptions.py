@@ -34,7 +34,7 @@ from node.plans.buying.read import list_subscriptions
 from node.plans.buying.service import Subscriptions
 
 _SEE, _SPEND = Permission.SEE_CATALOG, Permission.SPEND
-_PlanId = Annotated[str, Path(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_.-]+$")]
+_PlanId = Annotated[str, Path(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_-]+$")]
 
 
 def endpoints(subscriptions: Subscriptions) -> Endpoints:

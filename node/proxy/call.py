@@ -283,14 +283,20 @@ class Calls:
         scheme: str | None = None,
         body: bytes | None = None,
     ) -> Answer:
-        """An answer that costs nothing; `body` is all of it where it was read already."""
+        """An answer that costs nothing; `body` is all of it where it was read already. By a
+        plan it is kept under its Idempotency-Key like a paid one: it has used the quota."""
+        once = scheme is not None and request.idempotency_key is not None
+        keep = once and answer.length is not None and answer.status < 400
         start, complete = (body or b"", True)
         if body is None:
-            start, complete = await _read_start(answer, keep=False)
+            start, complete = await _read_start(answer, keep=keep)
         headers = to_buyer(answer.raw_headers, paid=scheme is not None)
         headers += _ours(request, 0, scheme)
         record = record_of(request, answer, scheme, 0, len(start))
-        await self._buyer.store.commit(Batch([record.write()], counted_by(request, record)))
+        writes = [record.write()]
+        if keep and complete:
+            writes.append(kept_of(request, answer.status, headers, start))
+        await self._buyer.store.commit(Batch(writes, counted_by(request, record)))
         return _answer(answer, headers, start, complete)
 
     async def _finish(self, request: Request, payment: Payment, answer: Received) -> Answer:

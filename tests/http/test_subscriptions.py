@@ -163,6 +163,50 @@ async def test_a_renewal_is_told_before_and_paid_once_within_the_last_day(
     assert [each.kind for each in view.changes] == ["renewed", "subscribed", "ordered"]
 
 
+async def test_a_month_is_paid_once_however_often_and_by_whom_it_is_renewed(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    subscription_id = await buyer.subscribed(seller.plan(price=3_000_000))
+    await buyer.month_passes()
+    renewals = [buyer.all.renew(SYSTEM, subscription_id, 3_000_000) for _ in range(5)]
+    await asyncio.gather(*renewals, buyer.upkeep.run(), return_exceptions=True)
+    await buyer.upkeep.run()
+    assert buyer.paid[1:] == [3_000_000]
+    assert (await buyer.view(subscription_id)).state == "active"
+
+
+async def test_a_call_sent_twice_under_one_key_uses_the_plan_once(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    subscription_id = await buyer.subscribed(seller.plan())
+    answers = [await buyer.call(key="once") for _ in range(2)]
+    assert [each.status_code for each in answers] == [200, 200]
+    assert answers[1].headers["farebox-replayed"] == "true"
+    assert answers[0].content == answers[1].content
+    await buyer.all.look(subscription_id)
+    assert (await buyer.view(subscription_id)).used_calls == 1
+
+
+@pytest.mark.parametrize("beyond", list(Beyond))
+async def test_a_seller_that_takes_no_key_is_paid_only_where_that_was_allowed(
+    buyer: Subscriber, seller: Seller, beyond: Beyond
+) -> None:
+    await buyer.subscribed(seller.plan(beyond="pay"), beyond=beyond)
+    right = buyer.held[0].secret_sealed
+    wrong = buyer.node.keys.seal(b"fbs_of-nobody")
+    buyer.write("UPDATE bought_subscription SET secret_sealed = :wrong", wrong=wrong)
+    await buyer.running.proxy.plans.reload()
+    answers = [await buyer.call() for _ in range(2)]
+    if beyond is Beyond.PAY:
+        assert [each.headers["farebox-cost"] for each in answers] == ["0.001", "0.001"]
+    else:
+        assert {each.json()["code"] for each in answers} == {"subscription_refused"}
+        assert buyer.node.channels == []
+    buyer.write("UPDATE bought_subscription SET secret_sealed = :right", right=right)
+    await buyer.upkeep.run()  # asks the seller at once, and the key is tried again
+    assert (await buyer.call()).headers["farebox-scheme"] == "plan"
+
+
 async def test_a_renewal_dearer_than_agreed_is_not_paid_and_lapses(
     buyer: Subscriber, seller: Seller
 ) -> None:

@@ -18,7 +18,7 @@ _MOST = 10**15
 _Atoms = Annotated[int, Meta(ge=0, le=MAX_ATOMS)]
 _Count = Annotated[int, Meta(ge=0, le=_MOST)]
 _At = Annotated[int, Meta(ge=0, le=10**11)]
-_Id = Annotated[str, Meta(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_.-]+$")]
+_Id = Annotated[str, Meta(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_-]+$")]
 _Line = Annotated[str, Meta(max_length=200)]
 _Text = Annotated[str, Meta(max_length=4000)]
 

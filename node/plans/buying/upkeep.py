@@ -12,11 +12,12 @@ from sqlalchemy import Row, select
 from sqlmodel import col
 
 from catalog.models import Listing
+from finance.errors import FinanceError
 from finance.money import Usdc
 from node.accounts.audit import SYSTEM, record
 from node.alerts.rules import Rule
 from node.db.engine import writer
-from node.plans.buying.errors import NotPossibleNow
+from node.plans.buying.errors import NotPossibleNow, SubscriptionError
 from node.plans.buying.models import BoughtState, OrderKind, OrderState
 from node.plans.buying.orders import Outcome
 from node.plans.buying.read import plan_in, standing_of
@@ -54,7 +55,12 @@ class Upkeep:
             if order.next_try_at <= now:
                 await self._go_on(order)
         for row in await asyncio.to_thread(self._live):
-            await self._keep(row, now, row.id in doubted)
+            try:
+                await self._keep(row, now, row.id in doubted)
+            except (SubscriptionError, FinanceError) as error:
+                # One that somebody else just ended, or whose key is sealed elsewhere: the others
+                # are kept all the same.
+                _log.warning("subscription %s: %s", row.id, error)
 
     def _orders(self) -> list[Row[Any]]:
         with self._engine.connect() as connection:
@@ -72,6 +78,8 @@ class Upkeep:
         if outcome.state is OrderState.DONE:
             await self._alarm.resolve(Rule.RENEWAL_FAILED, order.subscription_id)
             await self._alarm.resolve(Rule.RENEWAL_SOON, order.subscription_id)
+        elif order.kind != OrderKind.RENEWAL and outcome.state is OrderState.FAILED:
+            await self._alarm.resolve(Rule.RENEWAL_FAILED, order.subscription_id)
         elif order.kind == OrderKind.RENEWAL or order.tries >= 2:
             row, name = await asyncio.to_thread(self._named, order.subscription_id)
             what = "renewed" if order.kind == OrderKind.RENEWAL else "paid for"
