@@ -27,6 +27,7 @@ from node.plans.subscribers import (
     read_subscribers,
 )
 from node.plans.terms import Kind, Period, Stretch, renewal_stretch, upgrade_now
+from node.usage.events import event
 from node.usage.overrides import LONGEST_SECONDS
 
 # Of one subscription; each is a look into the database.
@@ -178,7 +179,8 @@ class SubscriptionShelf:
             wrote = ask(
                 subscriber.id, asked.kind, asked.meter, asked.cap, asked.until, words, call.at
             )
-            return await self._changed(call, subscriber, wrote)
+            told = event("customer_asked", "info", _told(subscriber, asked), call.at)
+            return await self._changed(call, subscriber, wrote, told)
 
         return make
 
@@ -199,7 +201,7 @@ class SubscriptionShelf:
         self._counter.gate.expect(payment_id, after.id)
         return made_json(document, 200, writes)
 
-    async def _changed(self, call: Call, subscriber: Subscriber, write: Write) -> Made:
+    async def _changed(self, call: Call, subscriber: Subscriber, *writes: Write) -> Made:
         """The change, and the subscription as it is with it."""
 
         async def shown() -> bytes:
@@ -208,7 +210,7 @@ class SubscriptionShelf:
             await self._refresh(subscriber.id)
             return made_json({"subscription": document}).head
 
-        return made_json({}, 200, [write], shown)
+        return made_json({}, 200, writes, shown)
 
     async def _refresh(self, subscription_id: str) -> None:
         await self._counter.gate.refresh([subscription_id])
@@ -225,6 +227,11 @@ def _decide(rule: Callable[..., _T], *values: Any) -> _T:
 def _refuse_cancelled(subscriber: Subscriber) -> None:
     if subscriber.cancelled_at is not None:
         raise Refused("subscription_cancelled", detail="It was cancelled; subscribe anew.")
+
+
+def _told(subscriber: Subscriber, asked: Asked) -> str:
+    what = "an override" if asked.kind == "override" else "something"
+    return f"{subscriber.name or subscriber.payer} asks for {what}: see Developers > Customers."
 
 
 def _check_asked(asked: Asked, now: int) -> None:

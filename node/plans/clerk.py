@@ -49,7 +49,8 @@ class Clerk:
 
     def _is_due(self) -> bool:
         with self._engine.connect() as connection:
-            return connection.execute(_DUE.limit(1)).first() is not None
+            asked = (_DUE.limit(1), _MOVED.limit(1))
+            return any(connection.execute(each).first() is not None for each in asked)
 
 
 def invoice_number(sequence: int, at: int) -> str:
@@ -87,15 +88,7 @@ def _correct(connection: Connection) -> None:
         .where(col(OnchainPayment.id) == col(Invoice.payment_id))
         .scalar_subquery()
     )
-    moved = (
-        select(col(Invoice.id))
-        .join(OnchainPayment, col(OnchainPayment.id) == col(Invoice.payment_id))
-        .where(
-            col(OnchainPayment.state) == PaymentState.CONFIRMED,
-            col(OnchainPayment.tx_hash) != col(Invoice.tx_hash),
-        )
-    )
-    connection.execute(update(Invoice).where(col(Invoice.id).in_(moved)).values(tx_hash=now_in))
+    connection.execute(update(Invoice).where(col(Invoice.id).in_(_MOVED)).values(tx_hash=now_in))
 
 
 def _invoice(row: Any, sequence: int) -> dict[str, Any]:
@@ -153,5 +146,13 @@ _DUE: Final[Any] = (
     .where(
         col(OnchainPayment.state) == PaymentState.CONFIRMED,
         ~select(col(Invoice.id)).where(col(Invoice.payment_id) == _PERIOD.c.payment_id).exists(),
+    )
+)
+_MOVED: Final[Any] = (
+    select(col(Invoice.id))
+    .join(OnchainPayment, col(OnchainPayment.id) == col(Invoice.payment_id))
+    .where(
+        col(OnchainPayment.state) == PaymentState.CONFIRMED,
+        col(OnchainPayment.tx_hash) != col(Invoice.tx_hash),
     )
 )

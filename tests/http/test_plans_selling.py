@@ -15,6 +15,7 @@ from sqlalchemy import text
 from finance.models import PaymentState
 from finance.x402.wire import decode_required
 from node.accounts.audit import SYSTEM
+from node.plans.clerk import Clerk
 from node.plans.requests import grant, read_requests, refuse
 from node.plans.terms import first_stretch, share_of
 from node.usage.quotas import Meter
@@ -421,3 +422,15 @@ async def test_streams_of_a_subscriber_take_their_time_from_its_quota(seller: Se
         assert (await client.get(url + "short", headers=customer.headers)).status_code == 200
     counted = "SELECT payer FROM stream_session"
     assert seller.rows(counted)[0][0] == "sub:" + customer.id
+
+
+async def test_an_invoice_follows_its_payment_into_another_transaction(seller: Seller) -> None:
+    customer = await seller.subscribe(seller.plan())
+    clerk, before = Clerk(seller.world.engine), (await seller.look(customer))["invoices"][0]
+    assert clerk.issue() == 0
+    moved = text("UPDATE onchain_payment SET tx_hash = :tx")
+    with seller.world.engine.begin() as connection:
+        connection.execute(moved, {"tx": "0x" + "ee" * 32})
+    clerk.issue()
+    after = (await seller.look(customer))["invoices"]
+    assert after == [{**before, "tx_hash": "0x" + "ee" * 32}]
