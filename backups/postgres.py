@@ -112,10 +112,10 @@ def restore(dump: Path, target: Conninfo, room: Room) -> None:
 @dataclass(frozen=True, slots=True)
 class Room:
     """What a database may hold and still be taken for one that nobody uses: `tables`, of which
-    those `in_use` are empty."""
+    only those `by_itself` have rows: a node fills them before anybody did anything with it."""
 
     tables: frozenset[str]
-    in_use: frozenset[str]
+    by_itself: frozenset[str]
 
 
 def require_room(target: Conninfo, room: Room) -> list[str]:
@@ -131,7 +131,7 @@ def require_room(target: Conninfo, room: Room) -> list[str]:
 def _unused(connection: psycopg.Connection[Any], room: Room) -> list[str]:
     names = [name for (name,) in connection.execute(_TABLES).fetchall()]
     worth = sorted(set(names) - room.tables)
-    worth += [name for name in names if name in room.in_use and _any_row(connection, name)]
+    worth += [each for each in names if each not in room.by_itself and _any_row(connection, each)]
     if worth:
         raise DatabaseUnfit(
             "The PostgreSQL database to restore into is not empty. Make a new one, name it in"

@@ -42,17 +42,21 @@ OLD_NODE = (
 )
 
 
-_IN_USE = frozenset(
+_BY_ITSELF = frozenset(
     {
-        "backup",
-        "buyer_channel",
-        "call",
-        "chain_tx",
-        "consumer_key",
-        "ledger_entry",
-        "listing",
-        "seller_channel",
-        "user_account",
+        "alembic_version",
+        "audit_entry",
+        "chain_cursor",
+        "chain_event",
+        "delivery",
+        "eth_sighting",
+        "event",
+        "mail",
+        "notification",
+        "preference",
+        "rate_hits",
+        "reconciliation",
+        "setup_code",
     }
 )
 
@@ -117,7 +121,7 @@ def _room() -> postgres.Room:
     """A node that was started and never set up has made its schema, and nothing in it that counts:
     so is the database in which the wizard of a new node restores."""
     own = frozenset({*metadata().tables, search_index.TABLE, "alembic_version"})
-    return postgres.Room(own, _IN_USE)
+    return postgres.Room(own, _BY_ITSELF)
 
 
 def database_file(settings: Settings) -> Path:
