@@ -7,12 +7,14 @@ again after it changed; a call then costs a look-up.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from sqlalchemy import Engine, select
 from sqlmodel import col
 
 from catalog.listings import (
     ANY,
+    REST,
     PathAmbiguous,
     PricedListing,
     compile_listing,
@@ -23,6 +25,16 @@ from node.proxy.sources import Source
 from node.usage.calls import route_name
 
 KEPT = 1000  # listings
+NAMED = 512  # paths of each, the names of which need not be looked for again
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A listing as it was compiled, and the names of what was called of it."""
+
+    version: int
+    listing: PricedListing
+    names: dict[tuple[str, str], str]
 
 
 class Routes:
@@ -30,28 +42,38 @@ class Routes:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._kept: dict[str, tuple[int, PricedListing]] = {}
+        self._kept: dict[str, _Kept] = {}
 
     async def name(self, source: Source, method: str, path: str) -> str:
         """The route of a path below the listing; as much as is known for one that its
         specification does not have."""
         kept = self._kept.get(source.listing_id)
-        if kept is None or kept[0] != source.version:
+        if kept is None or kept.version != source.version:
             kept = await self._load(source)
-        try:
-            found = kept[1].match(method, split_path(b"/" + path.encode()))
-        except (PathAmbiguous, UnicodeEncodeError):
-            found = None
-        if found is None or found.method == ANY:
-            return route_name(method, "/*" if found is None else found.template)
-        return f"{found.method} {found.template}"
+        name = kept.names.get((method, path))
+        if name is None:
+            name = _name(kept.listing, method, path)
+            if len(kept.names) >= NAMED:
+                kept.names.clear()
+            kept.names[method, path] = name
+        return name
 
-    async def _load(self, source: Source) -> tuple[int, PricedListing]:
+    async def _load(self, source: Source) -> _Kept:
         compiled = await asyncio.to_thread(_read, self._engine, source)
         if len(self._kept) >= KEPT:
             del self._kept[next(iter(self._kept))]
-        self._kept[source.listing_id] = kept = (source.version, compiled)
+        kept = self._kept[source.listing_id] = _Kept(source.version, compiled, {})
         return kept
+
+
+def _name(listing: PricedListing, method: str, path: str) -> str:
+    try:
+        found = listing.match(method, split_path(b"/" + path.encode()))
+    except (PathAmbiguous, UnicodeEncodeError):
+        found = None
+    if found is None or found.method == ANY:
+        return route_name(method, REST if found is None else found.template)
+    return f"{found.method} {found.template}"
 
 
 def _read(engine: Engine, source: Source) -> PricedListing:
