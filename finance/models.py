@@ -9,13 +9,11 @@ only ever added to.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
-# SQLite only numbers rows of a plain INTEGER key, which has 64 bits there.
-ROW_ID: Any = BigInteger().with_variant(Integer(), "sqlite")
+from finance.columns import ROW_ID
 
 
 def _amount(description: str, default: int = 0) -> int:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, CheckConstraint, Index, Text
 from sqlmodel import Field, SQLModel
 
-from finance.models import ROW_ID
+from finance.columns import ROW_ID
 
 
 class Token(StrEnum):

@@ -11,7 +11,7 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, CheckConstraint, Index, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
-from finance.models import ROW_ID
+from finance.columns import ROW_ID
 
 
 class Plan(SQLModel, table=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, CheckConstraint, Index, Text
 from sqlmodel import Field, SQLModel
 
-from finance.models import ROW_ID
+from finance.columns import ROW_ID
 
 
 class QuotaUsage(SQLModel, table=True):

@@ -7,7 +7,7 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, Index, Text, text
 from sqlmodel import Field, SQLModel
 
-from finance.models import ROW_ID
+from finance.columns import ROW_ID
 
 
 class Side(StrEnum):
