@@ -19,6 +19,7 @@ from sqlmodel import col
 
 from catalog.models import Listing
 from finance.models import OnchainPayment, PaymentState
+from finance.money import Usdc
 from node.db.engine import writer
 from node.plans.models import Invoice, InvoiceSide, Subscription, SubscriptionPeriod
 from node.plans.terms import DAY, Kind, share_of
@@ -117,10 +118,8 @@ def _invoice(row: Any, sequence: int) -> dict[str, Any]:
 
 
 def _told(row: Any) -> str:
-    usdc = f"{row.price_atoms / 1_000_000:.6f}".rstrip("0").rstrip(".")
-    return (
-        f"{usdc} USDC were paid for the plan {row.plan_name} of {row.listing_name or 'a listing'}."
-    )
+    listing = row.listing_name or "a listing"
+    return f"{Usdc(row.price_atoms)} USDC were paid for the plan {row.plan_name} of {listing}."
 
 
 _INSERT: Final = insert(Invoice)

@@ -30,8 +30,8 @@ LOOK_SECONDS: Final = 1.0
 FLUSH_SECONDS: Final = 2.0
 # An order that has not become a debt by then never will: its call is over.
 _EXPECTED_SECONDS: Final = 3600
-# Rows changed in the second of the last look may be new since.
-_OVERLAP_SECONDS: Final = 5
+# A row says when its order came; it is there once the order was read and stored.
+_OVERLAP_SECONDS: Final = 120
 
 _log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class SubscriberGate:
         changed = await asyncio.to_thread(changed_since, self._store.engine, since)
         self._looked_at = now
         self._expected = {key: each for key, each in self._expected.items() if each[1] > now}
-        pending = set(self._pending)
+        pending = set(self._pending).union(each[0] for each in self._expected.values())
         if not (changed or pending):
             return
         await self.refresh({*changed, *pending})
