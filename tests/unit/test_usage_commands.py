@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
+from node.db.engine import open_engine
+from node.usage.calls import CallRecord
+from node.usage.models import Side
+from tests.conftest import book_calls
 from tests.unit.test_cli import Farebox, farebox, fresh, made_once
 
 __all__ = ["farebox", "fresh", "made_once"]  # fixtures
@@ -30,3 +36,27 @@ def test_a_tier_is_chosen_and_a_cap_lifted_until_its_end(farebox: Farebox) -> No
     farebox.json("usage", "end", str(override["id"]))
     assert farebox.json("usage", "show")[0]["cap"] == 7
     assert farebox.run("usage", "end", str(override["id"])).returncode == 3
+
+
+def test_one_key_says_what_it_used_by_endpoint_and_what_happened_to_it(farebox: Farebox) -> None:
+    key_id = farebox.json("key", "create", "Partner", "--integrator")["id"]
+    now = int(time.time())
+    engine = open_engine(f"sqlite:///{farebox.home / 'farebox.db'}")
+    calls = [
+        CallRecord(
+            f"c{n}", Side.BOUGHT, now * 1000, "l1", "GET", "/x", status, 2_000, key_id,
+            amount_atoms=500, scheme="exact", route="GET /forecast/{city}",
+        )
+        for n, status in enumerate((200, 200, 404))
+    ]  # fmt: skip
+    book_calls(engine, *calls)
+    engine.dispose()
+    facts = farebox.json("usage", "key", key_id)
+    assert (facts["requests_this_month"], facts["errors"], facts["daily_average"]) == (3, 1, 3)
+    rows = farebox.json("usage", "endpoints", key_id, "--span", "7d")
+    assert [(row["endpoint"], row["status"], row["requests"], row["usdc"]) for row in rows] == [
+        ("GET /forecast/{city}", 200, 2, "0.001"),
+        ("GET /forecast/{city}", 404, 1, "0.0005"),
+    ]
+    assert [row["text"] for row in farebox.json("usage", "record", key_id)] == ["The key was made."]
+    assert farebox.run("usage", "endpoints", key_id, "--span", "days").returncode == 3
