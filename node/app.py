@@ -7,12 +7,10 @@ in flight end, claim what is owed (law 8), then put the books away.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -53,6 +51,7 @@ from node.jobs import (
 from node.jobs.runner import Jobs
 from node.lock import DataDirLock, hold_data_dir
 from node.parts import Parts, build_parts
+from node.process import configure_logging, limit_recursion, spare_the_collector
 from node.server import Server, bind, make_server
 from node.settings import Bind, Settings
 from node.usage.events import Severity, event
@@ -63,7 +62,6 @@ from node.vault.restored import mark_stale
 DRAIN_SECONDS = 20
 CLAIM_SECONDS = 60
 LOOK_SECONDS = 5
-RECURSION = 1_000  # as Python has it
 RESTORED_SECONDS = 60
 BOOKS_HELD = (
     "These books come from a backup, and the chain does not answer: nothing paid is served until"
@@ -75,9 +73,8 @@ _log = logging.getLogger("farebox")
 
 def run(settings: Settings, keys: Keys) -> None:
     """Run a node until SIGINT or SIGTERM. Raises NodeError before anything is served."""
-    _configure_logging()
-    # Libraries of the chain raise it so far that a document of brackets would end the process.
-    sys.setrecursionlimit(RECURSION)
+    configure_logging()
+    limit_recursion()
     with hold_data_dir(settings.data_dir) as lock:
         engine = open_engine(settings.database)
         try:
@@ -115,17 +112,9 @@ async def _run(settings: Settings, keys: Keys, engine: Engine, lock: DataDirLock
         )
         parts = build_parts(settings, keys, engine)
         node = Node(parts, keys, lock)
-        _spare_the_collector()
+        spare_the_collector()
         await node.run(gateway_socket, console_socket)
         return parts.backups.pending.staged
-
-
-def _spare_the_collector() -> None:
-    """Modules and parts live as long as the node: no collection need look at them again, and
-    calls leave so little garbage in cycles that fewer collections do."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 def _bound(asked: Bind, listener: socket.socket) -> str:
@@ -403,13 +392,3 @@ def _own_listings(engine: Engine) -> tuple[PricedListing, ...]:
     own = read_listings(engine, ListingOrigin.OWN)
     prices = [price for _, routes in own for price in routes]
     return compile_listings([listing for listing, _ in own], prices, read_samples(engine))
-
-
-def _configure_logging() -> None:
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    for name in ("httpx", "httpcore", "uvicorn", "apscheduler", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)

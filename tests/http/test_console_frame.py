@@ -15,10 +15,10 @@ from sqlalchemy import Engine, delete
 from node.accounts.access import Role
 from node.accounts.models import User
 from node.accounts.sessions import COOKIE
-from node.app import RECURSION
 from node.console.tabs import TABS, Tab
 from node.console.visit import Guest
 from node.db.engine import writer
+from node.process import RECURSION
 from tests.console_world import Console, serve_console
 
 PAGE = "/settings/appearance"
