@@ -29,7 +29,7 @@ from node.usage.rates import Standing as MinuteStanding
 LOOK_SECONDS: Final = 1.0
 FLUSH_SECONDS: Final = 2.0
 # An order that has not become a debt by then never will: its call is over.
-_EXPECTED_SECONDS: Final = 3600
+_EXPECTED_SECONDS: Final = 120
 # A row says when its order came; it is there once the order was read and stored.
 _OVERLAP_SECONDS: Final = 120
 
