@@ -14,16 +14,13 @@ from starlette.responses import Response
 from node.accounts.access import Permission
 from node.accounts.errors import AccountInvalid
 from node.console.forms import Form
+from node.console.key_record_view import PATH, RECORD, record_lines, record_view
 from node.console.my_usage_view import (
     ENDPOINTS,
     GRACES,
-    PATH,
-    RECORD,
     MyUsageView,
     endpoint_lines,
     my_usage_view,
-    record_lines,
-    record_view,
 )
 from node.console.pages import Pages
 from node.console.visit import Visit

@@ -16,35 +16,30 @@ from node.console.developers_view import (
     hours_text,
     meter_card,
     quantity,
-    utc,
 )
 from node.console.figures import Card
 from node.console.format import (
     NOT_KNOWN,
     Amount,
     Moment,
-    Short,
     amount,
     cell_amount,
     count,
-    exact_amount,
     latency,
     moment,
     percent,
-    short,
 )
 from node.console.forms import Form
+from node.console.key_record_view import PAGE_ROWS, PATH, Line, record_line
 from node.console.pager import Pager, link, numbered, page_number
 from node.plans.buying.read import SubscriptionView
 from node.usage.endpoints import EndpointUse
-from node.usage.key_record import Kind, RecordLine
+from node.usage.key_record import RecordLine
 from node.usage.keys import KeyView, NewKey
 from node.usage.my_usage import Cards, KeyUsage
 from node.usage.periods import Period, Span
 from node.usage.windows import Sums, add_up
 
-PATH: Final = "/developers/my-usage"
-PAGE_ROWS: Final = 50
 LATEST: Final = 8
 GRACES: Final = (
     ("0", "ends now"),
@@ -154,22 +149,6 @@ class Billing:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the record."""
-
-    at: Moment
-    kind: str
-    about: str
-    text: str
-    by: str
-    paid: Amount | None
-    tx: Short | None
-    state: str
-    tone: str
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
 class MyUsageView:
     """Everything `developers/my_usage.html` shows."""
 
@@ -191,17 +170,6 @@ class MyUsageView:
     record: tuple[Line, ...]
     more: str
     read_at: Moment
-
-
-@dataclass(frozen=True, slots=True)
-class RecordView:
-    """What `developers/my_usage_record.html` shows."""
-
-    id: str
-    name: str
-    lines: tuple[Line, ...]
-    pager: Pager
-    path: str
 
 
 def my_usage_view(
@@ -245,17 +213,6 @@ def my_usage_view(
     )
 
 
-def record_view(
-    key: KeyView, lines: Sequence[RecordLine], query: Mapping[str, str], now: int, zone: ZoneInfo
-) -> RecordView:
-    page, path = page_number(query), f"{PATH}/{key.id}/record"
-    shown = lines[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
-    pager = numbered(path, query, page, PAGE_ROWS, len(lines))
-    return RecordView(
-        key.id, key.name, tuple(record_line(each, now, zone) for each in shown), pager, path
-    )
-
-
 def card_texts(cards: Cards) -> tuple[Card, ...]:
     """The four figures of the last 90 days."""
     sums, mean = cards.sums, cards.sums.mean_latency_us
@@ -274,22 +231,6 @@ def card_texts(cards: Cards) -> tuple[Card, ...]:
     )
 
 
-def record_line(each: RecordLine, now: int, zone: ZoneInfo) -> Line:
-    paid = each.kind is Kind.PAYMENT
-    return Line(
-        at=moment(each.at, now, zone),
-        kind=each.kind.value,
-        about=each.about,
-        text=each.text,
-        by=each.by,
-        paid=exact_amount(Usdc(each.atoms)) if paid else None,
-        tx=short(each.tx_hash) if each.tx_hash else None,
-        state=each.state,
-        tone=_TONES.get(each.state, "plain"),
-        answer=each.answer,
-    )
-
-
 ENDPOINTS: Final = (
     "api_id",
     "api",
@@ -300,7 +241,6 @@ ENDPOINTS: Final = (
     "avg_latency_ms",
     "usdc",
 )
-RECORD: Final = ("time_utc", "kind", "api", "text", "by", "usdc", "transaction", "state", "answer")
 
 
 def endpoint_lines(found: Sequence[EndpointUse]) -> Iterator[tuple[object, ...]]:
@@ -311,13 +251,6 @@ def endpoint_lines(found: Sequence[EndpointUse]) -> Iterator[tuple[object, ...]]
             took = f"{mean // 1000}.{mean % 1000:03d}"
             figures = (sums.calls, sums.errors, took, str(Usdc(sums.amount_atoms)))
             yield each.listing_id, each.name, each.route, one.status, *figures
-
-
-def record_lines(record: Sequence[RecordLine]) -> Iterator[tuple[object, ...]]:
-    for each in record:
-        paid = str(Usdc(each.atoms)) if each.kind is Kind.PAYMENT else ""
-        told = (each.about, each.text, each.by, paid, each.tx_hash, each.state, each.answer)
-        yield utc(each.at), each.kind.value, *told
 
 
 def _name(key: KeyView) -> str:
@@ -412,13 +345,3 @@ def _billing(each: SubscriptionView, now: int, zone: ZoneInfo) -> Billing:
     following = each.next_plan or each.plan
     at = full_moment(each.next_billing_at or 0, now, zone)
     return Billing(each.listing, following.name, at, amount(Usdc(each.next_price_atoms)))
-
-
-_TONES: Final = {
-    "open": "info",
-    "granted": "good",
-    "answered": "good",
-    "holds": "good",
-    "refused": "bad",
-    "failed": "bad",
-}
