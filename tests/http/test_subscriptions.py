@@ -220,6 +220,11 @@ async def test_a_renewal_dearer_than_agreed_is_not_paid_and_lapses(
     await buyer.upkeep.run()
     assert (await buyer.view(subscription_id)).state == "grace"
     assert "agreed" in buyer.incidents()["renewal_failed"]
+    await buyer.upkeep.run()
+    assert [each.tries for each in buyer.orders if each.kind == "renewal"] == [1]
+    buyer.clock.ahead += 6 * 3600
+    await buyer.upkeep.run()
+    assert [each.tries for each in buyer.orders if each.kind == "renewal"] == [2]
     buyer.clock.ahead = begun + 4 * DAY - int(time.time())
     await buyer.upkeep.run()
     assert len(buyer.paid) == 1

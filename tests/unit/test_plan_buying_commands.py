@@ -1,0 +1,28 @@
+"""What an operator types about plans that are bought, where no node runs."""
+
+from __future__ import annotations
+
+from tests.unit.test_cli import Farebox, farebox, fresh, made_once
+
+__all__ = ["farebox", "fresh", "made_once"]  # fixtures
+
+
+def test_without_a_subscription_the_list_is_empty(farebox: Farebox) -> None:
+    assert farebox.json("plan", "subscriptions") == []
+
+
+def test_only_a_running_node_pays_and_the_command_says_so(farebox: Farebox) -> None:
+    for command in (
+        ("subscribe", "lst", "pro", "--most", "1", "--month", "1"),
+        ("renew", "sub", "--most", "1"),
+    ):
+        ended = farebox.run("plan", *command)
+        assert ended.returncode == 4
+        assert "farebox up" in ended.stderr
+
+
+def test_what_is_not_there_is_named(farebox: Farebox) -> None:
+    for command in (("offers", "lst_nowhere"), ("cancel", "sub_nothing")):
+        ended = farebox.run("plan", *command)
+        assert ended.returncode == 3
+        assert "There is no such" in ended.stderr
