@@ -67,7 +67,8 @@ def _row(table: Table) -> dict[str, Any]:
     """A row with every column set, within every check."""
     values: dict[type, Any] = {int: 1, str: "x", bytes: b"x", bool: True}
     types = {column.name: getattr(column.type, "impl", column.type) for column in table.columns}
-    return {name: values[type_.python_type] for name, type_ in types.items()}
+    row = {name: values[type_.python_type] for name, type_ in types.items()}
+    return row | dict.fromkeys({"ends_at"} & row.keys(), 2)  # after it began
 
 
 def _rows(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
