@@ -20,6 +20,7 @@ from finance.x402.wire import PAYMENT_REQUIRED_HEADER, decode_required
 from node.lines.pool import Answer as Received
 from node.plans.buying.keys import HeldKey, Unseal, load_held
 from node.proxy.errors import PaymentImpossible, ProxyError
+from node.proxy.headers import find
 from node.proxy.seller import read_up_to
 from node.proxy.sources import Source
 
@@ -89,22 +90,22 @@ class PlanKeys:
     async def cover(self, request: Request, held: HeldKey, send: SendWithKey) -> Covered | None:
         """The seller's answer by the plan; None where the call is to be paid like every other.
         Raises PaymentImpossible at the end of the quota, where that is to be told."""
-        if self._now < max(held.doubted_until, held.gone_until):
-            self._refuse_unless_paid(held)
+        if self._now < max(held.doubted_until, _gone_until(request, held)):
+            self._refuse_unless_paid(request, held)
             return None
         answer = await send(request, held.secret)
         if answer.status == 402:
-            await self._refused(held, answer)
+            await self._refused(request, held, answer)
             return None
         if answer.status != 401 or not _is_problem(answer):
             return Covered(answer)
         body = await _short_body(answer)
         if _problem(body).get("code") != _UNKNOWN_KEY:
             return Covered(answer, body)
-        self._doubt(held)
+        self._doubt(request, held)
         return None
 
-    async def _refused(self, held: HeldKey, answer: Received) -> None:
+    async def _refused(self, request: Request, held: HeldKey, answer: Received) -> None:
         """A 402: the quota is used up, or the seller takes the key for nothing."""
         offer = answer.header(PAYMENT_REQUIRED_HEADER)
         told: Mapping[str, Any] = {}
@@ -115,24 +116,29 @@ class PlanKeys:
             told = _problem(await _short_body(answer))
             gone = told.get("code") == _GONE
         if not gone:
-            self._doubt(held)
+            self._doubt(request, held)
             return
         again = self._now + _AGAIN_SECONDS
-        held.gone_until = min(held.resets_at or again, again)
+        until = min(held.resets_at or again, again)
+        # Of a stream it may be the hours: calls still have their own quota.
+        if _is_stream(request):
+            held.streams_gone_until = until
+        else:
+            held.gone_until = until
         if offer is None or not held.pays:
             raise _quota_refused(held, told)
 
-    def _doubt(self, held: HeldKey) -> None:
+    def _doubt(self, request: Request, held: HeldKey) -> None:
         """The seller does not take the key. A seller could say so to be paid twice: whoever
         wants nothing paid beyond the plan is not made to pay by it."""
         self.doubted.add(held.subscription_id)
         held.doubted_until = self._now + _AGAIN_SECONDS
-        self._refuse_unless_paid(held)
+        self._refuse_unless_paid(request, held)
 
-    def _refuse_unless_paid(self, held: HeldKey) -> None:
+    def _refuse_unless_paid(self, request: Request, held: HeldKey) -> None:
         if held.pays:
             return
-        if self._now < held.gone_until:
+        if self._now < _gone_until(request, held):
             raise _quota_refused(held, {})
         sentence = "The seller does not take the subscription's key; it is being asked why."
         raise PaymentImpossible("subscription_refused", sentence, subscription=held.subscription_id)
@@ -140,6 +146,17 @@ class PlanKeys:
     @property
     def _now(self) -> int:
         return int(self._clock())
+
+
+def _is_stream(request: Request) -> bool:
+    """Whether it asks for what a quota of stream hours is for."""
+    accepted = find(request.headers, b"accept") or b""
+    return request.handshake is not None or b"text/event-stream" in accepted
+
+
+def _gone_until(request: Request, held: HeldKey) -> int:
+    streams = held.streams_gone_until
+    return max(held.gone_until, streams) if streams and _is_stream(request) else held.gone_until
 
 
 def _quota_refused(held: HeldKey, told: Mapping[str, Any]) -> PaymentImpossible:

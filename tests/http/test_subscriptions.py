@@ -20,9 +20,11 @@ from node.plans.terms import first_stretch, upgrade_stretch
 from node.usage.quotas import Meter
 from node.usage.windows import window_of
 from tests.chain_fixtures import DevchainProcess
+from tests.http.conftest import free_port, serving
 from tests.http.plans_world import Seller, open_seller
 from tests.http.subscriber_world import DAY, LISTING, Subscriber, make_buyer, open_subscriber
 from tests.recovery.seller_world import World
+from tests.streams.test_gateway_events import Events
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,26 @@ async def test_calls_beyond_the_quota_are_refused_unpaid_where_either_side_said_
         assert told.json()["resets_at"] == window_of(int(time.time())).end
         assert "payment-required" not in told.headers
     assert (buyer.usdc, len(buyer.node.channels)) == (before, 0)
+
+
+async def test_stream_hours_end_apart_from_calls(buyer: Subscriber, seller: Seller) -> None:
+    port, api = free_port(), Events()
+    async with serving(api, port):
+        seller.market.seller.egress.allow_also([f"127.0.0.1:{port}"])
+        seller.market.listings.clear()
+        seller.market.sell(base=f"http://127.0.0.1:{port}/base")
+        subscription_id = await buyer.subscribed(seller.plan(stream_seconds=31 * 3))
+        stream = {"accept": "text/event-stream"}
+        opened = await buyer.call("short", headers=stream)
+        assert (opened.status_code, opened.headers["farebox-scheme"]) == (200, "plan")
+        gate, seller_id = seller.gate, (await buyer.view(subscription_id)).seller_id
+        subject = f"sub:{seller_id}"
+        gate.quotas.reserve(subject, Meter.STREAM_SECONDS, 10**6, None, int(time.time()))
+        for _ in range(2):
+            told = await buyer.call("short", headers=stream)
+            assert (told.status_code, told.json()["code"]) == (402, "quota_exceeded")
+        assert (await buyer.call("short")).headers["farebox-scheme"] == "plan"
+    assert len(buyer.paid) == len(buyer.node.purchases) == 1
 
 
 async def test_nothing_is_paid_above_what_was_agreed_to(buyer: Subscriber, seller: Seller) -> None:

@@ -32,6 +32,7 @@ class HeldKey:
     pays: bool
     resets_at: int
     gone_until: int = 0
+    streams_gone_until: int = 0
     doubted_until: int = 0
 
 
