@@ -34,6 +34,7 @@ from node.db.engine import writer
 from node.usage.events import event
 from tests.browser.filled_customers import fill_customers
 from tests.browser.filled_plans import fill_plans, plan_answer
+from tests.browser.filled_streams import fill_streams
 from tests.console_world import Console
 from tests.publishing_world import KEY, SPEC, Weather
 from tests.soak.generate_calls import Month, generate
@@ -144,6 +145,7 @@ def fill(console: Console, weather: Weather, bazaar: Bazaar) -> None:
     with writer(console.engine).begin() as connection:
         _money(connection, console.parts.controls.facts.address.lower(), now)
         _log_lines(connection, now)
+        fill_streams(connection, now)
 
 
 class Program:
