@@ -30,12 +30,13 @@ DAY = 86_400
 
 
 def fill_customers(console: Console, names: tuple[str, ...]) -> None:
-    """Of the first API that the console sells."""
+    """Plans of every API that the console sells, customers of the first."""
     engine, now = console.engine, int(time.time())
     with engine.connect() as connection:
         own = select(col(Listing.id)).where(col(Listing.origin) == ListingOrigin.OWN)
-        listing_id = connection.execute(own.order_by(col(Listing.id))).scalars().first()
-    assert listing_id is not None
+        listing_id, *others = connection.execute(own.order_by(col(Listing.id))).scalars()
+    for other in others:
+        add_plan(engine, other, choices("Pro", "", 1, 1, 1, 1, "pay", 3), now, SYSTEM)
     plans = []
     for number, name in enumerate(names):
         quota = None if number % 2 else 100_000
