@@ -143,9 +143,7 @@ class SellerChannels:
 
     def __init__(self, store: Store, mirror: Mirror, locks: Locks | None = None) -> None:
         """`locks` where other processes sell from the same books."""
-        self._store = store
-        self._mirror = mirror
-        self._locks = locks
+        self._store, self._mirror, self._locks = store, mirror, locks
         self._channels: dict[str, Channel] = {}
         mirror.subscribe(self.apply_onchain)
 
