@@ -112,6 +112,7 @@ class DetailView:
     free: bool
     renewable: bool
     may_change: bool
+    may_see_invoices: bool
 
 
 def pages(subscriptions: Subscriptions, network: Network) -> Pages:
@@ -227,6 +228,7 @@ def _detail(visit: Visit, view: SubscriptionView, network: Network, form: Form) 
         free=plan.monthly_price_atoms == 0,
         renewable=view.state in (BoughtState.ACTIVE, BoughtState.GRACE, BoughtState.LAPSED),
         may_change=visit.identity.may(Permission.SPEND),
+        may_see_invoices=visit.identity.may(Permission.SEE_FINANCE),
     )
 
 
