@@ -58,9 +58,7 @@ COMMANDS = {
     "wallet": Place("node.commands.wallet", "app", "The node's wallet."),
     "listing": Place("node.commands.listing", "app", "APIs this node sells or buys."),
     "key": Place("node.commands.key", "app", "Secrets for the apps that buy through this node."),
-    "plan": Place(
-        "node.commands.plan", "app", "Plans: offered by this node, and bought by it."
-    ),
+    "plan": Place("node.commands.plan", "app", "Plans: offered by this node, and bought by it."),
     "usage": Place("node.commands.usage", "app", "What integrators use, and what they may."),
     "user": Place("node.commands.user", "app", "Who may sign in to the console."),
     "db": Place("node.commands.node", "database", "The node's database."),
