@@ -144,6 +144,13 @@ def pages(subscriptions: Subscriptions, network: Network) -> Pages:
         view = await subscriptions.read(visit.path["subscription_id"])
         return visit.csv("record.csv", _RECORD, _records(view))
 
+    _add_forms(pages, subscriptions, network)
+    return pages
+
+
+def _add_forms(pages: Pages, subscriptions: Subscriptions, network: Network) -> None:
+    """What is sent from the page of one."""
+
     @pages.post(f"{ONE}/choices", Permission.SPEND)
     async def choose(visit: Visit) -> Response:
         view, form = await subscriptions.read(visit.path["subscription_id"]), Form(visit.form)
@@ -165,8 +172,6 @@ def pages(subscriptions: Subscriptions, network: Network) -> Pages:
         if looked.problem:
             return visit.redirect(path, f"The seller could not be asked: {looked.problem}", "warn")
         return visit.redirect(path, "The seller was asked; this is how it stands.")
-
-    return pages
 
 
 async def _all(subscriptions: Subscriptions) -> tuple[SubscriptionView, ...]:
@@ -190,7 +195,6 @@ def _page(
 def _detail(visit: Visit, view: SubscriptionView, network: Network, form: Form) -> DetailView:
     now, zone = visit.now, visit.zone
     due, plan = view.next_billing_at, view.plan
-    may_see_use = view.live and view.synced_at
     return DetailView(
         path=f"{PATH}/{view.id}",
         listing=view.listing,
@@ -202,7 +206,7 @@ def _detail(visit: Visit, view: SubscriptionView, network: Network, form: Form) 
         explained=_explained(visit, view),
         waits=_waits(view),
         live=view.live,
-        meters=meters_of(view) if may_see_use else (),
+        meters=meters_of(view) if view.live and view.synced_at else (),
         per_minute_now=count(view.per_minute_now),
         per_minute="no end" if view.per_minute is None else count(view.per_minute),
         resets=moment(view.resets_at, now, zone) if view.resets_at else None,
@@ -219,9 +223,7 @@ def _detail(visit: Visit, view: SubscriptionView, network: Network, form: Form) 
         by=view.created_by,
         orders=tuple(order_row(each, network, now, zone) for each in view.orders),
         requests=tuple(request_row(each, now, zone) for each in view.requests),
-        changes=tuple(
-            RecordRow(moment(each.at, now, zone), each.text, each.by) for each in view.changes
-        ),
+        changes=_record_rows(visit, view),
         form=form,
         beyond_choices=BEYOND,
         may_choose_beyond=plan.beyond != Beyond.STOP,
@@ -230,6 +232,12 @@ def _detail(visit: Visit, view: SubscriptionView, network: Network, form: Form) 
         may_change=visit.identity.may(Permission.SPEND),
         may_see_invoices=visit.identity.may(Permission.SEE_FINANCE),
     )
+
+
+def _record_rows(visit: Visit, view: SubscriptionView) -> tuple[RecordRow, ...]:
+    at = [moment(each.at, visit.now, visit.zone) for each in view.changes]
+    rows = zip(at, view.changes, strict=True)
+    return tuple(RecordRow(when, each.text, each.by) for when, each in rows)
 
 
 def _explained(visit: Visit, view: SubscriptionView) -> str:

@@ -171,6 +171,13 @@ def plan_in(row: Any) -> Plan:
     return plan
 
 
+def next_price(row: Any) -> int:
+    """What the next month costs: as the seller last said, else as the plan says."""
+    if row.next_at:
+        return int(row.next_price_atoms)
+    return (plan_of(row.next_plan) or plan_in(row)).monthly_price_atoms
+
+
 def _subscriptions() -> Select[Any]:
     table = BoughtSubscription.__table__  # type: ignore[attr-defined]
     listing = table.outerjoin(Listing, col(Listing.id) == table.c.listing_id)
@@ -186,7 +193,6 @@ def _view(connection: Connection | None, row: Row[Any], now: int) -> Subscriptio
     standing = standing_of(row, plan)
     state = standing.at(now)
     due = state in (BoughtState.ACTIVE, BoughtState.GRACE) and row.renews and not standing.free
-    following = plan_of(row.next_plan) or plan
     return SubscriptionView(
         id=row.id,
         listing_id=row.listing_id,
@@ -211,7 +217,7 @@ def _view(connection: Connection | None, row: Row[Any], now: int) -> Subscriptio
         per_minute_now=row.per_minute_now,
         resets_at=row.resets_at or row.period_end,
         next_billing_at=row.paid_until if due else None,
-        next_price_atoms=row.next_price_atoms if row.next_at else following.monthly_price_atoms,
+        next_price_atoms=next_price(row),
         grace_until=standing.grace_end,
         synced_at=row.synced_at,
         sync_failed=row.sync_failed,

@@ -20,7 +20,7 @@ from node.db.engine import writer
 from node.plans.buying.errors import NotPossibleNow, SubscriptionError
 from node.plans.buying.models import BoughtState, OrderKind, OrderState
 from node.plans.buying.orders import Outcome
-from node.plans.buying.read import plan_in, standing_of
+from node.plans.buying.read import next_price, plan_in, standing_of
 from node.plans.buying.rows import (
     change_row,
     kept_rows,
@@ -36,6 +36,7 @@ from node.plans.buying.shapes import plan_of
 from node.plans.buying.states import renewed_month
 
 SYNC_SECONDS: Final = 3600
+ANEW_SECONDS: Final = 120
 _OVER: Final = (BoughtState.LAPSED, BoughtState.ENDED)
 _log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class Upkeep:
 
     async def _keep(self, row: Row[Any], now: int, doubted: bool) -> None:
         """One live subscription."""
-        if doubted or now - max(row.synced_at, self._asked.get(row.id, 0)) >= SYNC_SECONDS:
+        if doubted or self._is_stale(row, now):
             self._asked[row.id] = now
             await self._all.look(row.id)
             await self._all.changing.resend(row.id)
@@ -104,6 +105,12 @@ class Upkeep:
             await self._announce(row, now)
         elif not row.renews:
             await self._alarm.resolve(Rule.RENEWAL_SOON, row.id)
+
+    def _is_stale(self, row: Row[Any], now: int) -> bool:
+        """Whether the seller is to be asked again: hourly, and soon after a month began."""
+        asked = self._asked.get(row.id, 0)
+        anew = row.synced_at < row.resets_at <= now and now - asked >= ANEW_SECONDS
+        return anew or now - max(row.synced_at, asked) >= SYNC_SECONDS
 
     async def _renew(self, row: Row[Any], now: int) -> None:
         """Write the month's order, or take it up again after a while, and carry it out."""
@@ -133,8 +140,7 @@ class Upkeep:
     async def _announce(self, row: Row[Any], now: int) -> None:
         """A renewal is near. Told first, then remembered."""
         _, name = await asyncio.to_thread(self._named, row.id)
-        following = plan_of(row.next_plan) or plan_in(row)
-        price = row.next_price_atoms if row.next_at else following.monthly_price_atoms
+        following, price = plan_of(row.next_plan) or plan_in(row), next_price(row)
         text = f"{name}: the plan {following.name} is renewed for {Usdc(price)} USDC"
         if price > row.agreed_atoms:
             text = f"{name}: the plan {following.name} will cost {Usdc(price)} USDC, more than the"
