@@ -143,6 +143,8 @@ class PlanShelf:
         wish = await read_body(call, Wish)
         payer = self._payer(call, listing, path, plan, wish)
         payment_id = None if plan.deal.free else call.id
+        if payment_id is None and (made := await self._taken_before(plan, wish, payer, call.at)):
+            return made
         await self._check_free_to_take(listing, wish, payer if payment_id is None else "")
         new = Subscriber(
             id=secrets.token_hex(10),
@@ -181,6 +183,14 @@ class PlanShelf:
             raise Refused("signature_invalid", detail=f"Sign (EIP-191) the words: {message}")
         return to_hex(parse_address(wish.payer))
 
+    async def _taken_before(self, plan: Offered, wish: Wish, payer: str, now: int) -> Made | None:
+        """The free subscription of the same wish, whose answer may have been lost on its way."""
+        await self._counter.gate.look()
+        held = self._counter.gate.known(wish.key_hash, plan.listing_id)
+        if held is None or not _is_this(held.subscriber, plan, payer):
+            return None
+        return made_json({"subscription": await self._counter.document(held.subscriber, now)})
+
     async def _check_free_to_take(
         self, listing: PricedListing, wish: Wish, free_payer: str
     ) -> None:
@@ -188,6 +198,12 @@ class PlanShelf:
         keys = {"key_hash": wish.key_hash, "free_for": holder}
         if await asyncio.to_thread(_is_taken, self._counter.engine, keys):
             raise Refused("subscription_exists")
+
+
+def _is_this(subscriber: Subscriber, plan: Offered, payer: str) -> bool:
+    """Whether it is what is wished for, and still holds."""
+    held = subscriber.settled[-1].period.plan_id == plan.id
+    return held and subscriber.payer == payer and subscriber.cancelled_at is None
 
 
 def _first(plan: Offered, stretch: Stretch, payment_id: str | None, at: int) -> Ordered:

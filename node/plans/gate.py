@@ -102,7 +102,11 @@ class SubscriberGate:
     def find(self, secret: bytes, listing_id: str) -> Held | None:
         """The subscriber with this key; its key is good for its listing alone. By hash, so
         that the time it takes says nothing about any key."""
-        held = self._by_hash.get(hashlib.sha256(secret).hexdigest())
+        return self.known(hashlib.sha256(secret).hexdigest(), listing_id)
+
+    def known(self, key_hash: str, listing_id: str) -> Held | None:
+        """The subscriber whose key has this hash, of this listing."""
+        held = self._by_hash.get(key_hash)
         return held if held is not None and held.subscriber.listing_id == listing_id else None
 
     def check_rate(self, held: Held, now: int) -> MinuteStanding | None:

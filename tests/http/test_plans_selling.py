@@ -196,6 +196,22 @@ async def test_a_free_plan_is_had_once_by_whoever_signs(seller: Seller) -> None:
     assert seller.rows("SELECT count(*) FROM invoice")[0][0] == 0
 
 
+async def test_a_wish_for_a_free_plan_whose_answer_was_lost_finds_its_subscription(
+    seller: Seller,
+) -> None:
+    plan, other = seller.plan("Free", 0, calls=31), seller.plan("Other", 0, calls=5)
+    customer = seller.customer()
+    first = (await seller.take_free(plan, customer)).json()["subscription"]
+    again = await seller.take_free(plan, customer)
+    assert again.status_code == 200
+    assert again.json()["subscription"]["id"] == first["id"]
+    assert seller.rows("SELECT count(*) FROM subscription")[0][0] == 1
+    assert (await seller.take_free(other, customer)).json()["code"] == "subscription_exists"
+    customer.id = first["id"]
+    assert (await seller.ask("DELETE", customer)).status_code == 200
+    assert (await seller.take_free(plan, customer)).json()["code"] == "subscription_exists"
+
+
 async def test_a_renewal_buys_the_next_month_once(seller: Seller) -> None:
     plan = seller.plan()
     customer = await seller.subscribe(plan)
