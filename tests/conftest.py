@@ -27,6 +27,15 @@ def no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv("FAREBOX_DATA_DIR", str(tmp_path / "farebox"))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What has only a long form is left to `make soak`."""
+    if os.environ.get("FAREBOX_SOAK") == "1":
+        return
+    long = [item for item in items if item.get_closest_marker("soak") is not None]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In CI everything is installed: a promise that was skipped there was not kept."""

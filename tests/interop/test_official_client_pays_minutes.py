@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from x402.http.clients import x402HttpxClient
 from x402.mechanisms.evm.batch_settlement.client import InMemoryClientChannelStorage
@@ -22,7 +23,7 @@ from tests.interop.official_buyer import (
     receipt_of,
     with_rpc,
 )
-from tests.interop.seller_node import PRICE, SellerNode, served_in_thread
+from tests.interop.seller_node import PRICE, SellerNode, served_in_thread, wait_until
 
 MINUTE = 60
 
@@ -50,6 +51,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SellerNode]:
     ):
         sold = ("--upstream", api, "--price", "0.001/minute")
         node.farebox("listing", "add", "Ticker", *sold)
+        offered = f"{node.gateway_url}/v1/ticker/now"
+        wait_until(lambda: httpx.get(offered).status_code == 402, 10, "the node sells it")
         yield node
 
 

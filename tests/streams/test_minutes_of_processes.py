@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from finance.errors import StoreConflict
 from finance.store import Batch
+from node.db.engine import open_engine
 from node.db.journal import Journal
+from node.db.migrations import upgrade
 from node.gateway.desk import Refused
 from node.gateway.stream_minutes import GRACE_SECONDS, Minutes
 from node.usage.models import Side
 from node.usage.stream_rows import StreamKind
 from node.usage.streams import Streams
 from tests.streams.compressed import Clock
-from tests.streams.test_stream_time import journal
-
-__all__ = ["journal"]
 
 MINUTE = 60
 NOBODY: Any = None  # the call: a minute does not depend on it
 
 
+@pytest.fixture
+def journal(postgres_url: str) -> Iterator[Journal]:
+    """With PostgreSQL: only there have processes one database."""
+    engine = open_engine(postgres_url)
+    upgrade(engine)
+    journal = Journal(engine)
+    yield journal
+    journal.close()
+    engine.dispose()
+
+
 async def test_a_minute_sold_by_one_process_keeps_the_stream_of_another_open(
     journal: Journal,
 ) -> None:
-    if journal.engine.dialect.name == "sqlite":
-        pytest.skip("a data directory has one node")
     clock, stopped = Clock(), list[str]()
     holding, selling = Streams(journal, clock), Streams(journal, clock)
     await holding.start()

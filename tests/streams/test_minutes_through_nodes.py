@@ -30,7 +30,6 @@ from tests.recovery.market_world import (
     NETWORK,
     PRICE,
     SLUG,
-    SOAK,
     Market,
     open_market,
     transfer,
@@ -134,7 +133,6 @@ async def test_a_minute_that_was_paid_is_booked_once_whoever_is_killed(
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(not SOAK, reason="two minutes of real time: in `make soak`")
 async def test_nodes_pay_each_other_minute_by_minute_through_a_kill_of_the_buyer(
     chain: DevchainProcess, tmp_path: Path
 ) -> None:

@@ -155,7 +155,8 @@ def test_a_chosen_plan_is_void_once_a_later_period_is_paid(books: Books) -> None
 
 def test_the_gate_follows_payments_rotations_and_overrides(books: Books) -> None:
     async def story() -> None:
-        gate = SubscriberGate(books.journal, Quotas(books.engine), Clerk(books.engine).issue)
+        quotas, clerk = Quotas(books.engine), Clerk(books.engine)
+        gate = SubscriberGate(books.journal, quotas, clerk.issue, lambda: float(NOW))
         await gate.load()
         old, new = b"old secret", b"new secret"
         books.pay("p1", "owed")
