@@ -108,6 +108,8 @@ async def measure(rows: int, rounds: int) -> Measured:
         bench, token = await _with_history(bench, rows, stack)
         sales = await stack.enter_async_context(_sales(bench, rounds))
         backups = await stack.enter_async_context(_backups(bench, token))
+        while not sales[0]:  # their deposits come first
+            await asyncio.sleep(0.1)
         found = []
         for _ in range(rounds):
             backups.halt()
