@@ -114,6 +114,7 @@ async def browsing(buyer: NodeHome, script: bool) -> AsyncIterator[Page]:
 
 
 async def assert_readable(page: Page) -> None:
+    await page.wait_for_load_state()  # a click ends at the document, before its stylesheet
     assert await page.evaluate("document.documentElement.scrollWidth") <= 375, page.url
     assert (await Axe().run(page)).response["violations"] == [], page.url
 
