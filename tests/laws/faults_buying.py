@@ -12,6 +12,7 @@ from finance.buying import limits, purchase
 from node.plans.buying import orders
 from node.plans.buying.ports import PlacedOrder
 from node.proxy import call
+from node.proxy.errors import ProxyError
 from node.proxy.plans import Ordered
 from tests.laws.faults import fault
 from tests.laws.faults_selling import commit_late, without
@@ -108,6 +109,25 @@ def deposits_unlimited(patch: MonkeyPatch) -> None:
 @fault(7, "a retry signs anew", "test_a_retry_sends_the_same_signature_again")
 def retry_signs_anew(patch: MonkeyPatch) -> None:
     patch.setattr(call, "_MAY_BE_CHARGED", ())
+
+
+@fault(
+    7,
+    "a retry that the seller cannot take now is paid anew",
+    "test_a_retry_that_meets_a_busy_channel_is_never_paid_anew",
+)
+def busy_retry_paid_anew(patch: MonkeyPatch) -> None:
+    again = call.Calls._again
+
+    async def or_anew(self: call.Calls, request: Any, payment: Any) -> Any:
+        try:
+            return await again(self, request, payment)
+        except ProxyError as error:
+            if error.code != "channel_busy":
+                raise
+            return None
+
+    patch.setattr(call.Calls, "_again", or_anew)
 
 
 @fault(

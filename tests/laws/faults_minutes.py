@@ -6,7 +6,7 @@ from typing import Any
 
 from pytest import MonkeyPatch
 
-from node.gateway import stream_minutes
+from node.gateway import stream_events, stream_minutes
 from tests.laws.faults import fault
 from tests.laws.faults_selling import without
 
@@ -27,6 +27,22 @@ def unpaid_minutes_served(patch: MonkeyPatch) -> None:
 )
 def paid_minutes_forgotten(patch: MonkeyPatch) -> None:
     patch.setattr(stream_minutes, "_read_paid", lambda engine, ids: {})
+
+
+@fault(
+    1,
+    "the minutes of a stream are due whether a plan holds it or not",
+    "test_a_stream_of_a_plan_goes_on_though_nobody_pays_its_minutes",
+)
+def minutes_of_plans_due(patch: MonkeyPatch) -> None:
+    counted = stream_events.counted
+
+    def by_minute(
+        streams: Any, call: Any, match: Any, answer: Any, payer: Any, minute_atoms: int = 0
+    ) -> Any:
+        return counted(streams, call, match, answer, payer, match.route.minute_atoms)
+
+    patch.setattr(stream_events, "counted", by_minute)
 
 
 @fault(

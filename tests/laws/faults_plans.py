@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest import MonkeyPatch
 
-from node.gateway import plans, subscriptions
+from node.gateway import plans, serve, subscriptions
 from node.plans import gate, orders, subscribers
 from node.plans.gate import Held, SubscriberGate
 from node.usage import quotas
@@ -46,6 +46,22 @@ def quota_not_held(patch: MonkeyPatch) -> None:
 
     claimed = gate.SubscriberGate.claim
     patch.setattr(gate.SubscriberGate, "claim", claim)
+
+
+@fault(
+    1,
+    "a payment is taken before anybody looks for a plan",
+    "test_a_payment_beside_a_plan_that_serves_stays_unused",
+)
+def plan_not_first(patch: MonkeyPatch) -> None:
+    serve_subscriber = serve.serve_subscriber
+
+    async def unless_paid(desk: Any, gate: Any, call: Any, match: Any) -> None:
+        if call.payment is not None:
+            raise serve.PayInstead
+        await serve_subscriber(desk, gate, call, match)
+
+    patch.setattr(serve, "serve_subscriber", unless_paid)
 
 
 @fault(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 import httpx
@@ -57,14 +57,18 @@ class Minutes:
 
 
 @contextlib.asynccontextmanager
-async def open_stream(market: Market) -> AsyncIterator[Minutes]:
+async def open_stream(
+    market: Market, plan: Mapping[str, str] | None = None
+) -> AsyncIterator[Minutes]:
+    """Of the only listing. Opened with a voucher, or as a call of whoever shows a `plan`'s key."""
     port = free_port()
     async with serving(Events(), port):
         market.seller.egress.allow_also([f"127.0.0.1:{port}"])
+        market.listings.clear()
         market.sell(base=f"http://127.0.0.1:{port}/base", price_unit=PriceUnit.MINUTE)
         clock, payer = Clock.of(market.gateway._streams), await market.payer()
-        header = payer.voucher(await market.offer("/v1/api/ticks"))
-        headers = {"PAYMENT-SIGNATURE": header, "Accept": "text/event-stream"}
+        pay = plan or {"PAYMENT-SIGNATURE": payer.voucher(await market.offer("/v1/api/ticks"))}
+        headers = {**pay, "Accept": "text/event-stream"}
         url = market.url + "/v1/api/ticks"
         async with market.client.stream("GET", url, headers=headers) as answer:
             assert answer.status_code == 200, await answer.aread()

@@ -22,7 +22,7 @@ from node.db.journal import Journal
 from node.gateway.stream_minutes import GRACE_SECONDS
 from node.usage.quotas import Meter
 from tests.http.conftest import PRICE, Market
-from tests.http.plans_world import BELOW, LISTING, Seller
+from tests.http.plans_world import BELOW, ECHO, LISTING, Seller
 from tests.laws.minutes import open_stream
 from tests.laws.worlds import Shop, second_process, shared_market
 from tests.recovery.seller_world import usdc_of
@@ -202,6 +202,30 @@ async def test_a_minute_that_is_paid_is_served(market: Market) -> None:
         await stream.pass_(59)
         assert not await stream.ends()
     assert await market.charged(stream.payer) == 4 * PRICE
+
+
+async def test_a_stream_of_a_plan_goes_on_though_nobody_pays_its_minutes(planned: Seller) -> None:
+    customer = await planned.subscribe(planned.plan())
+    async with open_stream(planned.market, customer.headers) as stream:
+        await stream.pass_(120 + GRACE_SECONDS)
+        assert not await stream.ends()
+    assert await planned.market.charged(stream.payer) == 0
+
+
+async def test_a_payment_beside_a_plan_that_serves_stays_unused(planned: Seller) -> None:
+    customer = await planned.subscribe(planned.plan())
+    payer = await planned.market.payer()
+    header = payer.voucher(await planned.market.offer(ECHO))
+    answer = await planned.call(customer, **{"PAYMENT-SIGNATURE": header})
+    assert answer.status_code == 200 and "payment-response" not in answer.headers
+    assert await planned.market.charged(payer) == 0
+    assert (await planned.look(customer))["used"]["calls"] == 1
+    # It is as good as it was.
+    later = await planned.market.client.get(
+        planned.url + ECHO, headers={"PAYMENT-SIGNATURE": header}
+    )
+    assert later.status_code == 200
+    assert await planned.market.charged(payer) == PRICE
 
 
 async def test_renewals_paid_at_once_buy_one_month(planned: Seller) -> None:

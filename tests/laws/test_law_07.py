@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from finance.x402.values import BATCH_SETTLEMENT_SCHEME, DepositPayment
+from finance.x402.values import BATCH_SETTLEMENT_SCHEME, DepositPayment, Payment, Receipt
 from node.accounts.audit import SYSTEM
-from tests.http.proxy_world import BuyerNode
+from tests.http.proxy_world import BuyerNode, served
+from tests.http.scripted_seller import ScriptedSeller
 from tests.laws.plan_buyer import AGREED, LISTING, PRICE, bought, plan_seller, subscriptions
 from tests.laws.x402_seller import X402Seller
 
@@ -89,6 +90,30 @@ async def test_a_retry_sends_the_same_signature_again(buyer: BuyerNode, seller: 
     assert len(seller.payments) == 2
     assert len(set(seller.payments)) == 1
     assert buyer.booked("spent") == -1_000
+
+
+async def test_a_retry_that_meets_a_busy_channel_is_never_paid_anew(buyer: BuyerNode) -> None:
+    """It may be busy with the first try, whose answer is still being made."""
+    seller = ScriptedSeller()
+
+    async def hangs(this: ScriptedSeller, _: Payment) -> tuple[int, Receipt | None]:
+        await this.hang.wait()
+        return 200, None
+
+    async def at_work(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
+        return 402, None
+
+    async with served(seller) as base:
+        buyer.list("slow", base)
+        async with buyer.running(answer_seconds=0.5) as proxy:
+            seller.behave = hangs
+            lost = await proxy.call("slow/x", key="order-1")
+            seller.hang.set()
+            seller.behave, seller.busy = at_work, True
+            busy = await proxy.call("slow/x", key="order-1")
+    assert len(seller.seen) == 2
+    assert len(set(seller.seen)) == 1
+    assert [each.status_code for each in (lost, busy)] == [504, 409]
 
 
 async def test_a_renewal_above_the_agreed_price_is_not_signed(
