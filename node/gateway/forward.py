@@ -18,6 +18,7 @@ from node.gateway.request import Call, CallerGone
 from node.gateway.stream_socket import SocketCall
 from node.lines import pool as lines
 from node.lines.errors import LineError, NotConnected, Silent
+from node.lines.events import gives_events
 
 After = Callable[[], Awaitable[bytes | None]]
 
@@ -95,8 +96,8 @@ class Answer:
 
     @property
     def is_events(self) -> bool:
-        """Whether it is a stream of events (SSE): sent on as they come, for as long as it goes."""
-        return self.status < 300 and _content_type(self.raw_headers) == b"text/event-stream"
+        """Whether it is a stream of events (SSE)."""
+        return gives_events(self.status, _content_type(self.raw_headers))
 
     def wait_without_limit(self) -> None:
         """Between two parts of the rest any time may pass."""
@@ -241,7 +242,7 @@ def _switch(call: SocketCall, response: lines.Answer) -> None:
 def _content_type(headers: lines.Headers) -> bytes:
     for name, value in headers:
         if name.lower() == b"content-type":
-            return value.partition(b";")[0].strip().lower()
+            return value
     return b""
 
 

@@ -7,7 +7,6 @@ and sends a payment as well keeps the payment for later.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Final
 
 from sqlalchemy import text
@@ -23,25 +22,27 @@ from node.gateway.request import Call, CallerGone
 from node.gateway.stream_events import EVENTS_SECONDS, give_events
 from node.gateway.stream_socket import SocketCall
 from node.gateway.voucher import send_all
+from node.lines.events import asks_for_events
 from node.plans.gate import Held, SubscriberGate
 from node.plans.terms import Beyond
 from node.problems import Headers
-from node.usage.quotas import Meter, QuotaExceeded, Reservation
+from node.usage.quotas import METER_HEADER, Meter, QuotaExceeded, Reservation, begins_anew
 from node.usage.rates import RateLimited
 
 SCHEME: Final = "plan"
 WAYS_STOP: Final = ("wait", "upgrade_plan", "ask_override")
+_ASK_BY_NAME: Final = "upgrade, or say `Accept: text/event-stream` and pay for this one."
 
 _BROKEN = text("UPDATE call SET error = 'upstream_failed' WHERE id = :id")
 
 
 class PayInstead(Exception):
-    """The plan gives nothing now: the call is paid like anybody's. `code` says why, empty
-    where no plan holds at all."""
+    """The plan gives nothing now: the call is paid like anybody's. `code` and `headers` say
+    why, empty where no plan holds at all."""
 
-    def __init__(self, code: str = "") -> None:
+    def __init__(self, code: str = "", headers: Headers | None = None) -> None:
         super().__init__(code)
-        self.code = code
+        self.code, self.headers = code, headers or []
 
 
 async def serve_subscriber(desk: Desk, gate: SubscriberGate, call: Call, match: Match) -> None:
@@ -54,7 +55,7 @@ async def serve_subscriber(desk: Desk, gate: SubscriberGate, call: Call, match: 
     pace = _check_pace(gate, held, call.at)
     reservation = await _reserve(gate, held, call)
     try:
-        await _serve_reserved(desk, call, match, held, reservation, pace)
+        await _serve_reserved(desk, gate, call, match, held, reservation, pace)
     finally:
         if not reservation.committed:
             reservation.release()
@@ -71,42 +72,60 @@ def _check_pace(gate: SubscriberGate, held: Held, now: int) -> Headers:
 async def _reserve(gate: SubscriberGate, held: Held, call: Call) -> Reservation:
     try:
         if _opens_stream(call):
-            # Time is counted as it passes; a stream begins while any is left.
-            (await gate.claim(held, call.at, Meter.STREAM_SECONDS, 1)).release()
+            await _check_time(gate, held, call)
         return await gate.claim(held, call.at)
     except QuotaExceeded as full:
-        if held.standing(call.at).deal.beyond is Beyond.PAY:
-            raise PayInstead(full.code) from None
-        raise _refused(full) from None
+        raise _beyond(held, call, full) from None
 
 
-def _refused(full: QuotaExceeded) -> Refused:
-    until = datetime.fromtimestamp(full.resets_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    detail = f"{full} It begins anew on {until}. Until then: wait, upgrade, or ask for an override."
-    return Refused(
-        full.code,
-        detail=detail,
-        meter=full.meter.value,
-        used=full.used,
-        limit=full.limit,
-        resets_at=full.resets_at,
-        ways=WAYS_STOP,
-    )
+async def _check_time(gate: SubscriberGate, held: Held, call: Call) -> None:
+    """Time is counted as it passes; a stream begins while any is left. Raises QuotaExceeded."""
+    (await gate.claim(held, call.at, Meter.STREAM_SECONDS, 1)).release()
+
+
+def _beyond(held: Held, call: Call, full: QuotaExceeded) -> PayInstead | Refused:
+    if held.standing(call.at).deal.beyond is Beyond.PAY:
+        return PayInstead(full.code, [(METER_HEADER, full.meter.value.encode())])
+    return _refused(full)
+
+
+def _refused(full: QuotaExceeded, how: str = "upgrade, or ask for an override.") -> Refused:
+    detail = f"{full} {begins_anew(full.resets_at)} {how}"
+    return Refused(full.code, detail=detail, **full.told(*WAYS_STOP))
 
 
 def _opens_stream(call: Call) -> bool:
     """A handshake, or a request that asks for events."""
-    if isinstance(call, SocketCall):
-        return True
-    return any(name == b"accept" and b"text/event-stream" in value for name, value in call.headers)
+    return isinstance(call, SocketCall) or asks_for_events(call.headers)
+
+
+async def _check_unannounced(gate: SubscriberGate, held: Held, call: Call) -> None:
+    """An answer turned out to be a stream that nobody had asked for by name: the hours are for
+    that, too. Where such a one can be paid, the upstream is asked again by who pays for it; what
+    it was sent has to be there still. Raises Refused, PayInstead."""
+    try:
+        await _check_time(gate, held, call)
+    except QuotaExceeded as full:
+        beyond = _beyond(held, call, full)
+        if isinstance(beyond, PayInstead) and call.payment is not None and call.streams_body:
+            raise _refused(full, _ASK_BY_NAME) from None
+        raise beyond from None
 
 
 async def _serve_reserved(
-    desk: Desk, call: Call, match: Match, held: Held, reservation: Reservation, pace: Headers
+    desk: Desk,
+    gate: SubscriberGate,
+    call: Call,
+    match: Match,
+    held: Held,
+    reservation: Reservation,
+    pace: Headers,
 ) -> None:
     answer, later = await desk.forwarder.fetch(call, match), False
     try:
         if answer.is_events:
+            if not _opens_stream(call):
+                await _check_unannounced(gate, held, call)
             await answer.read_for(EVENTS_SECONDS, 0)
         if not is_delivery(answer.status):
             reservation.release()

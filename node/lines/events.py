@@ -1,4 +1,5 @@
-"""Streams of events (SSE) as bytes: where one event ends, and a last one of our own."""
+"""Streams of events (SSE): how they are asked for and known, where one event ends, and a last
+one of our own."""
 
 from __future__ import annotations
 
@@ -6,7 +7,19 @@ from collections.abc import Iterable
 
 import msgspec
 
+EVENTS = b"text/event-stream"
 _ENDS = (b"\n\n", b"\r\r", b"\r\n\r\n")
+
+
+def asks_for_events(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a request with these (lower-case) headers says that it wants events. Who does not
+    say so may get them all the same."""
+    return any(name == b"accept" and EVENTS in value.lower() for name, value in headers)
+
+
+def gives_events(status: int, content_type: bytes) -> bool:
+    """Whether an answer is a stream of events: sent on as they come, for as long as it goes."""
+    return status < 300 and content_type.partition(b";")[0].strip().lower() == EVENTS
 
 
 class Between:

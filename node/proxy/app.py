@@ -52,6 +52,7 @@ from node.proxy.stream import (
     Upgrade,
     carry_socket,
     check_quota,
+    check_unannounced,
     read_upgrade,
 )
 from node.proxy.terms_cache import TermsCache
@@ -204,6 +205,8 @@ class Proxy:
             raise RequestRefused("secret_invalid", sentence)
         standing = self.gate.admit(key, int(time.time()))
         answer = await self._serve(key, scope, receive, call_id)
+        if answer.more is not None:
+            await check_unannounced(self.gate, self._store, key, scope, answer.more, call_id)
         if standing is not None:
             answer.headers = [*answer.headers, *standing.headers()]
         return answer

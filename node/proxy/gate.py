@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from datetime import UTC, datetime
 from typing import Final
 
 from sqlalchemy import bindparam, update
@@ -24,7 +23,14 @@ from node.proxy.errors import PaymentImpossible, RequestRefused
 from node.usage.keys import KeyRecord
 from node.usage.models import ConsumerKey
 from node.usage.overrides import Override, lifted, live_overrides
-from node.usage.quotas import Meter, QuotaExceeded, Quotas, Reservation, key_subject
+from node.usage.quotas import (
+    Meter,
+    QuotaExceeded,
+    Quotas,
+    Reservation,
+    begins_anew,
+    key_subject,
+)
 from node.usage.rates import RateLimited, RateLimiter, Standing
 from node.usage.tiers import UsageTiers
 
@@ -148,20 +154,9 @@ def _quotas(tiers: UsageTiers) -> dict[Meter, int]:
 
 def quota_refused(full: QuotaExceeded) -> PaymentImpossible:
     """What an app is told at the end of its quota: which meter, until when, how to go on."""
-    until = datetime.fromtimestamp(full.resets_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    sentence = (
-        f"{full} It begins anew on {until}. Until then: wait, or ask the operator of this node"
-        " for a higher tier or an override."
-    )
-    return PaymentImpossible(
-        full.code,
-        sentence,
-        meter=full.meter.value,
-        used=full.used,
-        limit=full.limit,
-        resets_at=full.resets_at,
-        ways=WAYS,
-    )
+    ways = "or ask the operator of this node for a higher tier or an override."
+    sentence = f"{full} {begins_anew(full.resets_at)} {ways}"
+    return PaymentImpossible(full.code, sentence, **full.told(*WAYS))
 
 
 def _seen(key_id: str, at: int) -> Write:

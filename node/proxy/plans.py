@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -17,12 +16,13 @@ from sqlalchemy import Engine
 
 from finance.errors import PaymentMalformed
 from finance.x402.wire import PAYMENT_REQUIRED_HEADER, decode_required
+from node.lines.events import asks_for_events
 from node.lines.pool import Answer as Received
 from node.plans.buying.keys import HeldKey, Unseal, load_held
 from node.proxy.errors import PaymentImpossible, ProxyError
-from node.proxy.headers import find
 from node.proxy.seller import read_up_to
 from node.proxy.sources import Source
+from node.usage.quotas import METER_HEADER, Meter, begins_anew
 
 if TYPE_CHECKING:
     from node.proxy.call import Request
@@ -120,8 +120,10 @@ class PlanKeys:
             return
         again = self._now + _AGAIN_SECONDS
         until = min(held.resets_at or again, again)
-        # Of a stream it may be the hours: calls still have their own quota.
-        if _is_stream(request):
+        meter = told.get("meter") or (answer.header(METER_HEADER) or b"").decode("latin-1")
+        # Hours of streams and calls have each their own quota. Who does not say which is used up
+        # may mean the hours, of a request for a stream.
+        if meter == Meter.STREAM_SECONDS or (meter != Meter.CALLS and _is_stream(request)):
             held.streams_gone_until = until
         else:
             held.gone_until = until
@@ -150,8 +152,7 @@ class PlanKeys:
 
 def _is_stream(request: Request) -> bool:
     """Whether it asks for what a quota of stream hours is for."""
-    accepted = find(request.headers, b"accept") or b""
-    return request.handshake is not None or b"text/event-stream" in accepted
+    return request.handshake is not None or asks_for_events(request.headers)
 
 
 def _gone_until(request: Request, held: HeldKey) -> int:
@@ -163,11 +164,10 @@ def _quota_refused(held: HeldKey, told: Mapping[str, Any]) -> PaymentImpossible:
     """What an app is told: nothing is paid for this by accident."""
     resets_at = told.get("resets_at")
     resets = resets_at if isinstance(resets_at, int) else held.resets_at
-    until = datetime.fromtimestamp(min(max(resets, 0), 10**11), UTC).strftime("%Y-%m-%d %H:%M UTC")
     known = {name: told[name] for name in ("meter", "used", "limit") if name in told}
     return PaymentImpossible(
         _GONE,
-        f"The subscription's quota is used up. It begins anew on {until}. Until then: wait, or ask"
+        f"The subscription's quota is used up. {begins_anew(min(max(resets, 0), 10**11))} or ask"
         " the operator of this node to upgrade the plan, ask for an override, or let calls"
         " beyond the quota be paid one by one.",
         resets_at=resets,

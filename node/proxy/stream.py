@@ -15,12 +15,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import text
+
+from finance.store import Batch, Store, Write
 from node.lines.carry import Ending, carry, ended_here
 from node.lines.errors import LineError
-from node.lines.events import Between, last_event, may_add
+from node.lines.events import Between, asks_for_events, gives_events, last_event, may_add
 from node.lines.pool import Answer as Received
 from node.lines.websocket import Handshake, WebSocket
-from node.proxy.errors import SellerFailed
+from node.proxy.errors import PaymentImpossible, SellerFailed
 from node.proxy.gate import Gate
 from node.proxy.headers import find
 from node.usage.keys import KeyRecord
@@ -35,8 +38,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 SWITCHING = 101
 PROTOCOL = "farebox"
 _BEARER = "farebox.bearer."
-_EVENTS = b"text/event-stream"
 _NOT_IN_101 = (b"content-length", b"content-type", b"content-encoding")
+_NOT_PASSED_ON = text("UPDATE call SET error = :error WHERE id = :id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +97,35 @@ def _refusing(send: Send) -> Send:
     return sent
 
 
+def _asks_for_stream(scope: Mapping[str, Any]) -> bool:
+    return "farebox.handshake" in scope or asks_for_events(scope["headers"])
+
+
 async def check_quota(gate: Gate, key: KeyRecord, scope: Mapping[str, Any]) -> None:
     """Whether the key may begin a stream, if it asks for one. Those that are open go on.
     Raises PaymentImpossible (402)."""
-    accepts = find(scope["headers"], b"accept") or b""
-    if "farebox.handshake" not in scope and _EVENTS not in accepts.lower():
+    if _asks_for_stream(scope):
+        await _check_time(gate, key)
+
+
+async def check_unannounced(
+    gate: Gate, store: Store, key: KeyRecord, scope: Mapping[str, Any], opened: Received, call: str
+) -> None:
+    """The same for an answer that turned out to be a stream nobody had asked for by name. The
+    call is in the books as the seller gave it, for what it cost: it is left there, with the
+    reason why the app did not get it. Raises PaymentImpossible (402)."""
+    if _asks_for_stream(scope) or not is_stream(opened):
         return
+    try:
+        await _check_time(gate, key)
+    except PaymentImpossible as refused:
+        opened.close()
+        told = Write(_NOT_PASSED_ON, {"id": call, "error": refused.code}, rows=None)
+        await store.commit(Batch([told]))
+        raise
+
+
+async def _check_time(gate: Gate, key: KeyRecord) -> None:
     held = await gate.claim(key, int(time.time()), Meter.STREAM_SECONDS)
     if held is not None:
         held.release()  # its time is counted as it passes
@@ -109,8 +135,7 @@ def is_stream(answer: Received) -> bool:
     """Whether an answer is connected for as long as its sides like."""
     if answer.status == SWITCHING:
         return True
-    kind = answer.header(b"content-type") or b""
-    return answer.status < 300 and kind.partition(b";")[0].strip().lower() == _EVENTS
+    return gives_events(answer.status, answer.header(b"content-type") or b"")
 
 
 async def carry_socket(

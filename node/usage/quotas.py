@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Engine, select, text
 from sqlmodel import col
@@ -25,6 +26,8 @@ from node.usage.metering import QuotaUsage
 from node.usage.windows import Window, window_of
 
 ALL_KEYS: Final = "key:"  # the quota that all integrators share
+# Says which quota is used up, in a 402 that has no room for it elsewhere.
+METER_HEADER: Final = b"farebox-meter"
 
 ADD_TO_QUOTA = text(
     "INSERT INTO quota_usage (subject, meter, window_start, used)"
@@ -58,6 +61,22 @@ class QuotaExceeded(Exception):
     def __init__(self, meter: Meter, used: int, limit: int, resets_at: int) -> None:
         super().__init__(f"The quota of {limit:,} {_UNITS[meter]} a month is used up.")
         self.meter, self.used, self.limit, self.resets_at = meter, used, limit, resets_at
+
+    def told(self, *ways: str) -> dict[str, Any]:
+        """The members of a problem document that tells of it, with the ways to go on."""
+        return {
+            "meter": self.meter.value,
+            "used": self.used,
+            "limit": self.limit,
+            "resets_at": self.resets_at,
+            "ways": ways,
+        }
+
+
+def begins_anew(resets_at: int) -> str:
+    """The words of every such refusal; what can be done until then follows them."""
+    until = datetime.fromtimestamp(resets_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"It begins anew on {until}. Until then: wait,"
 
 
 def key_subject(key_id: str) -> str:

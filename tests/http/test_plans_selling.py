@@ -435,9 +435,47 @@ async def test_streams_of_a_subscriber_take_their_time_from_its_quota(seller: Se
             assert (refused.status_code, refused.json()["meter"]) == (402, "stream_seconds")
             lines = answer.aiter_lines()  # what is open goes on
             assert await anext(lines) == "data: 0"
-        assert (await client.get(url + "short", headers=customer.headers)).status_code == 200
+        left, called = api.gone, (await seller.look(customer))["used"]["calls"]
+        for headers in (customer.headers, {**customer.headers, "accept": "Text/Event-Stream"}):
+            async with client.stream("GET", url + "ticks", headers=headers) as answer:
+                told = json.loads(await answer.aread())
+            assert (answer.status_code, told["meter"]) == (402, "stream_seconds")
+            assert "payment-required" not in answer.headers
+        async with asyncio.timeout(5):
+            while api.gone == left:  # the upstream is let go
+                await asyncio.sleep(0.01)
+        assert (await seller.look(customer))["used"]["calls"] == called
     counted = "SELECT payer FROM stream_session"
-    assert seller.rows(counted)[0][0] == "sub:" + customer.id
+    assert [row[0] for row in seller.rows(counted)] == ["sub:" + customer.id]
+
+
+async def test_a_stream_that_nobody_announced_is_paid_where_its_hours_are_used_up(
+    seller: Seller,
+) -> None:
+    customer = await seller.subscribe(seller.plan(stream_seconds=31, beyond="pay"))
+    subject = "sub:" + customer.id
+    seller.gate.quotas.reserve(subject, Meter.STREAM_SECONDS, 31, None, int(time.time()))
+    port, api = free_port(), Events()
+    async with serving(api, port):
+        seller.market.seller.egress.allow_also([f"127.0.0.1:{port}"])
+        seller.market.listings.clear()
+        seller.market.sell(base=f"http://127.0.0.1:{port}/base")
+        ticks = "/v1/api/ticks"
+        offer = await seller.call(customer, ticks)
+        assert (offer.status_code, offer.headers["farebox-meter"]) == (402, "stream_seconds")
+        required = decode_required(offer.headers["payment-required"])
+        assert required.error == "quota_exceeded"
+        payer = await seller.market.payer()
+        headers = {**customer.headers, "PAYMENT-SIGNATURE": payer.voucher(required)}
+        client = seller.market.client
+        async with client.stream("GET", seller.url + ticks, headers=headers) as answer:
+            assert answer.status_code == 200 and "payment-response" in answer.headers
+        assert (await seller.look(customer))["used"]["calls"] == 0
+        body = {"content": b"x" * 300_000}
+        late = await client.post(seller.url + ticks, headers=headers, **body)
+        # What was passed on as it came cannot be sent again: nothing is paid unheard.
+        assert (late.status_code, late.json()["code"]) == (402, "quota_exceeded")
+        assert "Accept: text/event-stream" in late.json()["detail"]
 
 
 async def test_an_invoice_follows_its_payment_into_another_transaction(seller: Seller) -> None:

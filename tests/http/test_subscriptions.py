@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from sqlalchemy import text
 
 from node.accounts.audit import SYSTEM
 from node.plans.buying.changing import Wanted
@@ -69,9 +71,7 @@ async def test_a_plan_is_paid_once_and_its_calls_cost_nothing_more(
     await buyer.all.look(subscription_id)
     view = await buyer.view(subscription_id)
     assert (view.state, view.used_calls, view.plan_name) == ("active", 1, "Pro")
-    assert (
-        [row.number for row in view.changes] if False else view.payments[0].charged_atoms == price
-    )
+    assert view.payments[0].charged_atoms == price
 
 
 async def test_calls_beyond_the_quota_are_paid_one_by_one_where_the_operator_said_so(
@@ -122,7 +122,11 @@ async def test_stream_hours_end_apart_from_calls(buyer: Subscriber, seller: Sell
         for _ in range(2):
             told = await buyer.call("short", headers=stream)
             assert (told.status_code, told.json()["code"]) == (402, "quota_exceeded")
-        assert (await buyer.call("short")).headers["farebox-scheme"] == "plan"
+        unannounced = await buyer.call("short")
+        assert (unannounced.status_code, unannounced.json()["meter"]) == (402, "stream_seconds")
+        seller.market.listings.clear()
+        seller.market.sell()
+        assert (await buyer.call()).headers["farebox-scheme"] == "plan"
     assert len(buyer.paid) == len(buyer.node.purchases) == 1
 
 
@@ -339,6 +343,64 @@ async def test_requests_and_invoices_of_the_seller_are_kept_here_too(
     assert (invoice.side, invoice.amount_atoms) == ("bought", buyer.paid[0])
     await buyer.all.look(subscription_id)
     assert len(buyer.node.rows(Invoice)) == 1
+
+
+async def test_what_a_hostile_seller_bills_neither_counts_nor_stops_the_others(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    plan, write = seller.plan(price=3_000_000), seller.world.engine.begin
+    subscription_id, other = await buyer.subscribed(plan), await _second(buyer, plan)
+    await _look_at_all(buyer)
+    mine, theirs = buyer.bills
+    with write() as connection:
+        # Of the other's payment, of payments that were none, of more than a sum can hold.
+        sold = "SELECT subscription_id FROM invoice WHERE number = :number"
+        its_id = connection.execute(text(sold), {"number": mine.number}).scalar_one()
+        copied = "INSERT INTO invoice SELECT :id, side, :number, :id, NULL, :of, listing_id,"
+        copied += " listing_name, plan_name, :seller, buyer, buyer_name, buyer_email,"
+        copied += " period_start, period_end, lines, :atoms, chain_id, tx_hash, paid_at"
+        copied += " FROM invoice WHERE number = :mine"
+        stranger, much = "0x" + "77" * 20, 2**63 - 1
+        forged = [(theirs.number, stranger, theirs.amount_atoms), ("X-1", mine.seller, much)]
+        forged += [(f"Y-{n}", mine.seller, mine.amount_atoms) for n in range(30)]
+        forged += [("Z", stranger.upper(), much), (theirs.number.lower(), theirs.seller, 1)]
+        for at, (number, who, atoms) in enumerate(forged, 1_000):
+            row = {"id": at, "number": number, "of": its_id, "mine": mine.number}
+            connection.execute(text(copied), row | {"seller": who, "atoms": atoms})
+    await _look_at_all(buyer)
+    assert [each.number for each in buyer.bills] == [mine.number, theirs.number]
+    for each in (subscription_id, other):
+        assert (await buyer.view(each)).sync_failed == ""
+
+
+async def test_one_subscription_in_trouble_does_not_stop_the_renewals_of_others(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    plan = seller.plan(price=3_000_000)
+    broken, sound = await buyer.subscribed(plan), await _second(buyer, plan)
+    end = (await buyer.view(sound)).paid_until
+    buyer.clock.ahead = end - int(time.time()) - DAY // 2
+    buyer.write("UPDATE bought_subscription SET next_plan = '{' WHERE id = :id", id=broken)
+    with pytest.raises(msgspec.DecodeError):  # the job is seen to fail, at its end
+        await buyer.upkeep.run()
+    assert (await buyer.view(sound)).paid_until == window_of(end).end
+    assert buyer.paid[2:] == [3_000_000]
+
+
+async def _second(buyer: Subscriber, plan: Any) -> str:
+    """The same seller's API, found at a second address of its own."""
+    node, url = buyer.node, f"{buyer.seller.url}/v1/api"
+    node.list("more", url)
+    await buyer.running.proxy.reload()
+    agreed = _agreed(plan, int(time.time()))
+    made, outcome = await buyer.all.subscribe(SYSTEM, "listing-more", plan.id, agreed)
+    assert outcome.state == "done", outcome
+    return made
+
+
+async def _look_at_all(buyer: Subscriber) -> None:
+    for each in buyer.held:
+        assert (await buyer.all.look(each.id)).problem == ""
 
 
 async def test_a_free_plan_is_had_by_a_signature(buyer: Subscriber, seller: Seller) -> None:

@@ -18,9 +18,11 @@ from node.usage.metering import QuotaUsage
 from node.usage.models import ConsumerKey, Side
 from node.usage.stream_time import By, read_hours
 from node.usage.tiers import UsageTiers, change_tiers
+from tests.http.conftest import free_port, serving
 from tests.http.proxy_world import SECRET, BuyerNode, Running
 from tests.laws.conftest import buyer
 from tests.streams.socket_world import node_serving, running_api
+from tests.streams.test_gateway_events import Events
 
 __all__ = ["buyer"]
 
@@ -66,6 +68,7 @@ async def test_at_the_end_of_the_quota_new_streams_are_refused_and_open_ones_go_
                 events = await proxy.call("api/x", headers={"Accept": "text/event-stream"})
                 assert (events.status_code, events.json()["code"]) == (402, "quota_exceeded")
                 assert "payment-required" not in events.headers
+                await _refused_unannounced(buyer, proxy)
                 clock.ahead += 60
                 await first.send("drained")
                 assert await first.recv() == "drained"
@@ -73,6 +76,23 @@ async def test_at_the_end_of_the_quota_new_streams_are_refused_and_open_ones_go_
     hours = read_hours(buyer.engine, Side.BOUGHT, 0, 2**40, By.KEY)
     assert {hour.of for hour in hours} == {"key-1"}
     assert sum(hour.seconds for hour in hours) == seconds_used(buyer) == 3_660
+
+
+async def _refused_unannounced(node: BuyerNode, proxy: Running) -> None:
+    """Events that nobody asked for by name are no way around the quota."""
+    port, api = free_port(), Events()
+    async with serving(api, port):
+        node.list("events", f"http://127.0.0.1:{port}/base")
+        await proxy.proxy.reload()
+        for headers in ({}, {"accept": "Text/Event-Stream"}):
+            events = await proxy.call("events/ticks", headers=headers)
+            assert (events.status_code, events.json()["meter"]) == (402, "stream_seconds")
+        async with asyncio.timeout(5):
+            while api.gone != 1:  # the second was not even sent on
+                await asyncio.sleep(0.01)
+    calls = [call for call in node.calls if call.listing_id == "listing-events"]
+    asked, _ = sorted(calls, key=lambda call: call.status)
+    assert (asked.status, asked.error) == (200, "quota_exceeded")
 
 
 async def test_an_internal_key_streams_without_a_quota(
