@@ -40,6 +40,7 @@ from node.jobs import (
     forget,
     health,
     mirror,
+    questions,
     quotas,
     renewals,
     sync,
@@ -271,6 +272,7 @@ class Node:
         jobs.every(forget.EVERY_SECONDS, "forget", forget.forget_job(store.engine))
         alert_jobs.add_all(jobs, alerts, money.rpc)
         quotas.add_all(jobs, alerts)
+        questions.add_all(jobs, alerts)
         treasury = self._parts.treasury
         looks = thresholds.threshold_job(treasury.guard)
         jobs.every(thresholds.EVERY_SECONDS, "thresholds", looks)

@@ -33,6 +33,8 @@ class Rule(StrEnum):
     RENEWAL_FAILED = "renewal_failed"  # it could not be paid, or what it bought did not come
     SUBSCRIPTION_LAPSED = "subscription_lapsed"  # its days of grace are over
     REQUEST_ANSWERED = "request_answered"  # a seller answered what we asked for
+    CUSTOMER_ASKED = "customer_asked"  # one of our customers waits for an answer
+    SELLER_ENDS = "seller_ends"  # a seller ends a subscription of ours
 
 
 class Level(StrEnum):
@@ -155,6 +157,18 @@ ABOUT: Final[Mapping[Rule, About]] = MappingProxyType(
             "Request answered",
             "A seller answered an override or support request.",
             Severity.INFO,
+        ),
+        Rule.CUSTOMER_ASKED: About(
+            "Customer asks",
+            "A customer asked for an override or for support, and waits for an answer.",
+            Severity.INFO,
+            Level.EMAIL_WEBHOOK,
+        ),
+        Rule.SELLER_ENDS: About(
+            "Seller ends a plan",
+            "A seller ends a subscription of this node; it is not renewed.",
+            Severity.WARNING,
+            Level.EMAIL_WEBHOOK,
         ),
     }
 )

@@ -30,7 +30,7 @@ from node.plans.offered import (
 )
 from node.plans.requests import Request, answer_support, grant, read_request, refuse
 from node.plans.subscribers import Offered, Ordered, read_plan, read_plans
-from node.plans.terms import LONGEST_GRACE_DAYS
+from node.plans.terms import LONGEST_GRACE_DAYS, terms_of
 from node.usage.overrides import list_overrides
 
 SEE, MANAGE = Permission.SEE_LISTINGS, Permission.MANAGE_LISTINGS
@@ -285,16 +285,7 @@ def _of_listing(engine: Engine, listing_id: str, plan_id: str) -> Offered:
 
 
 def _chosen(body: PlanIn) -> PlanChoices:
-    return choices(
-        body.name,
-        body.description,
-        body.price_atoms,
-        body.calls,
-        body.stream_seconds,
-        body.per_minute,
-        body.beyond,
-        body.grace_days,
-    )
+    return choices(**{name: getattr(body, name) for name in PlanIn.model_fields})
 
 
 def _detail(engine: Engine, customer_id: str) -> CustomerDetailOut:
@@ -331,21 +322,8 @@ def _answer(
 
 
 def _plan(plan: Offered) -> PlanOut:
-    deal = plan.deal
-    return PlanOut(
-        id=plan.id,
-        listing_id=plan.listing_id,
-        name=plan.name,
-        description=plan.description,
-        price_atoms=deal.price_atoms,
-        calls=deal.calls,
-        stream_seconds=deal.stream_seconds,
-        per_minute=deal.per_minute,
-        beyond=deal.beyond.value,
-        grace_days=deal.grace_days,
-        created_at=plan.created_at,
-        retired_at=plan.retired_at,
-    )
+    names = ("id", "listing_id", "name", "description", "created_at", "retired_at")
+    return PlanOut(**{name: getattr(plan, name) for name in names}, **terms_of(plan.deal))
 
 
 def _customer(each: Customer) -> CustomerOut:

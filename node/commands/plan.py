@@ -21,7 +21,7 @@ from node.plans.customers import Customer, list_customers
 from node.plans.errors import PlanUnknown
 from node.plans.offered import add_plan, change_plan, choices, retire_plan
 from node.plans.subscribers import Offered, read_plan, read_plans
-from node.plans.terms import Beyond
+from node.plans.terms import Beyond, terms_of
 
 app = typer.Typer(help="Plans: offered by this node, and bought by it.", no_args_is_help=True)
 HOUR = 3600
@@ -167,19 +167,11 @@ def _plan(engine: Engine, plan_id: str) -> Offered:
 
 
 def _row(plan: Offered, listing: str) -> dict[str, Any]:
-    deal = plan.deal
-    return {
-        "id": plan.id,
-        "api": listing,
-        "name": plan.name,
-        "usdc_a_month": str(Usdc(deal.price_atoms)),
-        "calls": deal.calls,
-        "stream_seconds": deal.stream_seconds,
-        "per_minute": deal.per_minute,
-        "beyond": deal.beyond.value,
-        "grace_days": deal.grace_days,
-        "retired": format_time(plan.retired_at) if plan.retired_at else None,
-    }
+    terms = terms_of(plan.deal)
+    price = {"usdc_a_month": str(Usdc(terms.pop("price_atoms")))}
+    retired = format_time(plan.retired_at) if plan.retired_at else None
+    named = {"id": plan.id, "api": listing, "name": plan.name}
+    return named | price | terms | {"retired": retired}
 
 
 def _customer(each: Customer) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from node.gateway.request import BodyTooLarge, Call
 from node.plans.invoices import InvoiceView
 from node.plans.requests import MOST_CHARACTERS, Request
 from node.plans.subscribers import Offered, Subscriber
-from node.plans.terms import first_stretch, next_renewal
+from node.plans.terms import Deal, first_stretch, next_renewal, terms_of
 from node.usage.windows import window_of
 
 MOST_BYTES: Final = 16 * 1024
@@ -80,18 +80,13 @@ async def read_body(call: Call, kind: type[_T]) -> _T:
 
 def plan_document(plan: Offered) -> dict[str, Any]:
     """A plan; null quotas have no end."""
-    deal = plan.deal
-    return {
-        "id": plan.id,
-        "name": plan.name,
-        "description": plan.description,
-        "monthly_price_atoms": deal.price_atoms,
-        "calls": deal.calls,
-        "stream_seconds": deal.stream_seconds,
-        "per_minute": deal.per_minute,
-        "beyond": deal.beyond.value,
-        "grace_days": deal.grace_days,
-    }
+    return _plan_document(plan, plan.deal)
+
+
+def _plan_document(plan: Offered, deal: Deal) -> dict[str, Any]:
+    terms = terms_of(deal)
+    price = {"monthly_price_atoms": terms.pop("price_atoms")}
+    return {"id": plan.id, "name": plan.name, "description": plan.description} | price | terms
 
 
 def plans_document(plans: list[Offered], now: int) -> dict[str, Any]:
@@ -143,25 +138,23 @@ def subscription_document(
         "per_minute_now": per_minute_now,
         "resets_at": window_of(now).end,
         "cancelled_at": subscriber.cancelled_at,
+        "ended": None if subscriber.ended is None else _ended(subscriber),
         "next": None if following is None else {"at": following[0], "price_atoms": following[1]},
         "invoices": [_invoice(each) for each in invoices],
         "requests": [_request(each) for each in requests],
     }
 
 
+def _ended(subscriber: Subscriber) -> dict[str, Any]:
+    """That the seller ended it and why; `served_until` where a free one ends before its month."""
+    assert subscriber.ended is not None
+    return {"reason": subscriber.ended.reason, "served_until": subscriber.served_until}
+
+
 def _plan_held(subscriber: Subscriber, plans: dict[str, Offered], now: int) -> dict[str, Any]:
     """The plan with the terms it was paid for, which a change of the plan does not touch."""
     standing = subscriber.standing(now)
-    plan = plans[standing.plan_id]
-    deal = standing.deal
-    return plan_document(plan) | {
-        "monthly_price_atoms": deal.price_atoms,
-        "calls": deal.calls,
-        "stream_seconds": deal.stream_seconds,
-        "per_minute": deal.per_minute,
-        "beyond": deal.beyond.value,
-        "grace_days": deal.grace_days,
-    }
+    return _plan_document(plans[standing.plan_id], standing.deal)
 
 
 def _invoice(view: InvoiceView) -> dict[str, Any]:

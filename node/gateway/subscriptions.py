@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine, text
@@ -27,7 +28,6 @@ from node.plans.subscribers import (
     read_subscribers,
 )
 from node.plans.terms import Kind, Period, Stretch, renewal_stretch, upgrade_now
-from node.usage.events import event
 from node.usage.overrides import LONGEST_SECONDS
 
 # Of one subscription; each is a look into the database.
@@ -179,8 +179,7 @@ class SubscriptionShelf:
             wrote = ask(
                 subscriber.id, asked.kind, asked.meter, asked.cap, asked.until, words, call.at
             )
-            told = event("customer_asked", "info", _told(subscriber, asked), call.at)
-            return await self._changed(call, subscriber, wrote, told)
+            return await self._changed(call, subscriber, wrote)
 
         return make
 
@@ -201,7 +200,7 @@ class SubscriptionShelf:
         self._counter.gate.expect(payment_id, after.id)
         return made_json(document, 200, writes)
 
-    async def _changed(self, call: Call, subscriber: Subscriber, *writes: Write) -> Made:
+    async def _changed(self, call: Call, subscriber: Subscriber, write: Write) -> Made:
         """The change, and the subscription as it is with it."""
 
         async def shown() -> bytes:
@@ -210,7 +209,7 @@ class SubscriptionShelf:
             await self._refresh(subscriber.id)
             return made_json({"subscription": document}).head
 
-        return made_json({}, 200, writes, shown)
+        return made_json({}, 200, [write], shown)
 
     async def _refresh(self, subscription_id: str) -> None:
         await self._counter.gate.refresh([subscription_id])
@@ -229,11 +228,6 @@ def _refuse_cancelled(subscriber: Subscriber) -> None:
         raise Refused("subscription_cancelled", detail="It was cancelled; subscribe anew.")
 
 
-def _told(subscriber: Subscriber, asked: Asked) -> str:
-    what = "an override" if asked.kind == "override" else "something"
-    return f"{subscriber.name or subscriber.payer} asks for {what}: see Developers > Customers."
-
-
 def _check_asked(asked: Asked, now: int) -> None:
     if not asked.text.strip():
         raise Refused("request_invalid", detail="`text` says nothing.")
@@ -247,19 +241,7 @@ def _check_asked(asked: Asked, now: int) -> None:
 
 def _with(subscriber: Subscriber, made: Ordered) -> Subscriber:
     """As it will be once the order is paid."""
-    return Subscriber(
-        subscriber.id,
-        subscriber.listing_id,
-        subscriber.key_hash,
-        subscriber.payer,
-        subscriber.name,
-        subscriber.email,
-        subscriber.next_plan_id,
-        subscriber.next_plan_after,
-        subscriber.created_at,
-        subscriber.cancelled_at,
-        (*subscriber.orders, made),
-    )
+    return replace(subscriber, orders=(*subscriber.orders, made))
 
 
 def _read(engine: Engine, subscription_id: str) -> tuple[int, list[Subscriber]]:

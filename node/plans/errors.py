@@ -5,6 +5,7 @@ PlansError
 ├── PlanUnknown            there is no such plan, subscription, request or invoice
 ├── PlanTaken              the listing has a plan of this name already
 ├── RequestClosed          somebody has answered it already
+├── EndRefused             a subscription cannot be ended so; `code` says why
 └── OrderRefused           what was asked cannot be bought or changed now; `code` says why
 """
 
@@ -45,6 +46,14 @@ class RequestClosed(PlansError):
 
 class OrderRefused(PlansError):
     """`code` is one of node.problems.PROBLEMS."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class EndRefused(PlansError):
+    """`code`: already_ended, paid_until_end, subscription_changed."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

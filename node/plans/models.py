@@ -63,6 +63,13 @@ class Subscription(SQLModel, table=True):
     )
     created_at: int = Field(sa_type=BigInteger)
     cancelled_at: int | None = Field(default=None, sa_type=BigInteger)
+    ended_by: str = Field(
+        default="", description="user of the seller that cancelled it; empty: its customer did"
+    )
+    end_reason: str = Field(default="", sa_type=Text, description="told to the customer")
+    served_until: int | None = Field(
+        default=None, sa_type=BigInteger, description="a free one that was ended before its month"
+    )
     changed_at: int = Field(sa_type=BigInteger)
     changes: int = Field(default=0, sa_type=BigInteger, description="how often it was changed")
 

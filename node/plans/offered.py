@@ -17,7 +17,7 @@ from node.db.engine import writer
 from node.plans.errors import PlanInvalid, PlanTaken, PlanUnknown
 from node.plans.models import Plan
 from node.plans.subscribers import Offered, offered
-from node.plans.terms import LONGEST_GRACE_DAYS, Beyond, Deal
+from node.plans.terms import LONGEST_GRACE_DAYS, Beyond, Deal, terms_of
 
 MOST_PLANS: Final = 20  # offered of one listing
 NAME_CHARACTERS: Final = 60
@@ -53,17 +53,7 @@ class PlanChoices:
 
     def columns(self) -> dict[str, Any]:
         """As the table has them."""
-        deal = self.deal
-        return {
-            "name": self.name,
-            "description": self.description,
-            "price_atoms": deal.price_atoms,
-            "calls": deal.calls,
-            "stream_seconds": deal.stream_seconds,
-            "per_minute": deal.per_minute,
-            "beyond": deal.beyond.value,
-            "grace_days": deal.grace_days,
-        }
+        return {"name": self.name, "description": self.description} | terms_of(self.deal)
 
 
 def choices(

@@ -66,6 +66,9 @@ def subscribe(
         "next_plan_after": 0,
         "created_at": at,
         "cancelled_at": None,
+        "ended_by": "",
+        "end_reason": "",
+        "served_until": None,
         "changed_at": at,
         "changes": 0,
     }

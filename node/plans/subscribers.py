@@ -46,8 +46,18 @@ class Ordered:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """That the seller ended it: which user, and the reason the customer is told."""
+
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Subscriber:
-    """A subscription. `orders` oldest first, without those whose payment failed."""
+    """A subscription. `orders` oldest first, without those whose payment failed. `cancelled_at`:
+    not renewed; by its seller where there is `ended`. `served_until`: earlier than its month's
+    end. `changes` counts, so that a change can be guarded."""
 
     id: str
     listing_id: str
@@ -60,6 +70,9 @@ class Subscriber:
     created_at: int
     cancelled_at: int | None
     orders: tuple[Ordered, ...]
+    changes: int = 0
+    ended: Ended | None = None
+    served_until: int | None = None
 
     @property
     def subject(self) -> str:
@@ -95,7 +108,7 @@ class Subscriber:
         return self.chosen_plan_id or self.settled[-1].period.plan_id
 
     def standing(self, now: int) -> Standing:
-        return standing_at(self.periods, self.cancelled_at, now)
+        return standing_at(self.periods, self.cancelled_at, now, self.served_until)
 
 
 def read_plan(engine: Engine, plan_id: str) -> Offered | None:
@@ -221,6 +234,9 @@ def _subscriber(row: Row[Any], orders: Sequence[Ordered]) -> Subscriber:
         row.created_at,
         row.cancelled_at,
         tuple(orders),
+        row.changes,
+        Ended(row.ended_by, row.end_reason) if row.ended_by else None,
+        row.served_until,
     )
 
 

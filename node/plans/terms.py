@@ -8,9 +8,9 @@ rounded up. Whoever pays in parts never pays more than the whole month at its la
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from node.plans.errors import OrderRefused
 from node.usage.windows import Window, window_of
@@ -57,6 +57,11 @@ class Deal:
     @property
     def free(self) -> bool:
         return self.price_atoms == 0
+
+
+def terms_of(deal: Deal) -> dict[str, Any]:
+    """Its fields by name, as tables, wire, JSON API and command line have them."""
+    return asdict(deal) | {"beyond": deal.beyond.value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +154,15 @@ def upgrade_stretch(old: Deal, new: Deal, at: int) -> Stretch:
     )
 
 
-def standing_at(periods: Sequence[Period], cancelled_at: int | None, now: int) -> Standing:
+def standing_at(
+    periods: Sequence[Period], cancelled_at: int | None, now: int, served_until: int | None = None
+) -> Standing:
     """Where a subscription stands. `periods` in the order of their orders, at least one of
-    them settled and begun."""
+    them settled and begun. `served_until` is the end of a free one that was ended at once."""
     settled = [period for period in periods if period.settled]
+    if served_until is not None and now >= served_until:
+        last = max((each for each in settled if each.stretch.start <= now), key=_end)
+        return replace(_uncovered(last, State.CANCELLED, False), end=served_until)
     covering = [
         period
         for at, period in enumerate(settled)
@@ -211,6 +221,20 @@ def next_renewal(
         return None
     end = max(_end(period) for period in periods if period.settled)
     return max(end, standing.end), deal.price_atoms
+
+
+def paid_after(periods: Sequence[Period], now: int) -> bool:
+    """Whether money was given, or is on its way, for time that is still to come."""
+    return any(each.stretch.price_atoms and each.stretch.end > now for each in periods)
+
+
+def served_to(periods: Sequence[Period], cancelled_at: int, served_until: int | None) -> int:
+    """The last moment of a cancelled subscription: the end of what is paid, or of the month in
+    which a free one was cancelled."""
+    if served_until is not None:
+        return served_until
+    last = max(periods, key=_end)
+    return max(_end(last), window_of(cancelled_at).end) if last.deal.free else _end(last)
 
 
 def _part(quota: int | None, share: Share) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import time
@@ -16,12 +17,14 @@ from catalog.models import Listing
 from finance.models import OnchainPayment
 from node.accounts.access import Role
 from node.accounts.audit import SYSTEM
+from node.alerts.alerts import Alerts
 from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade
+from node.jobs.questions import questions_job
 from node.plans.clerk import Clerk
 from node.plans.models import SubscriptionRequest
 from node.plans.offered import add_plan, choices
-from node.plans.orders import subscribe
+from node.plans.orders import ask, subscribe
 from node.plans.subscribers import Offered
 from node.plans.terms import first_stretch
 from node.usage.metering import QuotaUsage
@@ -190,6 +193,34 @@ def test_an_override_is_granted_once_and_ends_by_hand(console: Console) -> None:
     assert "Good luck" in admin.get(CUSTOMER).text
     assert console.send(admin, f"{CUSTOMER}/overrides/{lift.id}/end").status_code == 303
     assert not list_overrides(console.engine, f"sub:{SUBSCRIPTION}")[0].holds(now + 1)
+
+
+def test_a_question_is_told_once_with_a_link_and_is_over_when_it_is_answered(
+    console: Console,
+) -> None:
+    sell(console)
+    alerts = Alerts(console.engine)
+    told = "SELECT state, link, count, resolved_by FROM notification WHERE rule = 'customer_asked'"
+    asyncio.run(questions_job(alerts)())
+    asyncio.run(questions_job(alerts)())
+    assert rows(console, told) == [("new", f"{CUSTOMER}#requests", 1, "")]
+    [message] = rows(console, "SELECT message FROM notification")[0]
+    assert message == "Kim, customer of The API, asks for more API calls: Please"
+    channels = rows(console, "SELECT channel FROM delivery ORDER BY channel")
+    assert channels == [("email",), ("webhook",)]
+    asyncio.run(alerts.resolve_by_hand([1], SYSTEM))
+    asyncio.run(questions_job(alerts)())
+    assert [row[3] for row in rows(console, told)] == [SYSTEM.name]  # not told again
+    asked = ask(SUBSCRIPTION, "support", None, None, None, "Hello", 2)
+    with writer(console.engine).begin() as connection:
+        connection.execute(asked.statement, dict(asked.params))
+    asyncio.run(questions_job(alerts)())
+    console.send(console.client(Role.ADMIN), f"{CUSTOMER}/requests/2", answer="Hi")
+    asyncio.run(questions_job(alerts)())
+    assert [(row[0], row[3]) for row in rows(console, told)] == [
+        ("resolved", SYSTEM.name),
+        ("resolved", ""),
+    ]
 
 
 def test_what_cannot_be_granted_changes_nothing(console: Console) -> None:
