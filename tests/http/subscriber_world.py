@@ -4,7 +4,6 @@ proxy. Months pass by moving what is written back in time, and the buyer's clock
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -20,12 +19,13 @@ from node.accounts.audit import SYSTEM
 from node.alerts.alerts import Alerts
 from node.alerts.models import Notification
 from node.db.engine import writer
-from node.plans.buying.models import Beyond, BoughtOrder, BoughtSubscription
+from node.plans.buying.models import BoughtOrder, BoughtSubscription
 from node.plans.buying.ordering import Agreed
 from node.plans.buying.orders import Outcome
 from node.plans.buying.read import SubscriptionView
 from node.plans.buying.service import Subscriptions
 from node.plans.buying.upkeep import Upkeep
+from node.plans.models import Invoice
 from node.plans.subscribers import Offered
 from node.subscriptions import build_subscriptions
 from tests.http.plans_world import Seller
@@ -94,6 +94,11 @@ class Subscriber:
         """What was charged for plans."""
         return [row.charged_atoms for row in self.node.purchases if row.scheme == "exact"]
 
+    @property
+    def bills(self) -> list[Invoice]:
+        """Invoices that were taken over, as they came."""
+        return sorted(self.node.rows(Invoice), key=lambda row: row.id or 0)
+
     def purchases(self) -> list[Purchase]:
         return [row for row in self.node.purchases if row.scheme == "exact"]
 
@@ -152,11 +157,3 @@ async def open_subscriber(
         alerts = Alerts(node.engine, clock)
         made = build_subscriptions(node.engine, node.keys, NETWORK, alerts, running.proxy, clock)
         yield Subscriber(node, seller, running, made, Upkeep(made), clock)
-
-
-def copy_of(folder: Path, to: Path) -> None:
-    """A buyer's files as they are at this moment."""
-    shutil.copytree(folder, to)
-
-
-BEYOND_STOP = Beyond.STOP

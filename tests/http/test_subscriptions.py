@@ -303,6 +303,57 @@ async def test_what_is_cancelled_is_good_to_its_end_and_never_paid_again(
     assert (await buyer.call()).headers["farebox-scheme"] == "batch-settlement"
 
 
+async def test_what_the_seller_ends_is_served_to_the_end_of_what_is_paid_and_never_renewed(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    subscription_id = await buyer.subscribed(seller.plan())
+    seller_id, engine = buyer.held[0].seller_id, seller.world.engine
+    given = (engine, seller_id, "The API  closes.")
+    with pytest.raises(EndRefused) as refused:
+        await asyncio.to_thread(end_subscription, *given, When.NOW, int(time.time()), SYSTEM)
+    assert refused.value.code == "paid_until_end"
+    now = int(time.time())
+    until = await asyncio.to_thread(end_subscription, *given, When.PERIOD_END, now, SYSTEM)
+    assert until == window_of(now).end
+    with pytest.raises(EndRefused):
+        await asyncio.to_thread(end_subscription, *given, When.PERIOD_END, now, SYSTEM)
+    await buyer.all.look(subscription_id)
+    await buyer.all.look(subscription_id)
+    view = await buyer.view(subscription_id)
+    assert (view.state, view.renews, view.next_billing_at) == ("cancelled", False, None)
+    told = [each.text for each in view.changes if each.kind == "seller_ends"]
+    assert len(told) == 1 and told[0].endswith("Its reason: The API closes.")
+    assert buyer.incidents() == {"seller_ends": told[0]}
+    assert (await buyer.call()).headers["farebox-scheme"] == "plan"
+    buyer.clock.ahead = until - 3_600 - int(time.time())
+    await buyer.upkeep.run()  # its last day: nothing is renewed
+    assert [each.kind for each in buyer.orders] == ["subscribe"]
+    buyer.clock.ahead = 0
+    await buyer.month_passes()
+    await buyer.upkeep.run()
+    assert ((await buyer.view(subscription_id)).state, len(buyer.paid)) == ("ended", 1)
+    assert (await buyer.call()).headers["farebox-scheme"] == "batch-settlement"
+    trail = seller.rows("SELECT actor_name, after FROM audit_entry WHERE action = 'customer.end'")
+    assert [row[0] for row in trail] == [SYSTEM.name] and "The API closes." in trail[0][1]
+
+
+async def test_a_free_plan_that_the_seller_ends_at_once_is_over_at_once(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    subscription_id = await buyer.subscribed(seller.plan("Free", 0, calls=10))
+    assert (await buyer.call()).headers["farebox-scheme"] == "plan"
+    seller_id, now = buyer.held[0].seller_id, int(time.time())
+    given = (seller.world.engine, seller_id, "Abuse", When.NOW, now, SYSTEM)
+    assert await asyncio.to_thread(end_subscription, *given) == now
+    await seller.gate.refresh([seller_id])
+    await buyer.all.look(subscription_id)
+    await buyer.upkeep.run()
+    view = await buyer.view(subscription_id)
+    assert (view.state, view.paid_until) == ("ended", now)
+    assert "Abuse" in buyer.incidents()["seller_ends"]
+    assert (await buyer.call()).headers["farebox-scheme"] == "batch-settlement"
+
+
 async def test_a_new_key_replaces_the_old_one(buyer: Subscriber, seller: Seller) -> None:
     subscription_id = await buyer.subscribed(seller.plan())
     old = buyer.node.keys.unseal(buyer.held[0].secret_sealed)

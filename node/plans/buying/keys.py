@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, Engine, Row, func, select
 from sqlmodel import col
 
@@ -37,7 +38,8 @@ class HeldKey:
 
 
 def load_held(engine: Engine, unseal: Unseal) -> dict[str, HeldKey]:
-    """By listing (blocking). One that cannot be unsealed is named in the log, and is no key."""
+    """By listing (blocking). One that cannot be unsealed or read is named in the log, and is
+    no key."""
     statement = select(BoughtSubscription.__table__).where(  # type: ignore[attr-defined]
         col(BoughtSubscription.state).in_([state.value for state in LIVE])
     )
@@ -47,7 +49,7 @@ def load_held(engine: Engine, unseal: Unseal) -> dict[str, HeldKey]:
     for row in rows:
         try:
             found[row.listing_id] = _key(row, unseal)
-        except WalletError as error:
+        except (WalletError, msgspec.MsgspecError) as error:
             _log.error("the key of subscription %s is not used: %s", row.id, error)
     return found
 

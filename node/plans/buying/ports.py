@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
+from catalog.characters import cut, readable
+
+_MOST_CODE: Final = 80
+_MOST_DETAIL: Final = 500
 # Whom orders are booked on: what people do in the console, with its limits.
 ORDER_KEY = "console"
 
@@ -44,8 +48,9 @@ class PlacedOrder:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What came of it. `code` and `detail` where it was refused, here or there; `price_atoms`
-    is what the seller asks for, where it does; `answered`: it was the seller who spoke."""
+    """What came of it. `code` and `detail` where it was refused, here or there, made readable:
+    sellers may have written them; `price_atoms` is what the seller asks for, where it does;
+    `answered`: it was the seller who spoke."""
 
     status: int
     body: bytes = b""
@@ -53,6 +58,10 @@ class Told:
     detail: str = ""
     price_atoms: int | None = None
     answered: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "code", cut(readable(self.code), _MOST_CODE))
+        object.__setattr__(self, "detail", cut(readable(self.detail), _MOST_DETAIL))
 
     @property
     def good(self) -> bool:

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Row, insert, select, update
+from sqlalchemy import Connection, Engine, Row, select, update
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlmodel import col
 
-from catalog.models import Listing
+from catalog.characters import cut, readable
 from node.alerts.rules import Alarm, Rule
 from node.db.engine import writer
+from node.plans.buying.billed import take_over
 from node.plans.buying.errors import SellerSaysNo
-from node.plans.buying.models import BoughtRequest
+from node.plans.buying.models import BoughtRequest, BoughtState
 from node.plans.buying.ports import Asked, Line, Told
 from node.plans.buying.read import plan_in, standing_of
 from node.plans.buying.rows import change_row, note, place_of, read_row, standing_values
-from node.plans.buying.shapes import Invoice as ToldInvoice
 from node.plans.buying.shapes import Request as ToldRequest
 from node.plans.buying.shapes import Subscription, read_subscription
-from node.plans.models import Invoice, InvoiceSide
 
 KEY_UNKNOWN: Final = "subscription_key_invalid"
 PATH: Final = "/.farebox/subscriptions"
 OPEN: Final = "open"
-_MOST: Final = 4000
+SELLER_ENDS: Final = "seller_ends"  # in the record
+_NOT_KEPT: Final = "What the seller says cannot be stored; the node's log says more."
+_MOST_REASON: Final = 300
 # What the proxy decides by.
 _OF_CALLS: Final = ("state", "plan", "paid_until", "resets_at", "period_calls")
+Pair = tuple[Row[Any], ToldRequest]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +74,13 @@ class Sync:
             await asyncio.to_thread(self._write_failure, row, str(error))
             return Looked(str(error))
         await self._announce(row, standing)
-        await asyncio.to_thread(self._write, row.id, standing, rotated)
+        try:
+            await asyncio.to_thread(self._write, row.id, standing, rotated)
+        except (DataError, IntegrityError):
+            _log.exception("what the seller says of subscription %s", row.id)
+            await asyncio.to_thread(self._write_failure, row, _NOT_KEPT)
+            return Looked(_NOT_KEPT)
         return Looked()
-
-    async def adopt(self, subscription_id: str, told: Told) -> None:
-        """Take over the subscription in the answer to a change. Raises SellerSaysNo."""
-        standing = read_subscription(told.body)
-        await asyncio.to_thread(self._write, subscription_id, standing, None)
 
     def _read(self, subscription_id: str) -> Row[Any]:
         with self._engine.connect() as connection:
@@ -101,21 +105,19 @@ class Sync:
     async def _announce(self, row: Row[Any], told: Subscription) -> None:
         """Tell of answers first and write them then: a crash between tells twice, which says
         nothing new."""
-        known = await asyncio.to_thread(self._answered, row.id)
-        for request in told.requests:
-            if request.state != OPEN and str(request.id) not in known:
-                words = (request.answer or "").strip()[:200]
+        if _ends(row, told):
+            link = f"/developers/subscriptions/{row.id}"
+            await self._alarm.raise_(Rule.SELLER_ENDS, row.id, _ended_text(told), link)
+        for asked, request in await asyncio.to_thread(self._pairs, row.id, told):
+            if asked.state == OPEN != request.state:
+                words = readable(request.answer or "")[:200]
                 message = f"{told.plan.name}: the seller says “{request.state}”. {words}"
                 subject, link = f"{row.id} {request.id}", f"/developers/subscriptions/{row.id}"
                 await self._alarm.raise_(Rule.REQUEST_ANSWERED, subject, message.strip(), link)
 
-    def _answered(self, subscription_id: str) -> set[str]:
-        answered = (col(BoughtRequest.state) != OPEN) & (col(BoughtRequest.seller_id) != "")
-        statement = select(col(BoughtRequest.seller_id)).where(
-            col(BoughtRequest.subscription_id) == subscription_id, answered
-        )
+    def _pairs(self, subscription_id: str, told: Subscription) -> list[Pair]:
         with self._engine.connect() as connection:
-            return set(connection.scalars(statement))
+            return _matched(connection, subscription_id, told.requests)
 
     def _write_failure(self, row: Row[Any], why: str) -> None:
         if row.sync_failed != why:
@@ -130,6 +132,8 @@ class Sync:
             values = standing_values(told, row.paid_until, now)
             if row.ended_at:
                 values.pop("state")  # over here is over: only a payment brings it back
+            if _ends(row, told):
+                values |= {"renews": False}
             if rotated is not None:
                 values |= {"new_secret_sealed": ""}
             if rotated:
@@ -137,46 +141,67 @@ class Sync:
             changed = any(getattr(row, name) != values.get(name) for name in _OF_CALLS)
             change_row(connection, row.id, values, quietly=not changed and rotated is None)
             _note_change(connection, row, told, before.value, now)
-            _merge_requests(connection, row.id, told.requests, now)
-            _import_invoices(connection, row, told, self._chain_id)
+            for asked, request in _matched(connection, row.id, told.requests):
+                _take_answer(connection, asked, request, now)
+            take_over(connection, row, told, self._chain_id, now)
+
+
+def _ends(row: Row[Any], told: Subscription) -> bool:
+    """Whether the seller has ended it since the last look."""
+    if told.ended is None or told.state != BoughtState.CANCELLED.value:
+        return False
+    return row.state != BoughtState.CANCELLED and not row.ended_at
+
+
+def _ended_text(told: Subscription) -> str:
+    assert told.ended is not None
+    what = "is served no more" if told.ended.served_until else "is good until the end of its month"
+    what = f"The seller ends the plan {told.plan.name}: it {what}, and is not renewed."
+    return f"{what} Its reason: {cut(readable(told.ended.reason), _MOST_REASON)}"
 
 
 def _note_change(
     connection: Connection, row: Row[Any], told: Subscription, before: str, now: int
 ) -> None:
     """What the seller changed by itself."""
+    if _ends(row, told):
+        note(connection, row.id, SELLER_ENDS, _ended_text(told), now)
     if told.plan.id != plan_in(row).id:
         note(connection, row.id, "plan", f"The plan is {told.plan.name} now.", now)
     if told.state != before and told.state in ("grace", "lapsed") and not row.ended_at:
         note(connection, row.id, told.state, f"The seller calls it “{told.state}”.", now)
 
 
-def _merge_requests(
-    connection: Connection, subscription_id: str, told: Iterable[ToldRequest], now: int
-) -> None:
-    """Answers to what was asked; one that was sent, and the node killed then, is found again
-    by its words."""
+def _matched(
+    connection: Connection, subscription_id: str, told: Iterable[ToldRequest]
+) -> list[Pair]:
+    """What was asked here, each with what the seller says of it; what it was not asked is
+    passed over. One that was sent, and the node killed then, is found again by its words."""
     mine = select(BoughtRequest.__table__).where(  # type: ignore[attr-defined]
         col(BoughtRequest.subscription_id) == subscription_id
     )
     rows = list(connection.execute(mine))
     known = {row.seller_id: row for row in rows if row.seller_id}
     unsent = [row for row in rows if not row.seller_id]
+    pairs = []
     for request in told:
-        row = known.get(str(request.id)) or _same(unsent, request)
-        if row is None:
-            continue
-        if row in unsent:
+        row = known.pop(str(request.id), None)
+        if row is None and (row := _same(unsent, request)) is not None:
             unsent.remove(row)
-        answered_at = 0 if request.state == OPEN else (request.answered_at or now)
-        values = {
-            "seller_id": str(request.id),
-            "state": request.state,
-            "answer": (request.answer or "")[:_MOST],
-            "answered_at": answered_at,
-        }
-        changed = update(BoughtRequest).where(col(BoughtRequest.id) == row.id)
-        connection.execute(changed.values(values))
+        if row is not None:
+            pairs.append((row, request))
+    return pairs
+
+
+def _take_answer(connection: Connection, asked: Row[Any], request: ToldRequest, now: int) -> None:
+    """What was answered stays answered."""
+    values: dict[str, Any] = {"seller_id": str(request.id)}
+    if asked.state == OPEN != request.state:
+        answer = "\n".join(readable(line) for line in (request.answer or "").splitlines())
+        at = request.answered_at or now
+        values |= {"state": request.state, "answer": answer, "answered_at": at}
+    changed = update(BoughtRequest).where(col(BoughtRequest.id) == asked.id)
+    connection.execute(changed.values(values))
 
 
 def _same(unsent: list[Row[Any]], request: ToldRequest) -> Row[Any] | None:
@@ -185,46 +210,3 @@ def _same(unsent: list[Row[Any]], request: ToldRequest) -> Row[Any] | None:
         if (row.kind, row.text, row.meter, row.cap, row.until) == asked:
             return row
     return None
-
-
-def _import_invoices(
-    connection: Connection, row: Row[Any], told: Subscription, chain_id: int
-) -> None:
-    """Those that are not here yet, each once."""
-    if not told.invoices:
-        return
-    statement = select(col(Invoice.number), col(Invoice.seller)).where(
-        col(Invoice.side) == InvoiceSide.BOUGHT, col(Invoice.subscription_id) == told.id
-    )
-    known = {(number, seller) for number, seller in connection.execute(statement)}
-    name = connection.scalar(select(col(Listing.name)).where(col(Listing.id) == row.listing_id))
-    for each in told.invoices:
-        if (each.number, each.seller) not in known:
-            known.add((each.number, each.seller))
-            values = _invoice_row(each, row, told, name or row.base_url, chain_id)
-            connection.execute(insert(Invoice), values)
-
-
-def _invoice_row(
-    invoice: ToldInvoice, row: Row[Any], told: Subscription, name: str, chain_id: int
-) -> dict[str, Any]:
-    lines = [{"text": line.text, "amount_atoms": line.amount_atoms} for line in invoice.lines]
-    return {
-        "side": InvoiceSide.BOUGHT.value,
-        "number": invoice.number,
-        "subscription_id": told.id,
-        "listing_id": row.listing_id,
-        "listing_name": name,
-        "plan_name": invoice.plan or told.plan.name,
-        "seller": invoice.seller,
-        "buyer": invoice.buyer,
-        "buyer_name": "",
-        "buyer_email": "",
-        "period_start": invoice.period_start,
-        "period_end": invoice.period_end,
-        "lines": json.dumps(lines),
-        "amount_atoms": invoice.amount_atoms,
-        "chain_id": chain_id,
-        "tx_hash": invoice.tx_hash or "",
-        "paid_at": invoice.issued_at,
-    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -50,18 +51,31 @@ class Upkeep:
         self._asked: dict[str, int] = {}
 
     async def run(self) -> None:
-        """Everything that is due now."""
+        """Everything that is due now. What goes wrong with one leaves the others kept; what
+        nobody expected is raised when all had their turn, so that the job is seen to fail."""
         now, doubted = self._all.now, self._all.line.take_doubted()
+        unexpected: list[Exception] = []
         for order in await asyncio.to_thread(self._orders):
             if order.next_try_at <= now:
-                await self._go_on(order)
+                await self._apart(order.subscription_id, self._go_on(order), unexpected)
         for row in await asyncio.to_thread(self._live):
-            try:
-                await self._keep(row, now, row.id in doubted)
-            except (SubscriptionError, FinanceError) as error:
-                # One that somebody else just ended, or whose key is sealed elsewhere: the others
-                # are kept all the same.
-                _log.warning("subscription %s: %s", row.id, error)
+            await self._apart(row.id, self._keep(row, now, row.id in doubted), unexpected)
+        if unexpected:
+            raise unexpected[0]
+
+    async def _apart(
+        self, subscription_id: str, work: Awaitable[None], unexpected: list[Exception]
+    ) -> None:
+        try:
+            await work
+        except (SubscriptionError, FinanceError) as error:
+            # One that somebody else just ended, or whose key is sealed elsewhere.
+            _log.warning("subscription %s: %s", subscription_id, error)
+        except Exception as error:
+            # Here and not only at the job's edge: a row that cannot be kept must not stop the
+            # renewals of those after it.
+            _log.exception("subscription %s could not be kept up", subscription_id)
+            unexpected.append(error)
 
     def _orders(self) -> list[Row[Any]]:
         with self._engine.connect() as connection:
