@@ -133,6 +133,7 @@ def build_parts(settings: Settings, keys: Keys, engine: Engine) -> Parts:
         unseal=keys.unseal,
         claim_soon=money.claims.claim_soon,
         paused=lambda: ready.books_held or watch.guard.paused(),
+        closed=lambda: ready.books_held or watch.guard.paused_by_hand(),
         ready=ready,
     )
     streams = Streams(money.journal, quotas=quotas)

@@ -66,7 +66,8 @@ class Seller:
     """Everything the paid path uses.
 
     `ceiling_atoms`: most a channel may owe us unclaimed (law 8). `claim_soon` asks for a
-    claim without waiting. `paused` and `ready` are asked on each request.
+    claim without waiting. `paused`, `closed` and `ready` are asked on each request: while it is
+    paused nothing new is sold, while it is closed nobody is served what was paid before either.
     """
 
     sale: Sale
@@ -79,6 +80,7 @@ class Seller:
     unseal: Callable[[str], bytes]
     claim_soon: Callable[[str], None]
     paused: Callable[[], bool] = lambda: False
+    closed: Callable[[], bool] = lambda: False
     ready: Callable[[], bool] = lambda: True
     ceiling_atoms: int = 1_000_000
     max_body_bytes: int = 64 * 1024 * 1024

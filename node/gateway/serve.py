@@ -77,17 +77,17 @@ async def serve(desk: Desk, call: Call, match: Match) -> None:
         return await give_demo(call, match)
     if route.offer is None:
         return await _serve_free(desk, call, match)
-    instead = PayInstead()
+    beyond: PayInstead | None = None
     if call.key is not None and route.own is None and desk.gate is not None:
         try:
             return await serve_subscriber(desk, desk.gate, call, match)
-        except PayInstead as beyond:
-            instead = beyond
+        except PayInstead as instead:
+            beyond = instead
     if desk.seller.paused():
         raise Refused("node_paused", RETRY_LATER)
     offer = offer_for_handshake(route.offer) if socket else route.offer
     if call.payment is None:
-        return await give_offer(call, offer, instead)
+        return await give_offer(call, offer, beyond)
     try:
         await _serve_paid(desk, call, match, offer)
     except (PaymentRefused, ChannelRefusal) as refusal:
@@ -182,13 +182,13 @@ async def _serve_own(desk: Desk, call: Call, match: Match) -> None:
     )
 
 
-async def give_offer(call: Call, offer: Offer, instead: PayInstead) -> None:
-    """402 with the price; nothing was asked, nothing is stored. `instead`: why a plan does not
+async def give_offer(call: Call, offer: Offer, beyond: PayInstead | None) -> None:
+    """402 with the price; nothing was asked, nothing is stored. `beyond`: why a plan does not
     do."""
-    header, body, why = offer.header, offer.body, instead.code
-    if why:
-        header, body = offer.required_header(why), offer.required_body(why)
-    await _give_402(call, header, body, instead.headers)
+    if beyond is None or not beyond.code:
+        return await _give_402(call, offer.header, offer.body)
+    header, body = offer.required_header(beyond.code), offer.required_body(beyond.code)
+    await _give_402(call, header, body, beyond.headers)
 
 
 async def _give_refusal(call: Call, offer: Offer, refusal: PaymentRefused | ChannelRefusal) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from finance.errors import FinanceError
 from finance.selling.admission import is_delivery
 from finance.store import Batch, Write
-from node.gateway.desk import Desk, Refused, framed, with_length
+from node.gateway.desk import RETRY_LATER, Desk, Refused, framed, with_length
 from node.gateway.forward import Answer, UpstreamError
 from node.gateway.headers import to_caller
 from node.gateway.match import Match
@@ -46,7 +46,14 @@ class PayInstead(Exception):
 
 
 async def serve_subscriber(desk: Desk, gate: SubscriberGate, call: Call, match: Match) -> None:
-    """Serve from the plan. Raises PayInstead, Refused, and what fetching and storing raise."""
+    """Serve from the plan. Raises PayInstead, Refused, and what fetching and storing raise.
+
+    Also while a balance is low: its month is paid for already, and its calls take nothing to
+    the chain, which is what a node without gas must not take on. An operator who pauses by
+    hand, and books of a backup that the chain has not confirmed yet, stop everybody.
+    """
+    if desk.seller.closed():
+        raise Refused("node_paused", RETRY_LATER)
     held = gate.find(call.key or b"", match.listing.id)
     if held is None:
         raise Refused("subscription_key_invalid")

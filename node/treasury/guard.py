@@ -50,6 +50,10 @@ class Guard:
         """Whether paid calls are refused now."""
         return self.standing.paused
 
+    def paused_by_hand(self) -> bool:
+        """Whether that is an operator's wish: then subscribers are refused, too."""
+        return bool(self.standing.hand_paused_at)
+
     async def reload(self) -> None:
         """Take over what is stored: at the start, and whenever a choice has changed."""
         self.standing = await asyncio.to_thread(_read, self._engine)
@@ -151,8 +155,7 @@ def _store(
         return
     store_preference(connection, Serving.of(after), actor, now)
     for type_, sentence in _by_hand_lines(before, after, actor):
-        line = event(type_, "info", sentence, now)
-        connection.execute(line.statement, dict(line.params))
+        event(type_, "info", sentence, now).make(connection)
 
 
 def _by_hand_lines(before: Standing, after: Standing, actor: Actor) -> list[tuple[str, str]]:

@@ -136,6 +136,7 @@ class Market:
     listings: list[Listing] = field(default_factory=list)
     prices: list[RoutePrice] = field(default_factory=list)
     paused: bool = False
+    closed: bool = False
     owing: bool = False  # a payment is left on its way, as a crash would
     claims: list[str] = field(default_factory=list)
 
@@ -273,7 +274,8 @@ async def open_market(journal: Journal, pay_to: bytes, authorizer: bytes, **part
         egress=EgressPolicy([f"127.0.0.1:{upstream_port}"]),
         unseal=bytes.fromhex,
         claim_soon=claims.append,
-        paused=lambda: market.paused,
+        paused=lambda: market.paused or market.closed,
+        closed=lambda: market.closed,
         **{
             "ceiling_atoms": BALANCE,
             "max_body_bytes": 4 * 1024 * 1024,

@@ -170,6 +170,29 @@ async def test_calls_come_no_faster_than_the_plan_says(seller: Seller) -> None:
     assert (await seller.look(customer))["per_minute_now"] == 5
 
 
+async def test_a_paid_month_is_served_while_a_low_balance_pauses_but_not_against_the_operator(
+    seller: Seller,
+) -> None:
+    customer = await seller.subscribe(seller.plan())
+    market, listing = seller.market, seller.market.listings[0]
+    market.paused = True  # by itself
+    assert (await seller.call(customer)).status_code == 200
+    for path in (ECHO, f"{BELOW}/subscriptions/{customer.id}/renewal"):
+        headers = customer.headers if "renewal" in path else {}
+        sold = await market.client.post(seller.url + path, headers=headers)
+        assert (sold.status_code, sold.json()["code"]) == (503, "node_paused")
+    market.closed = True  # by hand
+    told = await seller.call(customer)
+    assert (told.status_code, told.json()["code"]) == (503, "node_paused")
+    assert int(told.headers["retry-after"]) > 0
+    market.paused = market.closed = False
+    listing.paused = True
+    market.reload()
+    told = await seller.call(customer)
+    assert (told.status_code, told.json()["code"]) == (503, "listing_paused")
+    assert (await seller.look(customer))["used"]["calls"] == 1
+
+
 async def test_a_key_is_good_for_its_own_listing_only(seller: Seller) -> None:
     customer = await seller.subscribe(seller.plan())
     seller.market.sell("other")

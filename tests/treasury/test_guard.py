@@ -102,7 +102,7 @@ def test_a_pause_outlives_a_restart_and_its_incident_ends(engine: Engine) -> Non
     look(Guard(engine, Alerts(engine), wallet.seen), wallet, LOW - 1)
     again = Guard(engine, Alerts(engine), wallet.seen)
     asyncio.run(again.reload())
-    assert again.paused()
+    assert again.paused() and not again.paused_by_hand()
     assert look(again, wallet, None, MARGIN, PLENTY) == [True, True, False]
     assert open_incidents(engine) == set()
 
@@ -115,10 +115,10 @@ def test_a_pause_by_hand_stays_until_it_is_ended_by_hand(engine: Engine) -> None
     assert look(guard, wallet, PLENTY, LOW - 1, PLENTY) == [True, True, True]
     other = Guard(engine, Alerts(engine), wallet.seen)
     asyncio.run(other.reload())
-    assert other.paused()
+    assert other.paused() and other.paused_by_hand()
     asyncio.run(other.resume(ANN, 60))
     asyncio.run(guard.reload())
-    assert not guard.paused()
+    assert not guard.paused() and not guard.paused_by_hand()
     trail = "SELECT actor_name FROM audit_entry WHERE subject = 'serving' AND actor_name = 'Ann'"
     assert len(rows(engine, trail)) == 2
     assert {"serving_paused", "serving_resumed"} <= set(events(engine))
