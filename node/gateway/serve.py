@@ -188,7 +188,7 @@ async def give_offer(call: Call, offer: Offer, beyond: PayInstead | None) -> Non
     if beyond is None or not beyond.code:
         return await _give_402(call, offer.header, offer.body)
     header, body = offer.required_header(beyond.code), offer.required_body(beyond.code)
-    await _give_402(call, header, body, beyond.headers)
+    return await _give_402(call, header, body, beyond.headers)
 
 
 async def _give_refusal(call: Call, offer: Offer, refusal: PaymentRefused | ChannelRefusal) -> None:
