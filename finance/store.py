@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.sql.expression import Executable
+
+from finance.errors import StoreConflict
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -25,6 +27,12 @@ class Write(msgspec.Struct, frozen=True):
     statement: Executable
     params: Mapping[str, Any]
     rows: int | None = 1
+
+    def make(self, connection: Connection) -> None:
+        """In a transaction that is open already. Raises StoreConflict as a commit would."""
+        touched = connection.execute(self.statement, dict(self.params)).rowcount
+        if self.rows not in (None, touched):
+            raise StoreConflict("a guarded write found other values than it was decided on")
 
 
 class Increment(msgspec.Struct, frozen=True):

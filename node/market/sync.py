@@ -181,9 +181,8 @@ class Sync:
             await asyncio.to_thread(self._note, severity, report.sentence, now)
 
     def _note(self, severity: Severity, sentence: str, now: int) -> None:
-        line = event("catalog_sync", severity, sentence, now)
         with writer(self._engine).begin() as connection:
-            connection.execute(line.statement, dict(line.params))
+            event("catalog_sync", severity, sentence, now).make(connection)
 
 
 def _bites(rows: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -76,8 +76,7 @@ def _issue(connection: Connection, now: int) -> int:
     due = connection.execute(_DUE.order_by(_ORDERED_AT, _PERIOD.c.payment_id)).all()
     for sequence, row in enumerate(due, last + 1):
         connection.execute(_INSERT, _invoice(row, sequence))
-        told = event("plan_paid", "info", _told(row), now)
-        connection.execute(told.statement, dict(told.params))
+        event("plan_paid", "info", _told(row), now).make(connection)
     _correct(connection)
     return len(due)
 

@@ -98,5 +98,4 @@ def _in_use(engine: Engine) -> list[str]:
 def _note(engine: Engine, actor: Actor, action: str, now: int, sentence: str) -> None:
     with writer(engine).begin() as connection:
         record(connection, actor, action, "wallet", now)
-        line = event(action.replace(".", "_"), "warning", sentence, int(time.time()))
-        connection.execute(line.statement, dict(line.params))
+        event(action.replace(".", "_"), "warning", sentence, int(time.time())).make(connection)

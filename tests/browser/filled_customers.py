@@ -69,7 +69,7 @@ def _subscribed(
         subscription_id, plan, stretch, payer, key_hash, name[:200], "kim@example", payment_id, at
     )
     for write in writes:
-        connection.execute(write.statement, dict(write.params))
+        write.make(connection)
     used = {"subject": f"sub:{subscription_id}", "used": (stretch.calls or 10) * 9 // 10}
     row = {**used, "meter": "calls", "window_start": window_of(at).start}
     connection.execute(insert(QuotaUsage).values(row))

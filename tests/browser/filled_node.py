@@ -444,6 +444,7 @@ def _gas(number: int, now: int) -> LedgerEntry:
     return LedgerEntry(
         key=f"line:{number}",
         account=Account.GAS if number % 2 else Account.WALLET,
+        action=None if number % 2 else Action.PURCHASE if number % 4 else Action.RECEIVED,
         amount=-51_000 * 10**8 if number % 2 else (-1) ** (number // 2) * 7_654_321,
         tx_hash=_hex(0x4000 + number),
         log_index=0,
@@ -475,7 +476,7 @@ def _log_lines(connection: Connection, now: int) -> None:
     for number in reversed(range(120)):
         severity = ("info", "warning", "error")[number % 3]
         line = event("catalog_synced", severity, f"{SCRIPT} {LONG} {number}", now - number * 900)  # type: ignore[arg-type]
-        connection.execute(line.statement, dict(line.params))
+        line.make(connection)
     down = {"up": False, "failures": 4, "status": 0, "note": f"No answer {SCRIPT}", "since": now}
     one = select(col(ListingHealth.listing_id)).limit(1).scalar_subquery()
     chosen = col(ListingHealth.listing_id) == one

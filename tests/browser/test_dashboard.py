@@ -72,7 +72,7 @@ def book(console: Console, *numbers: int, side: Side = Side.BOUGHT, status: int 
 def note(console: Console, message: str) -> None:
     line = event("catalog_synced", "warning", message, int(time.time()))
     with writer(console.engine).begin() as connection:
-        connection.execute(line.statement, dict(line.params))
+        line.make(connection)
 
 
 def card(page: Page, title: str) -> str:

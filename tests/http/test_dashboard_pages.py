@@ -352,7 +352,7 @@ def test_event_log_filters_pages_and_is_a_file(fresh: Console) -> None:
             severity = SEVERITIES[number % 3]
             words = f"Line <b>{number}</b>."
             line = event("catalog_synced", severity, words, 1_790_000_000 + number)
-            connection.execute(line.statement, dict(line.params))
+            line.make(connection)
     client, api = fresh.client(Role.VIEWER), fresh.api(Role.VIEWER)
     part = section(client.get("/").text, "events")
     assert "<b>39</b>" not in part

@@ -31,7 +31,7 @@ from node.usage.metering import QuotaUsage
 from node.usage.overrides import list_overrides
 from node.usage.quotas import Meter
 from node.usage.windows import window_of
-from tests.console_world import Console, serve_console
+from tests.console_world import PASSWORD, Console, serve_console
 
 LISTING, SUBSCRIPTION = "lst_1", "a1" * 10
 PAYER = "0x" + "c4" * 20
@@ -95,7 +95,7 @@ def sell(console: Console, kind: str = "override") -> Offered:
     with writer(engine).begin() as connection:
         connection.execute(insert(OnchainPayment).values(payment))
         for write in subscribe(SUBSCRIPTION, plan, stretch, *of_customer):
-            connection.execute(write.statement, dict(write.params))
+            write.make(connection)
         connection.execute(insert(QuotaUsage).values(used | {"meter": "calls"}))
         request = asked | {"subscription_id": SUBSCRIPTION}
         connection.execute(insert(SubscriptionRequest).values(request))
@@ -244,6 +244,30 @@ def test_a_message_is_answered(console: Console) -> None:
     assert console.send(admin, f"{CUSTOMER}/requests/1", answer="Yes").status_code == 303
     state = "SELECT state, answer, answered_by FROM subscription_request"
     assert rows(console, state) == [("answered", "Yes", "admin")]
+
+
+def test_a_subscription_is_ended_with_a_reason_and_a_password_once(console: Console) -> None:
+    sell(console)
+    admin, end = console.client(Role.ADMIN), f"{CUSTOMER}/end"
+    asked = admin.get(end).text
+    assert "What is paid stays served until" in asked and "At once" not in asked
+    wrong = console.send(admin, end, reason="Closing", password="guess")
+    assert wrong.status_code == 422 and "Closing" in wrong.text
+    fields = {"password": PASSWORD, "when": "period_end"}
+    assert "Say why" in console.send(admin, end, reason=" ", **fields).text
+    at_once = console.send(admin, end, reason="Closing", password=PASSWORD, when="now")
+    assert at_once.status_code == 409
+    assert rows(console, "SELECT cancelled_at FROM subscription") == [(None,)]
+    assert console.send(admin, end, reason="Closing", **fields).status_code == 303
+    page = admin.get(CUSTOMER).text
+    assert "ended by admin" in page and "Closing" in page and f'"{end}"' not in page
+    assert admin.get(end).status_code == 409
+    api = console.api(Role.ADMIN)
+    again = api.post(f"/api/customers/{SUBSCRIPTION}/end", json={"reason": "Again"})
+    assert (again.status_code, again.json()["code"]) == (409, "already_ended")
+    detail = api.get(f"/api/customers/{SUBSCRIPTION}").json()
+    assert (detail["ended_by"], detail["end_reason"]) == ("admin", "Closing")
+    assert detail["customer"]["state"] == "cancelled" and detail["cancelled_at"]
 
 
 def test_an_invoice_is_a_page_a_line_and_a_document(console: Console) -> None:

@@ -137,7 +137,7 @@ def test_event_log_pages_and_filters(migrated_engine: Engine) -> None:
             line = event(
                 "catalog_synced", SEVERITIES[number % 3], f"Line {number}.", 1_000 + number
             )
-            connection.execute(line.statement, dict(line.params))
+            line.make(connection)
     newest = read_events(migrated_engine, None, None, 25)
     assert [line.message for line in newest.events[:2]] == ["Line 60.", "Line 59."]
     second = read_events(migrated_engine, None, newest.older, 25)
