@@ -15,6 +15,7 @@ from node.accounts.audit import Actor
 from node.api.paging import PAGE_SIZE, Id, Listed, PageNumber, Sent, ShortText, listed
 from node.api.routing import Caller, Endpoints
 from node.plans.customers import Customer, list_customers, read_customer
+from node.plans.ending import MOST_REASON, When, end_subscription
 from node.plans.errors import PlanUnknown
 from node.plans.invoices import InvoiceView, list_invoices, read_invoice
 from node.plans.models import InvoiceSide
@@ -138,11 +139,15 @@ class GrantedOut(BaseModel):
 
 
 class CustomerDetailOut(BaseModel):
-    """A subscriber with its orders, requests and overrides."""
+    """A subscriber with its orders, requests and overrides. `cancelled_at`: not renewed; by the
+    seller's user `ended_by`, if any. `served_until`: a free one that ended before its month."""
 
     customer: CustomerOut
     email: str
     cancelled_at: int | None
+    ended_by: str | None
+    end_reason: str | None
+    served_until: int | None
     period_start: int
     period_end: int
     next_plan_id: str
@@ -159,6 +164,14 @@ class AnswerIn(Sent):
     answer: Words = ""
     cap: Quota | None = None
     ends_at: Annotated[int, Field(ge=0, le=10**11)] = 0
+
+
+class EndIn(Sent):
+    """`reason`: the customer reads it. `now` only where nothing is paid; what is paid stays
+    served to the end of its period."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=MOST_REASON, pattern=r"^[^\x00]*$")]
+    when: When = When.PERIOD_END
 
 
 class LineOut(BaseModel):
@@ -254,6 +267,13 @@ def _customers(engine: Engine) -> Endpoints:
         await asyncio.to_thread(_answer, engine, customer_id, request_id, body, actor)
         return _request(await asyncio.to_thread(read_request, engine, request_id))
 
+    @api.post("/{customer_id}/end", Permission.MANAGE_PLANS)
+    async def end(customer_id: Id, body: EndIn, identity: Caller) -> CustomerDetailOut:
+        """End a subscription: it is not renewed any more."""
+        given = (customer_id, body.reason, body.when, _now(), Actor.of(identity))
+        await asyncio.to_thread(end_subscription, engine, *given)
+        return await asyncio.to_thread(_detail, engine, customer_id)
+
     return api
 
 
@@ -298,6 +318,9 @@ def _detail(engine: Engine, customer_id: str) -> CustomerDetailOut:
         customer=_customer(found.customer),
         email=subscriber.email,
         cancelled_at=subscriber.cancelled_at,
+        ended_by=subscriber.ended.by if subscriber.ended else None,
+        end_reason=subscriber.ended.reason if subscriber.ended else None,
+        served_until=subscriber.served_until,
         period_start=standing.start,
         period_end=standing.end,
         next_plan_id=subscriber.goes_on_with,

@@ -17,7 +17,8 @@ from node.accounts.audit import COMMAND
 from node.commands.frame import open_database, read_settings, require_wallet
 from node.commands.output import Json, format_time, show_facts, show_rows
 from node.commands.plan_buying import add_to
-from node.plans.customers import Customer, list_customers
+from node.plans.customers import Customer, list_customers, read_customer
+from node.plans.ending import When, end_subscription
 from node.plans.errors import PlanUnknown
 from node.plans.offered import add_plan, change_plan, choices, retire_plan
 from node.plans.subscribers import Offered, read_plan, read_plans
@@ -140,6 +141,26 @@ def customers(
     found = list_customers(engine, int(time.time()), wanted)
     rows = [_customer(each) for each in found]
     show_rows("Customers", rows, as_json, "Nobody has subscribed or called this month.")
+
+
+@app.command()
+def end(
+    context: typer.Context,
+    customer: Annotated[str, typer.Argument(help="Id of the subscription, of plan customers.")],
+    reason: Annotated[str, typer.Option(help="Why; the customer reads it.")],
+    now: Annotated[bool, typer.Option("--now", help="At once; only what is free.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """End a customer's subscription: what is paid stays served, nothing is renewed."""
+    engine = _open(context)
+    found = read_customer(engine, customer, int(time.time())).customer
+    if not yes:
+        question = f"End {found.plan_name} of {found.name or found.payer}?"
+        typer.confirm(question, abort=True, err=True)
+    when = When.NOW if now else When.PERIOD_END
+    until = end_subscription(engine, customer, reason, when, int(time.time()), COMMAND)
+    show_facts({"id": customer, "plan": found.plan_name, "ends": format_time(until)}, as_json)
 
 
 def _open(context: typer.Context) -> Engine:

@@ -15,6 +15,7 @@ from finance.money import Usdc
 from finance.networks import Network
 from node.accounts.access import Permission
 from node.accounts.errors import AccountInvalid
+from node.console.customer_end import add_end
 from node.console.customers_view import (
     CSV,
     Bar,
@@ -49,6 +50,8 @@ from node.plans.customers import (
 )
 from node.plans.errors import PlanInvalid, PlanUnknown
 from node.plans.requests import Request, answer_support, grant, read_request, refuse
+from node.plans.subscribers import Subscriber
+from node.plans.terms import State
 from node.usage.call_rate import HOUR
 from node.usage.overrides import end_override, list_overrides
 from node.usage.quotas import Meter
@@ -87,6 +90,7 @@ class CustomerView:
     period: str
     price: Amount
     next: str
+    reason: str
     calls: str
     endpoints: tuple[EndpointRow, ...]
     requests: tuple[RequestRow, ...]
@@ -94,6 +98,7 @@ class CustomerView:
     orders: tuple[OrderRow, ...]
     invoices: tuple[InvoiceLine, ...]
     may_answer: bool
+    may_end: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,7 @@ def pages(engine: Engine, network: Network) -> Pages:
         return visit.csv("requests.csv", _REQUESTS, (_csv(each) for each in found.requests))
 
     _add_answers(pages, engine, network)
+    add_end(pages, engine)
     return pages
 
 
@@ -269,7 +275,8 @@ def _view(found: CustomerDetail, network: Network, visit: Visit) -> CustomerView
         resets=moment(window_of(now).end, now, zone),
         period=f"{utc(standing.start)[:10]} – {utc(standing.end)[:10]}",
         price=cell_amount(Usdc(standing.price_atoms)),
-        next=_next(subscriber.cancelled_at, goes_on.name if goes_on else ""),
+        next=_next(subscriber, goes_on.name if goes_on else "", standing.state),
+        reason=subscriber.ended.reason if subscriber.ended else "",
         calls=f"{customer.calls:,}",
         endpoints=endpoint_rows(found.endpoints),
         requests=tuple(request_row(each, now, zone) for each in found.requests),
@@ -277,6 +284,7 @@ def _view(found: CustomerDetail, network: Network, visit: Visit) -> CustomerView
         orders=order_rows(subscriber.orders, now, zone),
         invoices=invoice_lines(found.invoices, now, zone),
         may_answer=visit.identity.may(MANAGE),
+        may_end=visit.identity.may(MANAGE) and subscriber.cancelled_at is None,
     )
 
 
@@ -288,8 +296,14 @@ def _bars(customer: Customer) -> tuple[Bar, ...]:
     return tuple(bar_of(meter, *used[meter]) for meter in Meter)
 
 
-def _next(cancelled_at: int | None, plan: str) -> str:
-    return "not renewed: cancelled" if cancelled_at is not None else f"goes on with {plan}"
+def _next(subscriber: Subscriber, plan: str, state: State) -> str:
+    if subscriber.ended is not None:
+        return f"not renewed: ended by {subscriber.ended.by}"
+    if subscriber.cancelled_at is not None:
+        return "not renewed: cancelled by the customer"
+    return (
+        "pays call by call until it is renewed" if state is State.LAPSED else f"goes on with {plan}"
+    )
 
 
 def _payer(engine: Engine, network: Network, wanted: str, visit: Visit) -> PayerView:

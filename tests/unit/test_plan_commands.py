@@ -23,3 +23,5 @@ def test_a_plan_is_added_changed_and_retired(farebox: Farebox) -> None:
     assert farebox.json("plan", "list") == []
     assert len(farebox.json("plan", "list", "--retired")) == 1
     assert farebox.json("plan", "customers") == []
+    ended = farebox.run("plan", "end", "nobody", "--reason", "Closing", "--yes")
+    assert ended.returncode == 3 and "no such customer" in ended.stderr
