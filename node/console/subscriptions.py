@@ -34,9 +34,11 @@ from node.console.plan_view import (
 )
 from node.console.visit import Visit
 from node.plans.buying.errors import SubscriptionError
-from node.plans.buying.models import Beyond, BoughtState, OrderState
+from node.plans.buying.models import BoughtState, OrderState
 from node.plans.buying.read import SubscriptionView, list_subscriptions
 from node.plans.buying.service import Subscriptions
+from node.plans.buying.sync import SELLER_ENDS
+from node.plans.terms import Beyond
 
 PAGE_ROWS: Final = 50
 ONE: Final = f"{PATH}/{{subscription_id}}"
@@ -243,6 +245,9 @@ def _record_rows(visit: Visit, view: SubscriptionView) -> tuple[RecordRow, ...]:
 def _explained(visit: Visit, view: SubscriptionView) -> str:
     """What the state means, in a sentence."""
     until = moment(view.grace_until, visit.now, visit.zone).local
+    ended = next((each.text for each in view.changes if each.kind == SELLER_ENDS), "")
+    if ended and view.state in (BoughtState.CANCELLED, BoughtState.ENDED):
+        return ended
     return {
         BoughtState.ORDERED: "The order is written down; the plan begins when the seller answers.",
         BoughtState.ACTIVE: "Calls to this API use the plan first.",

@@ -15,10 +15,12 @@ from sqlalchemy import text
 from node.accounts.audit import SYSTEM
 from node.plans.buying.changing import Wanted
 from node.plans.buying.errors import NotPossibleNow, SellerSaysNo, SubscriptionInvalid
-from node.plans.buying.models import Beyond, BoughtRequest
+from node.plans.buying.models import BoughtRequest
+from node.plans.ending import When, end_subscription
+from node.plans.errors import EndRefused
 from node.plans.models import Invoice
 from node.plans.requests import grant
-from node.plans.terms import first_stretch, upgrade_stretch
+from node.plans.terms import Beyond, first_stretch, upgrade_stretch
 from node.usage.quotas import Meter
 from node.usage.windows import window_of
 from tests.chain_fixtures import DevchainProcess

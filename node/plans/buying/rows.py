@@ -12,12 +12,12 @@ from catalog.models import Listing, ListingMode, ListingOrigin
 from node.plans.buying.errors import NotPossibleNow, SubscriptionUnknown
 from node.plans.buying.models import (
     LIVE,
+    UNDER_WAY,
     BoughtChange,
     BoughtOrder,
     BoughtState,
     BoughtSubscription,
     OrderKind,
-    OrderState,
 )
 from node.plans.buying.ports import Place
 from node.plans.buying.read import plan_in, standing_of
@@ -79,8 +79,8 @@ def order_of_slot(connection: Connection, subscription_id: str, slot: str) -> Ro
 
 
 def open_orders(connection: Connection, subscription_id: str | None = None) -> list[Row[Any]]:
-    """Those that are not done, of one subscription or all, the oldest first."""
-    statement = select(_ORDERS).where(_ORDERS.c.state == OrderState.OPEN)
+    """Those under way, of one subscription or all, the oldest first."""
+    statement = select(_ORDERS).where(_ORDERS.c.state.in_(UNDER_WAY))
     if subscription_id is not None:
         statement = statement.where(_ORDERS.c.subscription_id == subscription_id)
     return list(connection.execute(statement.order_by(_ORDERS.c.created_at)))
@@ -138,8 +138,8 @@ def change_row(
 
 
 def change_order(connection: Connection, order_id: str, values: dict[str, Any]) -> bool:
-    """Whether it was still open, and so was changed."""
-    open_ = col(BoughtOrder.state) == OrderState.OPEN
+    """Whether it was still under way, and so was changed."""
+    open_ = col(BoughtOrder.state).in_(UNDER_WAY)
     changed = update(BoughtOrder).where(col(BoughtOrder.id) == order_id, open_)
     return connection.execute(changed.values(values)).rowcount == 1
 
@@ -160,8 +160,7 @@ def note(
 
 def log(connection: Connection, type_: str, severity: Severity, message: str, now: int) -> None:
     """A line of the node's event log."""
-    line = event(type_, severity, message, now)
-    connection.execute(line.statement, dict(line.params))
+    event(type_, severity, message, now).make(connection)
 
 
 def standing_values(told: Subscription, paid_until: int, now: int) -> dict[str, Any]:
@@ -171,6 +170,8 @@ def standing_values(told: Subscription, paid_until: int, now: int) -> dict[str, 
     until = max(period.end, told.next.at) if told.next is not None else period.end
     if state is BoughtState.CANCELLED:
         until = max(until, paid_until)
+        if told.ended is not None and told.ended.served_until:
+            until = told.ended.served_until
     return {
         "seller_id": told.id,
         "state": state.value,
