@@ -9,28 +9,17 @@ time, so that ten million charges beside it cost nothing.
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    Connection,
-    Engine,
-    String,
-    and_,
-    case,
-    cast,
-    func,
-    literal,
-    or_,
-    select,
-)
+from sqlalchemy import Connection, Engine, String, and_, cast, func, literal, or_, select
 
-from finance.chain.events import BATCH_SETTLEMENT_HEX, read_args
+from finance.actions import Action as Action
+from finance.chain.events import read_args
 from finance.ledger import Account
 from finance.models import ChainEvent, ChainTx, LedgerEntry, TxState
-from finance.networks import ERC3009_COLLECTOR_ADDRESS
 from finance.operations import Arrival, Token
 
 _LEDGER = LedgerEntry.__table__  # type: ignore[attr-defined]
@@ -38,19 +27,10 @@ _TX = ChainTx.__table__  # type: ignore[attr-defined]
 _EVENT = ChainEvent.__table__  # type: ignore[attr-defined]
 _ARRIVAL = Arrival.__table__  # type: ignore[attr-defined]
 
+# How many of the newest lines of the ledger are looked through for a text at a time.
+LOOKED_THROUGH = 1_000
 
-class Action(StrEnum):
-    """What a line is about."""
-
-    RECEIVED = "received"  # somebody sent it
-    SALE = "sale"  # a call paid by an exact payment
-    SWEEP = "sweep"  # claimed vouchers turned into money
-    RETURNED = "returned"  # out of a channel we paid through
-    DEPOSIT = "deposit"  # into a channel we pay through
-    PURCHASE = "purchase"  # a call bought by an exact payment
-    WITHDRAWAL = "withdrawal"
-    GAS = "gas"
-    TAKEN_BACK = "taken_back"  # booked before, reorganised away
+_HASH = re.compile("0x[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +83,8 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some lines, and where to go on (None: there are no more)."""
+    """Some lines, and where to go on (None: there are no more). What has a text is looked for
+    a stretch at a time: a page may have few lines, or none, and still go on."""
 
     lines: tuple[Line, ...]
     older: Place | None
@@ -111,44 +92,21 @@ class Page:
 
 # One source each: `w` and `g` are ledger rows, `e` ETH sent by us, `a` ETH that arrived.
 _SOURCES = ("a", "e", "g", "w")
-_COLLECTOR = ERC3009_COLLECTOR_ADDRESS.lower()
-_SWEEPS = ("claim", "refund")
-_WITHDRAWALS = ("withdraw_usdc", "withdraw_eth")
-
-
-def _party(name: str, address: str) -> Any:
-    """Whether an event's argument is this address (arguments are JSON of one writer)."""
-    return _EVENT.c.args.contains(f'"{name}": "{address}"')
-
-
-_IN = _LEDGER.c.amount > 0
-_action: Any = case(
-    (_LEDGER.c.account == Account.GAS.value, Action.GAS.value),
-    (
-        and_(
-            _LEDGER.c.key.startswith("reversal:"), ~_LEDGER.c.key.startswith("reversal:reversal:")
-        ),
-        Action.TAKEN_BACK.value,
-    ),
-    (and_(_IN, _TX.c.purpose == "settle"), Action.SALE.value),
-    (and_(_IN, _TX.c.purpose.in_(_SWEEPS)), Action.SWEEP.value),
-    (and_(_IN, _party("from", BATCH_SETTLEMENT_HEX)), Action.RETURNED.value),
-    (_IN, Action.RECEIVED.value),
-    (_TX.c.purpose.in_(_WITHDRAWALS), Action.WITHDRAWAL.value),
-    (
-        or_(_party("to", BATCH_SETTLEMENT_HEX), _party("to", _COLLECTOR)),
-        Action.DEPOSIT.value,
-    ),
-    else_=Action.PURCHASE.value,
-)
+_NEEDED = ("at", "id", "amount", "tx_hash", "log_index", "channel_id")
 
 
 def read_history(engine: Engine, wanted: Filter, after: Place | None, count: int) -> Page:
     """Up to `count` lines older than `after` (blocking)."""
     with engine.connect() as connection:
+        ends = [
+            _end(connection, source, wanted, after) for source in "wg" if _looks(source, wanted)
+        ]
+        end = max(filter(None, ends), default=None)
         found = _merged(connection, wanted, after, count + 1)
-    older = found[count - 1].place if len(found) > count else None
-    return Page(tuple(found[:count]), older)
+    seen = [line for line in found if end is None or line.place >= end]
+    if len(seen) > count:
+        end = seen[count - 1].place
+    return Page(tuple(seen[:count]), end)
 
 
 def all_history(engine: Engine, wanted: Filter, step: int = 500) -> Iterator[Line]:
@@ -173,58 +131,80 @@ def _merged(connection: Connection, wanted: Filter, after: Place | None, count: 
 
 
 def _ledger(source: str, wanted: Filter, after: Place | None, count: int) -> Any | None:
-    """USDC of the wallet (`w`), or gas (`g`)."""
-    token = Token.USDC if source == "w" else Token.ETH
-    if wanted.token not in (None, token):
+    """USDC of the wallet (`w`), or gas (`g`). The lines are found first, the rest is read for
+    those only."""
+    if not _shows(source, wanted):
         return None
-    if (source == "g" and wanted.action not in (None, Action.GAS)) or (
-        source == "w" and wanted.action is Action.GAS
-    ):
-        return None
-    account = Account.WALLET if source == "w" else Account.GAS
-    query = (
-        select(
-            _LEDGER.c.at,
-            _LEDGER.c.id,
-            _action.label("action"),
-            cast(_LEDGER.c.amount, String).label("amount"),
-            _LEDGER.c.tx_hash,
-            func.coalesce(_TX.c.purpose, "").label("purpose"),
-            func.coalesce(_EVENT.c.args, "{}").label("args"),
-            _LEDGER.c.channel_id,
-        )
-        .select_from(_joined())
-        # The words of the partial index, so that it is used.
-        .where(_LEDGER.c.account == account.value, _LEDGER.c.tx_hash.is_not(None))
-        .where(*_within(_LEDGER.c.at, wanted), *_older(source, _LEDGER.c.at, _LEDGER.c.id, after))
+    looked = LOOKED_THROUGH if _looks(source, wanted) else count
+    lines = _newest(source, wanted, after).limit(looked).subquery()
+    query = select(
+        lines.c.at,
+        lines.c.id,
+        lines.c.action,
+        cast(lines.c.amount, String).label("amount"),
+        lines.c.tx_hash,
+        func.coalesce(_purpose(lines), "").label("purpose"),
+        func.coalesce(_args(lines), "{}").label("args"),
+        lines.c.channel_id,
     )
-    if source == "w" and wanted.action is not None:
-        query = query.where(_action == wanted.action.value)
     if wanted.text:
-        columns = (_LEDGER.c.tx_hash, _TX.c.purpose, _EVENT.c.args, _LEDGER.c.channel_id)
-        query = query.where(_mentions(wanted.text, *columns))
-    return query.order_by(_LEDGER.c.at.desc(), _LEDGER.c.id.desc()).limit(count)
+        query = query.where(_mentions(wanted.text, lines.c.tx_hash, _purpose(lines), _args(lines)))
+    return query.order_by(lines.c.at.desc(), lines.c.id.desc()).limit(count)
 
 
-def _joined() -> Any:
-    same_tx = _TX.c.tx_hash == _LEDGER.c.tx_hash
-    same_event = and_(
-        _EVENT.c.tx_hash == _LEDGER.c.tx_hash,
-        _EVENT.c.log_index == _LEDGER.c.log_index,
-        _EVENT.c.id == _newest_event(),
-    )
-    return _LEDGER.outerjoin(_TX, same_tx).outerjoin(_EVENT, same_event)
+def _shows(source: str, wanted: Filter) -> bool:
+    if source == "w":
+        return wanted.token in (None, Token.USDC) and wanted.action is not Action.GAS
+    return wanted.token in (None, Token.ETH) and wanted.action in (None, Action.GAS)
 
 
-def _newest_event() -> Any:
-    """A reorganised event may be there twice: once orphaned, once not."""
-    other = ChainEvent.__table__.alias("other_event")  # type: ignore[attr-defined]
+def _looks(source: str, wanted: Filter) -> bool:
+    """Whether the lines have to be looked through. A whole hash has an index."""
+    return bool(wanted.text) and not _hash(wanted) and _shows(source, wanted)
+
+
+def _hash(wanted: Filter) -> str | None:
+    text = wanted.text.lower()
+    return text if _HASH.fullmatch(text) else None
+
+
+def _newest(source: str, wanted: Filter, after: Place | None) -> Any:
+    """Rows of the ledger, found by one index each: the conditions are the words of its own."""
+    action: Any = _LEDGER.c.action if source == "w" else literal(Action.GAS.value)
+    account = Account.WALLET if source == "w" else Account.GAS
+    conditions = [_LEDGER.c.account == account.value, _LEDGER.c.tx_hash.is_not(None)]
+    if (whole := _hash(wanted)) is not None:
+        conditions.append(_LEDGER.c.tx_hash == whole)
+    if source == "w" and wanted.action is not None:
+        by_action = _LEDGER.c.action == wanted.action.value
+        conditions = [*conditions, by_action] if whole else [by_action]
+    columns = (_LEDGER.c[name] for name in _NEEDED)
     return (
-        select(func.max(other.c.id))
-        .where(other.c.tx_hash == _LEDGER.c.tx_hash, other.c.log_index == _LEDGER.c.log_index)
-        .correlate(_LEDGER)
-        .scalar_subquery()
+        select(*columns, action.label("action"))
+        .where(*conditions, *_within(_LEDGER.c.at, wanted))
+        .where(*_older(source, _LEDGER.c.at, _LEDGER.c.id, after))
+        .order_by(_LEDGER.c.at.desc(), _LEDGER.c.id.desc())
     )
+
+
+def _end(connection: Connection, source: str, wanted: Filter, after: Place | None) -> Place | None:
+    """The last line looked through; None when there are no more behind it."""
+    lines = _newest(source, wanted, after).offset(LOOKED_THROUGH - 1).limit(1)
+    row = connection.execute(lines).first()
+    return None if row is None else Place(row.at, source, row.id)
+
+
+def _purpose(lines: Any) -> Any:
+    """What a transaction of ours was sent for; one of its number is mined at the most."""
+    query = select(_TX.c.purpose).where(_TX.c.tx_hash == lines.c.tx_hash).limit(1)
+    return query.correlate(lines).scalar_subquery()
+
+
+def _args(lines: Any) -> Any:
+    """A reorganised event may be there twice: once orphaned, once not."""
+    here = and_(_EVENT.c.tx_hash == lines.c.tx_hash, _EVENT.c.log_index == lines.c.log_index)
+    query = select(_EVENT.c.args).where(here).order_by(_EVENT.c.id.desc()).limit(1)
+    return query.correlate(lines).scalar_subquery()
 
 
 def _sent_eth(source: str, wanted: Filter, after: Place | None, count: int) -> Any | None:

@@ -39,21 +39,23 @@ def entry(
     call_id: str | None = None,
     tx_hash: str | None = None,
     log_index: int | None = None,
+    action: str | None = None,
 ) -> Write:
-    """One ledger row to write; a second one with the same key breaks its batch."""
-    return Write(
-        INSERT_ENTRY,
-        {
-            "key": key,
-            "account": account.value,
-            "amount": amount,
-            "channel_id": channel_id,
-            "call_id": call_id,
-            "tx_hash": tx_hash,
-            "log_index": log_index,
-            "at": at,
-        },
-    )
+    """One ledger row to write; a second one with the same key breaks its batch. `action` is
+    told of the wallet's transfers only: charges are written without that column."""
+    row: dict[str, object] = {
+        "key": key,
+        "account": account.value,
+        "amount": amount,
+        "channel_id": channel_id,
+        "call_id": call_id,
+        "tx_hash": tx_hash,
+        "log_index": log_index,
+        "at": at,
+    }
+    if action is not None:
+        row["action"] = action
+    return Write(INSERT_ENTRY, row)
 
 
 def charge_key(call_id: str) -> str:

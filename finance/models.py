@@ -285,6 +285,19 @@ class LedgerEntry(SQLModel, table=True):
             sqlite_where=text("tx_hash IS NOT NULL"),
             postgresql_where=text("tx_hash IS NOT NULL"),
         ),
+        Index(
+            "ix_ledger_tx",
+            "tx_hash",
+            sqlite_where=text("tx_hash IS NOT NULL"),
+            postgresql_where=text("tx_hash IS NOT NULL"),
+        ),
+        Index(
+            "ix_ledger_action",
+            "action",
+            "at",
+            sqlite_where=text("action IS NOT NULL"),
+            postgresql_where=text("action IS NOT NULL"),
+        ),
     )
 
     id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
@@ -296,6 +309,9 @@ class LedgerEntry(SQLModel, table=True):
     tx_hash: str | None = None
     log_index: int | None = None
     at: int = Field(default=0, sa_type=BigInteger)
+    action: str | None = Field(
+        default=None, description="of the wallet's transfers: see finance.actions"
+    )
 
 
 class BuyerChannel(SQLModel, table=True):

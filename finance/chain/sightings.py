@@ -14,10 +14,19 @@ from typing import Any
 
 from sqlalchemy import Engine, bindparam, insert, select, text, update
 
+from finance.actions import Action, action_of
 from finance.chain.bookings import next_turns
 from finance.chain.events import SeenEvent, read_args
 from finance.ledger import Account, entry, transfer_key
-from finance.models import BuyerChannel, ChainCursor, ChainEvent, LedgerEntry, SellerChannel
+from finance.models import (
+    BuyerChannel,
+    ChainCursor,
+    ChainEvent,
+    ChainTx,
+    ChainTxAttempt,
+    LedgerEntry,
+    SellerChannel,
+)
 from finance.store import Batch, Store, Write
 
 _EVENTS = ChainEvent.__table__  # type: ignore[attr-defined]
@@ -25,6 +34,8 @@ _CURSORS = ChainCursor.__table__  # type: ignore[attr-defined]
 _SELLER = SellerChannel.__table__  # type: ignore[attr-defined]
 _LEDGER = LedgerEntry.__table__  # type: ignore[attr-defined]
 _BUYER = BuyerChannel.__table__  # type: ignore[attr-defined]
+_TX = ChainTx.__table__  # type: ignore[attr-defined]
+_ATTEMPT = ChainTxAttempt.__table__  # type: ignore[attr-defined]
 
 _INSERT_EVENT = insert(_EVENTS)
 _SET_ORPHANED = (
@@ -123,11 +134,25 @@ class Sightings:
         moved = [(event, movement_of(event, self._wallet, sold, bought)) for event in events]
         rows = [(event, movement) for event, movement in moved if movement is not None]
         turns = await next_turns(self._store.engine, [movement.key for _, movement in rows])
-        return [self._entry(event, each, turns, sign) for event, each in rows]
+        hashes = {event.tx_hash for event, _ in rows}
+        purposes = await asyncio.to_thread(purposes_of, self._store.engine, hashes)
+        return [
+            self._entry(event, each, turns, sign, purposes.get(event.tx_hash, ""))
+            for event, each in rows
+        ]
 
     def _entry(
-        self, event: SeenEvent, movement: Movement, turns: Mapping[str, str], sign: int
+        self,
+        event: SeenEvent,
+        movement: Movement,
+        turns: Mapping[str, str],
+        sign: int,
+        purpose: str,
     ) -> Write:
+        action = None
+        if movement.account is Account.WALLET:
+            stands = action_of(movement.amount, event.args, purpose)
+            action = stands if sign > 0 else Action.TAKEN_BACK
         return entry(
             turns[movement.key],
             movement.account,
@@ -136,6 +161,7 @@ class Sightings:
             channel_id=event.channel_id,
             tx_hash=event.tx_hash,
             log_index=event.log_index,
+            action=action,
         )
 
     async def open(self, block_number: int, block_hash: str, balance_atoms: int) -> None:
@@ -209,6 +235,18 @@ def sides_of(engine: Engine, ids: set[str]) -> tuple[frozenset[str], frozenset[s
             frozenset(connection.execute(sold).scalars()),
             frozenset(connection.execute(bought).scalars()),
         )
+
+
+def purposes_of(engine: Engine, hashes: set[str]) -> dict[str, str]:
+    """What those of these transactions that are ours were sent for, by hash (blocking). Each
+    form of one is stored before it leaves, so the chain never knows one earlier."""
+    query = (
+        select(_ATTEMPT.c.tx_hash, _TX.c.purpose)
+        .join(_TX, _TX.c.id == _ATTEMPT.c.tx_id)
+        .where(_ATTEMPT.c.tx_hash.in_(sorted(hashes)))
+    )
+    with engine.connect() as connection:
+        return {row.tx_hash: row.purpose for row in connection.execute(query)}
 
 
 def known_channels(engine: Engine, ids: set[str]) -> frozenset[str]:

@@ -26,7 +26,8 @@ class MovementOut(Shown):
 
 
 class HistoryOut(BaseModel):
-    """Some lines, newest first; `older` goes into `after` for the next ones."""
+    """Some lines, newest first; `older` goes into `after` for the next ones. With a `text`
+    a page may have few lines, or none, and still go on: null is the end."""
 
     items: list[MovementOut]
     older: str | None

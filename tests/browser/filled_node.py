@@ -23,6 +23,7 @@ from sqlmodel import SQLModel, col
 
 from backups.models import Backup, BackupState, CopyState
 from catalog.models import ListingHealth
+from finance.actions import Action
 from finance.ledger import Account
 from finance.models import BuyerChannel, ChainTx, LedgerEntry, SellerChannel, SpendCounter
 from finance.networks import NETWORKS

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert
 
+from finance.actions import Action
 from finance.chain.events import BATCH_SETTLEMENT_HEX
 from finance.ledger import Account
 from finance.models import ChainEvent, ChainTx, LedgerEntry, TxState
@@ -70,9 +71,11 @@ def _sweep(n: int, at: int) -> Rows:
         "seen_at": at,
     }
     booked = {"tx_hash": tx_hash, "at": at}
+    swept = {"account": Account.WALLET, "amount": amount, "log_index": 0, "action": Action.SWEEP}
+    burnt = {"account": Account.GAS, "amount": -GAS_WEI, "log_index": None, "action": None}
     return (
         sent,
         seen,
-        booked | {"key": f"sweep:{n}", "account": Account.WALLET, "amount": amount, "log_index": 0},
-        booked | {"key": f"gas:{n}", "account": Account.GAS, "amount": -GAS_WEI, "log_index": None},
+        booked | swept | {"key": f"sweep:{n}"},
+        booked | burnt | {"key": f"gas:{n}"},
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -10,11 +12,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, insert
 
-from finance.history import Action, Filter, Line, Place, all_history, read_history
+from finance import history
+from finance.actions import Action, action_of
+from finance.chain.events import SeenEvent
+from finance.chain.sightings import Sightings
+from finance.history import Filter, Line, Place, all_history, read_history
 from finance.ledger import Account
-from finance.models import ChainEvent, ChainTx, LedgerEntry
+from finance.models import ChainEvent, ChainTx, ChainTxAttempt, LedgerEntry
 from finance.operations import Arrival, Token
 from node.db.engine import open_engine, writer
+from node.db.journal import Journal
 from node.db.migrations import upgrade
 
 LEDGER = LedgerEntry.__table__  # type: ignore[attr-defined]
@@ -42,7 +49,8 @@ def put_transfer(
 ) -> None:
     """One transfer with its event and, for one of ours, its transaction with its gas."""
     sender, to = (other, WALLET) if amount > 0 else (WALLET, other)
-    args = f'{{"from": "{sender}", "to": "{to}", "value": "{abs(amount)}"}}'
+    moved = {"from": sender, "to": to, "value": str(abs(amount))}
+    args, action = json.dumps(moved), action_of(amount, moved, purpose)
     row = {"tx_hash": tx(number), "channel_id": None, "call_id": None, "at": at}
     with writer(engine).begin() as connection:
         connection.execute(
@@ -53,6 +61,7 @@ def put_transfer(
                 "account": Account.WALLET,
                 "amount": amount,
                 "log_index": 1,
+                "action": action,
             },
         )
         event = {"chain_id": 31337, "block_number": 5, "block_hash": "0x1", "name": "Transfer"}
@@ -80,7 +89,7 @@ def put_transfer(
                     "updated_at": at,
                 },
             )
-            gas = {"key": f"gas:{number}", "account": Account.GAS, "amount": -21}
+            gas = {"key": f"gas:{number}", "account": Account.GAS, "amount": -21, "action": None}
             connection.execute(insert(LEDGER), {**row, **gas, "log_index": None})
 
 
@@ -183,11 +192,60 @@ def test_a_movement_that_was_reorganised_away_is_shown_as_taken_back(engine: Eng
     put_transfer(engine, 1, 1000, 500, FRIEND)
     back = {"key": "reversal:transfer:1", "account": Account.WALLET, "amount": -500, "at": 1010}
     with writer(engine).begin() as connection:
-        connection.execute(insert(LEDGER), {**back, "tx_hash": tx(1), "log_index": 1})
+        place = {"tx_hash": tx(1), "log_index": 1, "action": Action.TAKEN_BACK}
+        connection.execute(insert(LEDGER), {**back, **place})
     assert [(each.action, each.amount) for each in lines(engine)] == [
         (Action.TAKEN_BACK, -500),
         (Action.RECEIVED, 500),
     ]
+
+
+def test_a_text_is_found_however_far_back_it_stands(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(engine)
+    monkeypatch.setattr(history, "LOOKED_THROUGH", 2)
+    first = read_history(engine, Filter(text="settling"), None, 50)
+    assert first.lines == () and first.older is not None
+    assert [each.amount for each in lines(engine, text="settle")] == [70, -21]
+    assert [each.amount for each in lines(engine, text="settle", action=Action.SALE)] == [70]
+    whole = [each.place for each in lines(engine, text="0x")]
+    assert whole == sorted(whole, reverse=True) and len(whole) == 11
+    at_once = read_history(engine, Filter(text=tx(1).upper().replace("X", "x")), None, 50)
+    assert [each.amount for each in at_once.lines] == [500] and at_once.older is None
+
+
+@pytest.mark.parametrize("purpose", ["", "claim", "withdraw_usdc"])
+def test_what_the_chain_moved_is_booked_with_its_action(engine: Engine, purpose: str) -> None:
+    """Also before our own transaction knows by which of its forms it was mined."""
+    amount = -5 if purpose == "withdraw_usdc" else 5
+    sender, to = (FRIEND, WALLET) if amount > 0 else (WALLET, FRIEND)
+    args = {"from": sender, "to": to, "value": 5}
+    if purpose:
+        _send(engine, purpose, tx(1))
+    seen = SeenEvent("Transfer", None, args, 7, "0xb", tx(1), 0)
+    asyncio.run(_book_and_take_back(engine, seen))
+    wanted = {"": Action.RECEIVED, "claim": Action.SWEEP, "withdraw_usdc": Action.WITHDRAWAL}
+    assert [(each.action, each.amount) for each in lines(engine)] == [
+        (Action.TAKEN_BACK, -amount),
+        (wanted[purpose], amount),
+    ]
+
+
+async def _book_and_take_back(engine: Engine, seen: SeenEvent) -> None:
+    journal = Journal(engine)
+    sightings = Sightings(journal, 31337, WALLET)
+    await sightings.book([seen], [])
+    await sightings.take_back(sightings.stored(7))
+    await asyncio.to_thread(journal.close)
+
+
+def _send(engine: Engine, purpose: str, tx_hash: str) -> None:
+    sent = {"chain_id": 31337, "sender": WALLET, "purpose": purpose, "ref": "1", "to": FRIEND}
+    form = {"tx_hash": tx_hash, "raw": "0x", "max_fee_wei": 1, "max_priority_fee_wei": 1}
+    with writer(engine).begin() as connection:
+        made = connection.execute(insert(ChainTx), {**sent, "data": "0x", "state": "broadcast"})
+        connection.execute(insert(ChainTxAttempt), {**form, "tx_id": made.inserted_primary_key[0]})
 
 
 def test_history_is_quick_beside_millions_of_charges(tmp_path: Path) -> None:
@@ -205,13 +263,15 @@ def test_history_is_quick_beside_millions_of_charges(tmp_path: Path) -> None:
         )
         connection.exec_driver_sql(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)"
-            " INSERT INTO ledger_entry (key, account, amount, tx_hash, log_index, at)"
-            " SELECT 'transfer:' || i, 'wallet', 5, '0x' || i, 1, ? - i * 100 FROM n",
+            " INSERT INTO ledger_entry (key, account, amount, tx_hash, log_index, at, action)"
+            " SELECT 'transfer:' || i, 'wallet', 5, '0x' || i, 1, ? - i * 100, 'received' FROM n",
             (now,),
         )
     deep = Place(now - 1_500_000, "w", 10**15)
     asks = [(Filter(), None), (Filter(), deep), (Filter(action=Action.RECEIVED), deep)]
     asks += [(Filter(token=Token.ETH), None), (Filter(since=now - DAY), None)]
+    asks += [(Filter(action=Action.DEPOSIT), None), (Filter(text="nothing has it"), None)]
+    asks += [(Filter(text=tx(1)), None)]
     took = []
     for wanted, after in asks * 8:
         begun = time.perf_counter()

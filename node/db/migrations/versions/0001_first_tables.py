@@ -200,17 +200,23 @@ def _create_ledger_entry() -> None:
         sa.Column("tx_hash", sa.String(), nullable=True),
         sa.Column("log_index", sa.Integer(), nullable=True),
         sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("action", sa.String(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("key", name="uq_ledger_key"),
     )
-    op.create_index(
-        "ix_ledger_onchain",
-        "ledger_entry",
-        ["account", "at"],
-        unique=False,
-        sqlite_where=sa.text("tx_hash IS NOT NULL"),
-        postgresql_where=sa.text("tx_hash IS NOT NULL"),
-    )
+    for name, columns, condition in (
+        ("ix_ledger_onchain", ["account", "at"], "tx_hash IS NOT NULL"),
+        ("ix_ledger_tx", ["tx_hash"], "tx_hash IS NOT NULL"),
+        ("ix_ledger_action", ["action", "at"], "action IS NOT NULL"),
+    ):
+        op.create_index(
+            name,
+            "ledger_entry",
+            columns,
+            unique=False,
+            sqlite_where=sa.text(condition),
+            postgresql_where=sa.text(condition),
+        )
 
 
 def _create_listing() -> None:
