@@ -151,7 +151,8 @@ def _page(
     while len(found) < count and (slots := _slots_with(connection, wanted, until)):
         missing = count - len(found)
         looked = _enough(slots, missing)
-        found += connection.execute(_calls_of(wanted, after, looked, missing))
+        dialect = connection.dialect.name
+        found += connection.execute(_calls_of(dialect, wanted, after, looked, missing))
         until = looked[-1][0]
     return found
 
@@ -163,19 +164,35 @@ def _enough(slots: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
 
 
 def _calls_of(
-    wanted: CallFilter, after: Cursor | None, slots: list[tuple[int, int]], count: int
+    dialect: str,
+    wanted: CallFilter,
+    after: Cursor | None,
+    slots: list[tuple[int, int]],
+    count: int,
 ) -> Select[Any]:
     """The newest `count` calls of these quarter-hours, in one statement. Only the last may
     hold more than are wanted: it is read backwards and no further than needed."""
     first = slots[-1][0] * 1000
     parts = [_calls(wanted, after).where(*_within(first)).limit(count)]
     if len(slots) > 1:
-        starts = [(slot * 1000,) for slot, _ in slots[:-1]]
-        sparse = values(column("at_ms", BigInteger), name="sparse").data(starts).cte()
-        among = true() if after is None else _older(after)
-        parts.append(_matching(wanted).where(*_within(sparse.c.at_ms), among))
+        parts.append(_among(dialect, wanted, after, [slot for slot, _ in slots[:-1]], count))
     both = union_all(*(select(part.subquery()) for part in parts)).subquery()
     return select(both).order_by(both.c.at_ms.desc(), both.c.id.desc()).limit(count)
+
+
+def _among(
+    dialect: str, wanted: CallFilter, after: Cursor | None, slots: list[int], count: int
+) -> Select[Any]:
+    """Such calls of quarter-hours that have fewer than `count` together."""
+    starts = [(slot * 1000,) for slot in slots]
+    sparse = values(column("at_ms", BigInteger), name="sparse").data(starts).cte()
+    if dialect == "sqlite":
+        among = true() if after is None else _older(after)
+        return _matching(wanted).where(*_within(sparse.c.at_ms), among)
+    # In a plain join PostgreSQL takes the few quarter-hours for many, and reads every call;
+    # what is limited is asked for each of them by itself.
+    each = _calls(wanted, after).where(*_within(sparse.c.at_ms)).limit(count).lateral()
+    return select(each).select_from(sparse.join(each, true()))
 
 
 def _within(start: Any) -> tuple[ColumnElement[bool], ...]:
