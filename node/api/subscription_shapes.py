@@ -9,11 +9,12 @@ from pydantic import BaseModel, Field
 from finance.money import MAX_ATOMS
 from node.api.paging import Sent
 from node.plans.buying.changing import MOST_TEXT, Wanted
-from node.plans.buying.models import Beyond, BoughtState, OrderKind, OrderState
+from node.plans.buying.models import BoughtState, OrderKind, OrderState
 from node.plans.buying.ordering import Agreed
 from node.plans.buying.orders import Outcome
 from node.plans.buying.read import OrderView, RequestView, SubscriptionView
 from node.plans.buying.shapes import Plan
+from node.plans.terms import Beyond
 from node.usage.quotas import Meter
 
 Atoms = Annotated[int, Field(ge=0, le=MAX_ATOMS)]
@@ -141,7 +142,7 @@ class SubscriptionDetailOut(SubscriptionOut):
 
 class OutcomeOut(BaseModel):
     """How far an order got. `failed`: nothing was paid, `code` says why; `open`: it goes on by
-    itself, and is paid once."""
+    itself, and is paid once; `given_up`: `charged_atoms` were paid for nothing, mostly 0."""
 
     subscription_id: str
     state: OrderState

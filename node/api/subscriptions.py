@@ -101,6 +101,14 @@ def _add_paying(api: Endpoints, subscriptions: Subscriptions) -> None:
         )
         return outcome_out(subscription_id, outcome)
 
+    @api.post("/{subscription_id}/give-up", _SPEND)
+    async def give_up(subscription_id: Id, identity: Caller) -> OutcomeOut:
+        """Give up the order that is under way: nothing more is sent for it. While what was
+        signed may still be charged it is `giving_up`, and `detail` says until when; the node
+        ends it then."""
+        outcome = await subscriptions.give_up(Actor.of(identity), subscription_id)
+        return outcome_out(subscription_id, outcome)
+
 
 def _add_changing(api: Endpoints, subscriptions: Subscriptions) -> None:
     @api.patch("/{subscription_id}", _SPEND)

@@ -19,11 +19,18 @@ from node.egress import EgressPolicy
 from node.errors import NodeNotRunning
 from node.lock import running_node
 from node.market.network import NetworkChoices
-from node.plans.buying.models import Beyond, OrderState
+from node.plans.buying.giving_up import wish
+from node.plans.buying.models import OrderState
 from node.plans.buying.ordering import Agreed
 from node.plans.buying.ports import Asked, PlacedOrder, Told
-from node.plans.buying.read import SubscriptionView, list_subscriptions, read_subscription
+from node.plans.buying.read import (
+    OrderView,
+    SubscriptionView,
+    list_subscriptions,
+    read_subscription,
+)
 from node.plans.buying.service import Subscriptions
+from node.plans.terms import Beyond
 from node.preferences import read_preference
 from node.proxy.plan_line import ASK_SECONDS, ask
 from node.proxy.seller import SellerClient
@@ -43,6 +50,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("subscriptions")(subscriptions)
     app.command("renew")(renew)
     app.command("cancel")(cancel)
+    app.command("give-up")(give_up)
 
 
 def offers(
@@ -124,6 +132,23 @@ def cancel(context: typer.Context, subscription: SubscriptionId, as_json: Json =
     show_facts(_row(found), as_json)
 
 
+def give_up(context: typer.Context, subscription: SubscriptionId, as_json: Json = False) -> None:
+    """Give up the order that is under way, whose answer does not come. Exit code 1 while what
+    was signed for it may still be charged; the running node ends it then."""
+    settings = read_settings(context)
+    _require_node(settings)
+    engine = open_database(settings)
+    order_id = wish(engine, COMMAND, subscription, int(time.time()))
+
+    def waits(order: OrderView) -> bool:
+        return order.state is OrderState.GIVING_UP and not order.detail
+
+    view, order = _watch(engine, subscription, order_id, waits)
+    show_facts({**_row(view), "order": order.state.value, "why": order.detail}, as_json)
+    if order.state is OrderState.GIVING_UP:
+        raise typer.Exit(1)
+
+
 class _CommandLine:
     """Asks sellers; what is paid, the running node pays."""
 
@@ -166,26 +191,35 @@ async def _nobody_runs() -> None:
 def _require_node(settings: Settings) -> None:
     if not running_node(settings.data_dir).get("console_url"):
         raise NodeNotRunning(
-            f"No node is running on {settings.data_dir}, and it is the node that pays. Start it:"
-            " farebox up"
+            f"No node is running on {settings.data_dir}, and it is the node that pays, or gives up"
+            " what it cannot. Start it: farebox up"
         )
 
 
 def _follow(engine: Engine, subscription_id: str, order_id: str, as_json: bool) -> None:
     """Wait until the node has carried the order out."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        view = read_subscription(engine, subscription_id, int(time.time()))
-        order = next(each for each in view.orders if each.id == order_id)
-        if order.state is not OrderState.OPEN or time.monotonic() > deadline:
-            break
-        time.sleep(_LOOK_SECONDS)
+    view, order = _watch(
+        engine, subscription_id, order_id, lambda order: order.state is OrderState.OPEN
+    )
     facts = {**_row(view), "order": order.state.value, "paid_usdc": str(Usdc(order.charged_atoms))}
     if order.state is not OrderState.DONE:
         facts["why"] = order.detail or order.error or "The node still works on it."
     show_facts(facts, as_json)
     if order.state is not OrderState.DONE:
         raise typer.Exit(1)
+
+
+def _watch(
+    engine: Engine, subscription_id: str, order_id: str, waits: Callable[[OrderView], bool]
+) -> tuple[SubscriptionView, OrderView]:
+    """The order, once there is nothing to wait for, or after a while."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        view = read_subscription(engine, subscription_id, int(time.time()))
+        order = next(each for each in view.orders if each.id == order_id)
+        if not waits(order) or time.monotonic() > deadline:
+            return view, order
+        time.sleep(_LOOK_SECONDS)
 
 
 def _row(view: SubscriptionView) -> dict[str, Any]:

@@ -22,9 +22,10 @@ from node.console.format import (
     transaction,
 )
 from node.market.try_it import Left
-from node.plans.buying.models import Beyond, BoughtState, OrderState
+from node.plans.buying.models import BoughtState, OrderState
 from node.plans.buying.read import OrderView, RequestView, SubscriptionView
 from node.plans.buying.shapes import Plan
+from node.plans.terms import Beyond
 
 PATH: Final = "/developers/subscriptions"
 HOUR: Final = 3600
@@ -41,7 +42,13 @@ _TONES: Final = {
     BoughtState.ENDED: "plain",
     BoughtState.FAILED: "bad",
 }
-_ORDER_TONES: Final = {OrderState.OPEN: "loud", OrderState.DONE: "good", OrderState.FAILED: "bad"}
+_ORDER_STATES: Final = {
+    OrderState.OPEN: ("under way", "loud"),
+    OrderState.DONE: ("done", "good"),
+    OrderState.FAILED: ("failed", "bad"),
+    OrderState.GIVING_UP: ("being given up", "loud"),
+    OrderState.GIVEN_UP: ("given up", "bad"),
+}
 _REQUEST_TONES: Final = {"open": "info", "granted": "good", "answered": "good", "refused": "bad"}
 
 
@@ -183,12 +190,12 @@ def row_of(view: SubscriptionView, now: int, zone: ZoneInfo) -> SubscriptionRow:
 
 def order_row(each: OrderView, network: Network, now: int, zone: ZoneInfo) -> OrderRow:
     """A line of the payments."""
-    is_open = each.state is OrderState.OPEN
+    is_open, (state, tone) = each.state is OrderState.OPEN, _ORDER_STATES[each.state]
     return OrderRow(
         at=moment(each.created_at, now, zone),
         what=each.kind.value,
-        state="under way" if is_open else each.state.value,
-        tone=_ORDER_TONES[each.state],
+        state=state,
+        tone=tone,
         charged=cell_amount(Usdc(each.charged_atoms)),
         most=cell_amount(Usdc(each.most_atoms)),
         tx=transaction(each.tx_hash, network) if each.tx_hash else None,

@@ -18,12 +18,13 @@ from node.console.plan_view import BEYOND, PATH, PlanCard, limit_lines, plan_car
 from node.console.visit import Visit
 from node.market.try_it import limits_left
 from node.plans.buying.errors import SubscriptionError
-from node.plans.buying.models import Beyond, OrderState
+from node.plans.buying.models import OrderState
 from node.plans.buying.offers import Offer
 from node.plans.buying.ordering import Agreed
 from node.plans.buying.read import SubscriptionView, list_subscriptions
 from node.plans.buying.service import Subscriptions
 from node.plans.buying.shapes import Plan
+from node.plans.terms import Beyond
 
 PLANS: Final = "/catalog/{listing_id}/plans"
 _SPEND: Final = Permission.SPEND

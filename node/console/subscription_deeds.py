@@ -20,7 +20,7 @@ from node.console.plan_view import HOUR, PATH, quotas_of
 from node.console.visit import Visit
 from node.plans.buying.changing import Wanted
 from node.plans.buying.errors import SubscriptionError
-from node.plans.buying.models import OrderState
+from node.plans.buying.models import UNDER_WAY, OrderState
 from node.plans.buying.orders import Outcome
 from node.plans.buying.read import SubscriptionView
 from node.plans.buying.service import Subscriptions
@@ -84,6 +84,7 @@ def pages(subscriptions: Subscriptions) -> Pages:
     _add_upgrade(pages, subscriptions)
     _add_renewal(pages, subscriptions)
     _add_end(pages, subscriptions)
+    _add_giving_up(pages, subscriptions)
     _add_key(pages, subscriptions)
     _add_requests(pages, subscriptions)
     return pages
@@ -261,6 +262,38 @@ def _cancel_deed(view: SubscriptionView, visit: Visit) -> Deed:
     return Deed(title, f"{back}/cancel", facts, points, "Cancel it", back, danger=True)
 
 
+def _add_giving_up(pages: Pages, subscriptions: Subscriptions) -> None:
+    @pages.get(f"{ONE}/give-up", _SPEND)
+    async def show(visit: Visit) -> Response:
+        return ask(visit, _give_up_deed(await _read(subscriptions, visit)))
+
+    @pages.post(f"{ONE}/give-up", _SPEND)
+    async def give_up(visit: Visit) -> Response:
+        view = await _read(subscriptions, visit)
+
+        async def work() -> Outcome:
+            return await subscriptions.give_up(visit.actor, view.id)
+
+        return await _do(visit, _give_up_deed(view), work, "It is done already.")
+
+
+def _give_up_deed(view: SubscriptionView) -> Deed:
+    back = f"{PATH}/{view.id}"
+    waiting = next((each for each in view.orders if each.state in UNDER_WAY), None)
+    facts = [("API", view.listing), ("Plan", view.plan_name)]
+    if waiting is not None:
+        facts += [("Order", waiting.kind.value), ("At most", f"{Usdc(waiting.most_atoms)} USDC")]
+        facts += [("It waits, because", waiting.detail or waiting.error or "it is being sent")]
+    points = (
+        "Nothing more is signed or sent for this order.",
+        "What was signed may be charged until it expires: the order ends when the chain shows"
+        " whether it was, and its page says until when that may take.",
+        "Money that was charged does not come back; the seller is to be asked for it.",
+    )
+    path = f"{back}/give-up"
+    return Deed("Give up the order", path, tuple(facts), points, "Give it up", back, danger=True)
+
+
 def _add_key(pages: Pages, subscriptions: Subscriptions) -> None:
     @pages.get(f"{ONE}/key", _SPEND)
     async def show(visit: Visit) -> Response:
@@ -358,6 +391,8 @@ async def _do(
     if outcome is None or outcome.state is OrderState.DONE:
         return visit.redirect(back, note)
     why = outcome.detail or outcome.code
+    if outcome.state in (OrderState.GIVING_UP, OrderState.GIVEN_UP):
+        return visit.redirect(back, why, "warn")
     if outcome.state is OrderState.OPEN:
         return visit.redirect(back, f"The payment is under way: {why}", "warn")
     form = Form().with_error("", f"Nothing was paid. {why}")

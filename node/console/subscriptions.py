@@ -34,7 +34,7 @@ from node.console.plan_view import (
 )
 from node.console.visit import Visit
 from node.plans.buying.errors import SubscriptionError
-from node.plans.buying.models import BoughtState, OrderState
+from node.plans.buying.models import UNDER_WAY, BoughtState, OrderState
 from node.plans.buying.read import SubscriptionView, list_subscriptions
 from node.plans.buying.service import Subscriptions
 from node.plans.buying.sync import SELLER_ENDS
@@ -89,6 +89,7 @@ class DetailView:
     tone: str
     explained: str
     waits: str
+    may_give_up: bool
     live: bool
     meters: tuple[MeterBar, ...]
     per_minute_now: str
@@ -207,6 +208,8 @@ def _detail(visit: Visit, view: SubscriptionView, network: Network, form: Form) 
         tone=tone_of(view.state),
         explained=_explained(visit, view),
         waits=_waits(view),
+        may_give_up=visit.identity.may(Permission.SPEND)
+        and any(each.state is OrderState.OPEN for each in view.orders),
         live=view.live,
         meters=meters_of(view) if view.live and view.synced_at else (),
         per_minute_now=count(view.per_minute_now),
@@ -255,17 +258,24 @@ def _explained(visit: Visit, view: SubscriptionView) -> str:
         BoughtState.CANCELLED: "It is good until the end of what is paid, and not renewed.",
         BoughtState.LAPSED: "It was not renewed. Calls are paid one by one, within the limits.",
         BoughtState.ENDED: "It is over. Calls are paid one by one, within the limits.",
-        BoughtState.FAILED: "It was not bought; nothing was paid.",
+        BoughtState.FAILED: _not_bought(view),
     }[view.state]
 
 
+def _not_bought(view: SubscriptionView) -> str:
+    given_up = next((each for each in view.orders if each.state is OrderState.GIVEN_UP), None)
+    return given_up.detail if given_up else "It was not bought; nothing was paid."
+
+
 def _waits(view: SubscriptionView) -> str:
-    """The order that is open; empty for none."""
-    waiting = next((each for each in view.orders if each.state is OrderState.OPEN), None)
+    """The order that is under way; empty for none."""
+    waiting = next((each for each in view.orders if each.state in UNDER_WAY), None)
     if waiting is None:
         return ""
-    why = waiting.detail or waiting.error
-    return f"A {waiting.kind.value} is under way. {why}".strip()
+    kind, why = waiting.kind.value, waiting.detail or waiting.error
+    if waiting.state is OrderState.GIVING_UP:
+        return f"The {kind} is being given up. {why}".strip()
+    return f"The {kind} is under way. {why} It goes on by itself, and is paid once."
 
 
 def _line(view: SubscriptionView) -> tuple[object, ...]:

@@ -8,14 +8,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
-from sqlalchemy import text
 
 from node.accounts.audit import SYSTEM
 from node.plans.buying.changing import Wanted
 from node.plans.buying.errors import NotPossibleNow, SellerSaysNo, SubscriptionInvalid
 from node.plans.buying.models import BoughtRequest
+from node.plans.buying.ordering import Agreed
 from node.plans.ending import When, end_subscription
 from node.plans.errors import EndRefused
 from node.plans.models import Invoice
@@ -137,9 +136,7 @@ async def test_nothing_is_paid_above_what_was_agreed_to(buyer: Subscriber, selle
     before = buyer.usdc
     with pytest.raises(SubscriptionInvalid):
         await buyer.subscribe(plan, now_atoms=1)
-    subscription_id, order_id = await buyer.all.order(
-        SYSTEM, LISTING, plan.id, _agreed(plan, int(time.time()))
-    )
+    subscription_id, order_id = await buyer.all.order(SYSTEM, LISTING, plan.id, agreed_to(plan))
     buyer.write("UPDATE bought_order SET most_atoms = most_atoms - 1")
     outcome = await buyer.all.carry_out(order_id)
     assert (outcome.state, outcome.code) == ("failed", "price_above_agreed")
@@ -398,64 +395,6 @@ async def test_requests_and_invoices_of_the_seller_are_kept_here_too(
     assert len(buyer.node.rows(Invoice)) == 1
 
 
-async def test_what_a_hostile_seller_bills_neither_counts_nor_stops_the_others(
-    buyer: Subscriber, seller: Seller
-) -> None:
-    plan, write = seller.plan(price=3_000_000), seller.world.engine.begin
-    subscription_id, other = await buyer.subscribed(plan), await _second(buyer, plan)
-    await _look_at_all(buyer)
-    mine, theirs = buyer.bills
-    with write() as connection:
-        # Of the other's payment, of payments that were none, of more than a sum can hold.
-        sold = "SELECT subscription_id FROM invoice WHERE number = :number"
-        its_id = connection.execute(text(sold), {"number": mine.number}).scalar_one()
-        copied = "INSERT INTO invoice SELECT :id, side, :number, :id, NULL, :of, listing_id,"
-        copied += " listing_name, plan_name, :seller, buyer, buyer_name, buyer_email,"
-        copied += " period_start, period_end, lines, :atoms, chain_id, tx_hash, paid_at"
-        copied += " FROM invoice WHERE number = :mine"
-        stranger, much = "0x" + "77" * 20, 2**63 - 1
-        forged = [(theirs.number, stranger, theirs.amount_atoms), ("X-1", mine.seller, much)]
-        forged += [(f"Y-{n}", mine.seller, mine.amount_atoms) for n in range(30)]
-        forged += [("Z", stranger.upper(), much), (theirs.number.lower(), theirs.seller, 1)]
-        for at, (number, who, atoms) in enumerate(forged, 1_000):
-            row = {"id": at, "number": number, "of": its_id, "mine": mine.number}
-            connection.execute(text(copied), row | {"seller": who, "atoms": atoms})
-    await _look_at_all(buyer)
-    assert [each.number for each in buyer.bills] == [mine.number, theirs.number]
-    for each in (subscription_id, other):
-        assert (await buyer.view(each)).sync_failed == ""
-
-
-async def test_one_subscription_in_trouble_does_not_stop_the_renewals_of_others(
-    buyer: Subscriber, seller: Seller
-) -> None:
-    plan = seller.plan(price=3_000_000)
-    broken, sound = await buyer.subscribed(plan), await _second(buyer, plan)
-    end = (await buyer.view(sound)).paid_until
-    buyer.clock.ahead = end - int(time.time()) - DAY // 2
-    buyer.write("UPDATE bought_subscription SET next_plan = '{' WHERE id = :id", id=broken)
-    with pytest.raises(msgspec.DecodeError):  # the job is seen to fail, at its end
-        await buyer.upkeep.run()
-    assert (await buyer.view(sound)).paid_until == window_of(end).end
-    assert buyer.paid[2:] == [3_000_000]
-
-
-async def _second(buyer: Subscriber, plan: Any) -> str:
-    """The same seller's API, found at a second address of its own."""
-    node, url = buyer.node, f"{buyer.seller.url}/v1/api"
-    node.list("more", url)
-    await buyer.running.proxy.reload()
-    agreed = _agreed(plan, int(time.time()))
-    made, outcome = await buyer.all.subscribe(SYSTEM, "listing-more", plan.id, agreed)
-    assert outcome.state == "done", outcome
-    return made
-
-
-async def _look_at_all(buyer: Subscriber) -> None:
-    for each in buyer.held:
-        assert (await buyer.all.look(each.id)).problem == ""
-
-
 async def test_a_free_plan_is_had_by_a_signature(buyer: Subscriber, seller: Seller) -> None:
     subscription_id = await buyer.subscribed(seller.plan("Free", 0, calls=10))
     assert (await buyer.call()).headers["farebox-scheme"] == "plan"
@@ -486,7 +425,6 @@ async def test_a_seller_that_does_not_answer_is_named_and_nothing_is_lost(
     assert (view.state, view.renews) == ("active", False)
 
 
-def _agreed(plan: Any, now: int) -> Any:
-    from node.plans.buying.ordering import Agreed
-
-    return Agreed(first_stretch(plan.deal, now).price_atoms, plan.deal.price_atoms)
+def agreed_to(plan: Any) -> Agreed:
+    price = first_stretch(plan.deal, int(time.time())).price_atoms
+    return Agreed(price, plan.deal.price_atoms)

@@ -15,7 +15,7 @@ from finance.money import MAX_ATOMS, Usdc
 from node.accounts.audit import Actor, record
 from node.db.engine import writer
 from node.plans.buying.errors import NotPossibleNow, SellerSaysNo, SubscriptionInvalid
-from node.plans.buying.models import Beyond, BoughtRequest, BoughtState
+from node.plans.buying.models import BoughtRequest, BoughtState
 from node.plans.buying.ordering import hash_of, new_secret
 from node.plans.buying.ports import Asked, Line, Told, Vault
 from node.plans.buying.rows import (
@@ -27,6 +27,7 @@ from node.plans.buying.rows import (
     read_row,
 )
 from node.plans.buying.sync import KEY_UNKNOWN, PATH, Sync
+from node.plans.terms import Beyond
 from node.usage.overrides import LONGEST_SECONDS
 from node.usage.quotas import Meter
 

@@ -12,9 +12,10 @@ from sqlalchemy import Connection, Engine, Row, func, select
 from sqlmodel import col
 
 from finance.errors import WalletError
-from node.plans.buying.models import LIVE, Beyond, BoughtSubscription
+from node.plans.buying.models import LIVE, BoughtSubscription
 from node.plans.buying.read import plan_in, standing_of
 from node.plans.buying.states import Standing
+from node.plans.terms import Beyond
 
 Unseal = Callable[[str], bytes]
 _log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from sqlalchemy import BigInteger, CheckConstraint, Index, Text, UniqueConstrain
 from sqlmodel import Field, SQLModel
 
 from finance.columns import ROW_ID
+from node.plans.terms import Beyond
 
 
 class BoughtState(StrEnum):
@@ -37,13 +38,11 @@ class OrderState(StrEnum):
     OPEN = "open"
     DONE = "done"
     FAILED = "failed"
+    GIVING_UP = "giving_up"  # not sent any more; what was signed may still be charged
+    GIVEN_UP = "given_up"
 
 
-class Beyond(StrEnum):
-    """What a call does when the plan's quota is used up."""
-
-    PAY = "pay"  # it is paid by itself, within the limits
-    STOP = "stop"  # the app is told
+UNDER_WAY = (OrderState.OPEN, OrderState.GIVING_UP)
 
 
 def _amount(description: str) -> int:

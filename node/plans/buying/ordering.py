@@ -17,7 +17,6 @@ from node.accounts.audit import Actor, record
 from node.db.engine import writer
 from node.plans.buying.errors import NotPossibleNow, SubscriptionInvalid
 from node.plans.buying.models import (
-    Beyond,
     BoughtOrder,
     BoughtState,
     OrderKind,
@@ -41,6 +40,8 @@ from node.plans.buying.rows import (
 from node.plans.buying.shapes import Plan, plan_of, plan_text
 from node.plans.buying.states import renewed_month
 from node.plans.buying.sync import PATH
+from node.plans.free import free_message
+from node.plans.terms import Beyond
 
 SECRET_PREFIX: Final = "fbs_"
 MOST_NAME: Final = 200
@@ -163,8 +164,8 @@ class Ordering:
         if plan.monthly_price_atoms == 0:
             # What costs nothing is had by showing whose it is to be.
             payer = self._vault.address
-            text = f"Farebox: subscribe {key_hash} to {resource_url} as {payer}"
-            body |= {"payer": payer, "signature": self._vault.sign(text)}
+            signature = self._vault.sign(free_message(key_hash, resource_url, payer))
+            body |= {"payer": payer, "signature": signature}
         return msgspec.json.encode(body).decode()
 
 

@@ -20,7 +20,8 @@ from finance.money import Usdc
 from node.accounts.audit import SYSTEM, record
 from node.db.engine import writer
 from node.plans.buying.errors import SellerSaysNo
-from node.plans.buying.models import BoughtState, OrderKind, OrderState
+from node.plans.buying.giving_up import give_up
+from node.plans.buying.models import UNDER_WAY, BoughtState, OrderKind, OrderState
 from node.plans.buying.ports import ORDER_KEY, Line, PlacedOrder, Told
 from node.plans.buying.read import plan_in
 from node.plans.buying.rows import (
@@ -116,6 +117,26 @@ class Orders:
             told, standing = Told(502, code="answer_unreadable", detail=str(error)), None
         return await asyncio.to_thread(self._write, order_id, told, standing, patient)
 
+    async def give_up(self, order_id: str) -> Outcome:
+        """End an order that is to be given up, if that is safe by now. Raises
+        SubscriptionUnknown."""
+        if order_id in self._running:
+            return Outcome(OrderState.GIVING_UP, "order_running", "It is being sent just now.")
+        self._running.add(order_id)
+        try:
+            return await asyncio.to_thread(self._give_up, order_id)
+        finally:
+            self._running.discard(order_id)
+
+    def _give_up(self, order_id: str) -> Outcome:
+        with writer(self._engine).begin() as connection:
+            order = read_order(connection, order_id)
+            if order.state != OrderState.GIVING_UP:
+                state = OrderState(order.state)
+                return Outcome(state, order.error, order.detail, order.charged_atoms)
+            state, detail, atoms = give_up(connection, order, int(self._clock()))
+            return Outcome(state, state.value, detail, atoms)
+
     def _read(self, order_id: str) -> tuple[Row[Any], Row[Any]]:
         with self._engine.connect() as connection:
             order = read_order(connection, order_id)
@@ -127,11 +148,13 @@ class Orders:
         now = int(self._clock())
         with writer(self._engine).begin() as connection:
             order = read_order(connection, order_id)
-            if order.state != OrderState.OPEN:
+            if order.state not in UNDER_WAY:
                 return Outcome(OrderState(order.state), order.error, order.detail)
             paid = read_paid(connection, order_id)
             if standing is not None:
                 return _finish(connection, order, standing, paid, now)
+            if order.state == OrderState.GIVING_UP:
+                return Outcome(OrderState.GIVING_UP, "giving_up", order.detail)
             if _goes_on(order, told, paid, patient, now):
                 return _keep_open(connection, order, told, now)
             return _fail(connection, order, told, now)

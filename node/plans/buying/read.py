@@ -12,7 +12,6 @@ from catalog.models import Listing
 from node.plans.buying.errors import SubscriptionUnknown
 from node.plans.buying.models import (
     LIVE,
-    Beyond,
     BoughtChange,
     BoughtOrder,
     BoughtRequest,
@@ -23,6 +22,7 @@ from node.plans.buying.models import (
 )
 from node.plans.buying.shapes import Plan, plan_of
 from node.plans.buying.states import Standing
+from node.plans.terms import Beyond
 
 
 @dataclass(frozen=True, slots=True)

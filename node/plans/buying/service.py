@@ -11,10 +11,11 @@ from typing import Any
 from sqlalchemy import Engine, Row
 
 from node.accounts.audit import Actor
-from node.alerts.rules import Alarm
+from node.alerts.rules import Alarm, Rule
 from node.plans.buying.changing import Changing, Wanted
 from node.plans.buying.errors import NotPossibleNow, SellerSaysNo
-from node.plans.buying.models import Beyond, OrderState
+from node.plans.buying.giving_up import wish
+from node.plans.buying.models import OrderState
 from node.plans.buying.offers import Offers
 from node.plans.buying.ordering import Agreed, Ordering
 from node.plans.buying.orders import Orders, Outcome
@@ -23,6 +24,7 @@ from node.plans.buying.read import SubscriptionView, read_subscription
 from node.plans.buying.rows import place_of, read_live
 from node.plans.buying.shapes import Plan
 from node.plans.buying.sync import PATH, Looked, Sync
+from node.plans.terms import Beyond
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,19 @@ class Subscriptions:
         outcome = await self.orders.carry_out(order_id, patient)
         if outcome.state is OrderState.DONE:
             await self._reload()
+        return outcome
+
+    async def give_up(self, actor: Actor, subscription_id: str) -> Outcome:
+        """Give up the order that is under way. While what was signed for it may be charged, the
+        outcome says until when, and the node ends it then. Raises SubscriptionError."""
+        order_id = await asyncio.to_thread(wish, self.engine, actor, subscription_id, self.now)
+        return await self.end_given_up(subscription_id, order_id)
+
+    async def end_given_up(self, subscription_id: str, order_id: str) -> Outcome:
+        """The end of an order that is to be given up, once that is safe."""
+        outcome = await self.orders.give_up(order_id)
+        if outcome.state is OrderState.GIVEN_UP:
+            await self.alarm.resolve(Rule.RENEWAL_FAILED, subscription_id)
         return outcome
 
     async def quote_upgrade(self, subscription_id: str, plan_id: str) -> UpgradeQuote:

@@ -86,7 +86,11 @@ class Upkeep:
             return kept_rows(connection)
 
     async def _go_on(self, order: Row[Any]) -> None:
-        """An order that is open is sent again: it may have been paid."""
+        """An order that is open is sent again: it may have been paid. One that somebody gave
+        up is not."""
+        if order.state == OrderState.GIVING_UP:
+            await self._all.end_given_up(order.subscription_id, order.id)
+            return
         await self._tell(order, await self._all.carry_out(order.id, patient=True))
 
     async def _tell(self, order: Row[Any], outcome: Outcome) -> None:

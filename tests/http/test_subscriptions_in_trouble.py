@@ -1,0 +1,162 @@
+"""Sellers that bill what was not bought, or do not answer: nobody else is hurt by them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import text
+
+from finance.buying.recovery import settle_exact
+from finance.models import SpendCounter
+from finance.money import Usdc
+from finance.x402.values import ExactPayment
+from finance.x402.wire import decode_payment, encode_payment
+from node.accounts.audit import SYSTEM
+from node.accounts.models import AuditEntry
+from node.plans.buying.errors import NotPossibleNow
+from node.usage.windows import window_of
+from tests.http.plans_world import Seller
+from tests.http.proxy_world import served
+from tests.http.scripted_seller import ScriptedSeller
+from tests.http.subscriber_world import DAY, LISTING, Subscriber
+from tests.http.test_subscriptions import agreed_to, buyer, chain, seller
+
+__all__ = ["buyer", "chain", "seller"]  # fixtures
+
+
+async def test_what_a_hostile_seller_bills_neither_counts_nor_stops_the_others(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    plan, write = seller.plan(price=3_000_000), seller.world.engine.begin
+    subscription_id, other = await buyer.subscribed(plan), await _second(buyer, plan)
+    await _look_at_all(buyer)
+    mine, theirs = buyer.bills
+    with write() as connection:
+        # Of the other's payment, of payments that were none, of more than a sum can hold.
+        sold = "SELECT subscription_id FROM invoice WHERE number = :number"
+        its_id = connection.execute(text(sold), {"number": mine.number}).scalar_one()
+        copied = "INSERT INTO invoice SELECT :id, side, :number, :id, NULL, :of, listing_id,"
+        copied += " listing_name, plan_name, :seller, buyer, buyer_name, buyer_email,"
+        copied += " period_start, period_end, lines, :atoms, chain_id, tx_hash, paid_at"
+        copied += " FROM invoice WHERE number = :mine"
+        stranger, much = "0x" + "77" * 20, 2**63 - 1
+        forged = [(theirs.number, stranger, theirs.amount_atoms), ("X-1", mine.seller, much)]
+        forged += [(f"Y-{n}", mine.seller, mine.amount_atoms) for n in range(30)]
+        forged += [("Z", stranger.upper(), much), (theirs.number.lower(), theirs.seller, 1)]
+        for at, (number, who, atoms) in enumerate(forged, 1_000):
+            row = {"id": at, "number": number, "of": its_id, "mine": mine.number}
+            connection.execute(text(copied), row | {"seller": who, "atoms": atoms})
+    await _look_at_all(buyer)
+    assert [each.number for each in buyer.bills] == [mine.number, theirs.number]
+    for each in (subscription_id, other):
+        assert (await buyer.view(each)).sync_failed == ""
+
+
+async def test_one_subscription_in_trouble_does_not_stop_the_renewals_of_others(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    plan = seller.plan(price=3_000_000)
+    broken, sound = await buyer.subscribed(plan), await _second(buyer, plan)
+    end = (await buyer.view(sound)).paid_until
+    buyer.clock.ahead = end - int(time.time()) - DAY // 2
+    buyer.write("UPDATE bought_subscription SET next_plan = '{' WHERE id = :id", id=broken)
+    with pytest.raises(msgspec.DecodeError):  # the job is seen to fail, at its end
+        await buyer.upkeep.run()
+    assert (await buyer.view(sound)).paid_until == window_of(end).end
+    assert buyer.paid[2:] == [3_000_000]
+
+
+async def test_an_order_is_given_up_when_what_was_signed_can_be_charged_no_more(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    plan, before = seller.plan(), buyer.usdc
+    silent = ScriptedSeller("exact", price=1_000)
+    silent.behave = _takes_and_is_silent
+    async with served(silent) as url:
+        subscription_id, order_id = await buyer.all.order(SYSTEM, LISTING, plan.id, agreed_to(plan))
+        buyer.write("UPDATE bought_subscription SET base_url = :url", url=url)
+        assert (await buyer.all.carry_out(order_id)).state == "open"
+        outcome = await buyer.all.give_up(SYSTEM, subscription_id)
+        assert outcome.state == "giving_up"
+        assert "may be charged until" in outcome.detail and "UTC" in outcome.detail
+        with pytest.raises(NotPossibleNow):
+            await buyer.subscribe(plan)
+        for _ in range(3):
+            await buyer.upkeep.run()
+        assert len(silent.seen) == 1  # not sent again
+        _expire(buyer)
+        await settle_exact(buyer.running.proxy.buyer)
+        await buyer.upkeep.run()
+    view = await buyer.view(subscription_id)
+    assert (view.state, view.orders[0].state, view.orders[0].charged_atoms) == (
+        "failed",
+        "given_up",
+        0,
+    )
+    assert (buyer.usdc, len(silent.seen)) == (before, 1)
+    assert [row.spent_atoms for row in buyer.node.rows(SpendCounter)] == [0, 0, 0]
+    audit = [row.action for row in buyer.node.rows(AuditEntry)]
+    assert audit[-2:] == ["subscription.give_up", "subscription.given_up"]
+    with pytest.raises(NotPossibleNow):
+        await buyer.all.give_up(SYSTEM, subscription_id)
+    await buyer.subscribed(plan)
+
+
+async def test_an_order_that_was_charged_for_nothing_is_given_up_and_says_so(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    plan, before = seller.plan(), buyer.usdc
+    # Nothing is signed where nobody answers: it is given up at once.
+    first, order_id = await buyer.all.order(SYSTEM, LISTING, plan.id, agreed_to(plan))
+    buyer.write("UPDATE bought_subscription SET base_url = 'http://127.0.0.1:9/v1/api'")
+    assert (await buyer.all.carry_out(order_id, patient=True)).state == "open"
+    outcome = await buyer.all.give_up(SYSTEM, first)
+    assert (outcome.state, outcome.charged_atoms) == ("given_up", 0)
+    # An answer that cannot be read, to an order that was paid.
+    subscription_id, order_id = await buyer.all.order(SYSTEM, LISTING, plan.id, agreed_to(plan))
+    with seller.world.engine.begin() as connection:
+        connection.execute(text("UPDATE plan SET name = 'Pro' || char(7)"))
+    assert (await buyer.all.carry_out(order_id)).code == "answer_unreadable"
+    buyer.clock.ahead = 3_600
+    await buyer.upkeep.run()
+    assert [each.state for each in buyer.orders if each.id == order_id] == ["open"]
+    price = before - buyer.usdc
+    outcome = await buyer.all.give_up(SYSTEM, subscription_id)
+    assert (outcome.state, outcome.charged_atoms) == ("given_up", price)
+    view = await buyer.view(subscription_id)
+    assert view.orders[0].tx_hash and f"{Usdc(price)} USDC were charged" in view.orders[0].detail
+    assert (view.state, buyer.incidents(), buyer.paid) == ("failed", {}, [price])
+
+
+async def _takes_and_is_silent(_: ScriptedSeller, __: Any) -> tuple[int, None]:
+    return 500, None
+
+
+def _expire(buyer: Subscriber) -> None:
+    """The signature's hour passes: its end is written back in time."""
+    (row,) = buyer.node.purchases
+    payment = decode_payment(row.payment_header)
+    assert isinstance(payment.payload, ExactPayment)
+    over = replace(payment.payload.authorization, valid_before=int(time.time()) - 600)
+    expired = replace(payment.payload, authorization=over)
+    header = encode_payment(payment.accepted, expired, payment.resource).decode()
+    buyer.write("UPDATE purchase SET payment_header = :header", header=header)
+
+
+async def _second(buyer: Subscriber, plan: Any) -> str:
+    """The same seller's API, found at a second address of its own."""
+    node, url = buyer.node, f"{buyer.seller.url}/v1/api"
+    node.list("more", url)
+    await buyer.running.proxy.reload()
+    made, outcome = await buyer.all.subscribe(SYSTEM, "listing-more", plan.id, agreed_to(plan))
+    assert outcome.state == "done", outcome
+    return made
+
+
+async def _look_at_all(buyer: Subscriber) -> None:
+    for each in buyer.held:
+        assert (await buyer.all.look(each.id)).problem == ""
