@@ -6,6 +6,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 
+# Between the steps of long work that writes. SQLite lets those who wait for its write lock look
+# again every 25 ms at first: a shorter gap they would often miss.
+GAP_SECONDS = 0.05
+
 
 def open_engine(url: str) -> Engine:
     """An engine for `url`. On SQLite every commit is on disk before it returns.

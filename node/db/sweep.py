@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, delete, select
 
-from node.db.engine import writer
+from node.db.engine import GAP_SECONDS, writer
 
 ROWS_AT_ONCE = 1000  # a few milliseconds each
 
@@ -22,3 +23,4 @@ def sweep(engine: Engine, key: Any, old: ColumnElement[bool]) -> int:
         swept += deleted
         if deleted < ROWS_AT_ONCE:
             return swept
+        time.sleep(GAP_SECONDS)

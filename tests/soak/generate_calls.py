@@ -150,7 +150,7 @@ def generate(engine: Engine, month: Month, ledger: bool = False) -> None:
         if ledger:
             _book_all(connection, month)
         connection.invalidate()  # the next one is opened with the node's own settings
-    move_quiet_sums(engine, month.until)
+    move_quiet_sums(engine, month.until, gap_seconds=0)
     _tidy(engine)
 
 

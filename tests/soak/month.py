@@ -145,7 +145,7 @@ async def live_through(engine: Engine, calls: int, streams: int) -> Truth:
             await asyncio.gather(*(journal.commit(batch) for batch in batches))
             batches = []
             journal.close()
-            await asyncio.to_thread(move_quiet_sums, engine, record.at_ms // 1000)
+            await asyncio.to_thread(move_quiet_sums, engine, record.at_ms // 1000, gap_seconds=0)
             journal, quotas = Journal(engine), Quotas(engine)
             await quotas.load(record.at_ms // 1000)
     await asyncio.gather(*(journal.commit(batch) for batch in batches))

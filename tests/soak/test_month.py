@@ -178,7 +178,7 @@ def test_sums_that_move_change_no_figure(month: tuple[Engine, Truth]) -> None:
     known = truth.between(*FEBRUARY)
     period = read_period(Span.LAST_MONTH, NOWS["some moment"], UTC_ZONE)
     for now in (UNTIL - 5_000, UNTIL, UNTIL + DAY):
-        move_quiet_sums(engine, now)
+        move_quiet_sums(engine, now, gap_seconds=0)
         for key in list_keys(engine)[:10]:
             assert shown(read_key_endpoints(engine, key, period)) == known.of[Side.BOUGHT, key.id]
 
