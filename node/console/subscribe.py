@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Final
 
 from starlette.responses import Response
@@ -58,7 +59,10 @@ class PlanView:
     demo: bool
     plan: PlanCard
     limits: tuple[LimitLine, ...]
-    short: bool
+    in_way: str
+    later_in_way: str
+    may_see_limits: bool
+    may_raise_limits: bool
     beyond: tuple[tuple[str, str], ...]
     may_choose_beyond: bool
     held: HeldLine | None
@@ -101,6 +105,7 @@ def pages(subscriptions: Subscriptions) -> Pages:
         form = Form(visit.form)
         try:
             _agreed(form, plan).check(plan)
+            await _check_limits(subscriptions, visit, offer, plan)
         except (FieldError, SubscriptionError) as error:
             return await _page(subscriptions, visit, offer, plan, form.refused(error), 422)
         return _confirm(visit, offer, plan, form)
@@ -191,6 +196,9 @@ async def _page(
     listing_id = offer.place.listing_id
     left = await asyncio.to_thread(limits_left, subscriptions.engine, listing_id, visit.now)
     limits = limit_lines(left, price)
+    # A renewal is paid on another day, whose limits are whole again.
+    whole = tuple(replace(each, used_atoms=0) for each in left)
+    later = limit_lines(whole, plan.monthly_price_atoms)
     held = await _held(subscriptions, listing_id)
     values = {**form.values, "now_atoms": str(price)}
     view = PlanView(
@@ -200,7 +208,10 @@ async def _page(
         demo=offer.demo,
         plan=_card(plan, offer, held, visit),
         limits=limits if price else (),
-        short=bool(price) and any(each.short for each in limits),
+        in_way=_labels(limits) if price else "",
+        later_in_way=_labels(later),
+        may_see_limits=visit.identity.may(Permission.SEE_FINANCE),
+        may_raise_limits=visit.identity.may(Permission.MOVE_MONEY),
         beyond=BEYOND,
         may_choose_beyond=plan.beyond != Beyond.STOP,
         held=_held_line(held),
@@ -208,6 +219,23 @@ async def _page(
         may_spend=visit.identity.may(_SPEND),
     )
     return visit.page("catalog/plan.html", view, f"{plan.name} · {offer.name}", status)
+
+
+def _labels(limits: Iterable[LimitLine]) -> str:
+    """The limits that a price does not fit in; empty for none."""
+    return ", ".join(f"“{each.label}”" for each in limits if each.short)
+
+
+async def _check_limits(
+    subscriptions: Subscriptions, visit: Visit, offer: Offer, plan: Plan
+) -> None:
+    """Raises FieldError where the order would be refused at once."""
+    price = plan.now.price_atoms if plan.now else plan.monthly_price_atoms
+    listing_id = offer.place.listing_id
+    left = await asyncio.to_thread(limits_left, subscriptions.engine, listing_id, visit.now)
+    if price and (labels := _labels(limit_lines(left, price))):
+        sentence = f"It costs {Usdc(price)} USDC, and the spending limit {labels} forbids that."
+        raise FieldError("", f"{sentence} Nothing was paid.")
 
 
 def _confirm(visit: Visit, offer: Offer, plan: Plan, form: Form, status: int = 200) -> Response:

@@ -104,6 +104,7 @@ def test_somebody_subscribes_uses_renews_and_cancels(browser: Browser, tmp_path:
         page = console.sign_in(browser, Role.CONSUMER)
         page.goto(f"/catalog/{LISTING}")
         page.get_by_role("link", name="Subscribe to Pro").click()
+        _limit_stands_in_the_way(console, page)
         page.get_by_label("Most that a renewal may cost").fill("4")
         page.get_by_role("button", name="Go on").click()
         assert usdc_of(chain, wallet) == ATOMS
@@ -133,6 +134,29 @@ def test_somebody_subscribes_uses_renews_and_cancels(browser: Browser, tmp_path:
         page.get_by_role("link", name="Subscriptions", exact=True).first.click()
         expect(page.get_by_role("row", name="Weather")).to_contain_text("cancelled")
         assert usdc_of(chain, wallet) == ATOMS - first - 3_000_000
+
+
+def _limit_stands_in_the_way(console: Console, page: Page) -> None:
+    """It is named before anything is confirmed; raised where the page says, it is gone."""
+    limits = page.locator("section", has=page.get_by_role("heading", name="What the limits leave"))
+    expect(limits.get_by_text("forbids this price")).to_have_count(0)
+    _set_limit(console, "0.01")
+    page.get_by_role("button", name="Go on").click()
+    expect(page.get_by_role("alert")).to_contain_text("the spending limit “One call” forbids that")
+    expect(limits).to_contain_text("The spending limit “One call” forbids this price.")
+    with console.client(Role.ADMIN) as admin:
+        assert '<a href="/settings/limits">' in admin.get(page.url).text
+    _set_limit(console, "500")
+    page.goto(page.url)
+    expect(limits).not_to_contain_text("forbids")
+
+
+def _set_limit(console: Console, usdc: str) -> None:
+    """As an admin does there."""
+    with console.client(Role.ADMIN) as admin:
+        wanted = dict.fromkeys(DEFAULT_LIMITS, "500") | {"call": usdc}
+        saved = console.send(admin, "/settings/limits", **wanted)
+        assert saved.status_code == 303, saved.text
 
 
 def _use(console: Console) -> None:
