@@ -10,9 +10,8 @@ import ctypes
 import os
 
 PORTION_BYTES = 2 << 20
-_WRITE_AND_WAIT = (
-    1 | 2 | 4
-)  # SYNC_FILE_RANGE_…: what is on its way, then the rest, until it is there
+# SYNC_FILE_RANGE_…: what is on its way, then the rest, until it is there.
+_WRITE_AND_WAIT = 1 | 2 | 4
 
 
 class Pacer:

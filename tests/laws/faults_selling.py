@@ -215,7 +215,7 @@ def failures_charged(patch: MonkeyPatch) -> None:
     "test_failures_cost_nothing_and_the_voucher_buys_the_next_call",
 )
 def reservation_kept(patch: MonkeyPatch) -> None:
-    patch.setattr(channels.SellerChannels, "release", lambda self, channel: None)
+    patch.setattr(channels.SellerChannels, "release", lambda self, channel, turn=None: None)
 
 
 @fault(
