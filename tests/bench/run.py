@@ -26,6 +26,7 @@ from sqlalchemy import text
 from node.db.engine import open_engine
 from node.demo.market import Market, open_market
 from node.demo.processes import run_command
+from tests.bench.gating import MOST, NO_GOAL
 from tests.bench.processes import (
     CountingRelay,
     Run,
@@ -37,6 +38,7 @@ from tests.bench.processes import (
 )
 
 LOAD, OFFICIAL_CLIENT = "tests.bench.load", "tests.bench.official_client"
+GATING, GATING_SECONDS = "tests.bench.gating", 1_800
 CONNECTIONS = 8
 
 
@@ -273,27 +275,50 @@ async def exact(bench: Bench) -> tuple[list[Goal], dict[str, Any]]:
     return goals, {"ours": asdict(ours), "official": asdict(official)}
 
 
+async def gating(rounds: int) -> tuple[list[Goal], dict[str, Any]]:
+    """(f) what quotas and rate limits cost, among few and among many keys; without a market."""
+    async with AsyncExitStack() as stack:
+        process = await start(stack, GATING, "--rounds", str(rounds))
+        report: dict[str, Any] = json.loads(await line_of(process, GATING_SECONDS))
+    goals = [
+        Goal(f"f: CPU, {name} ({each['low']:.2f}-{each['high']:.2f})", each["ratio"], MOST, False)
+        for name, each in report.items()
+        if name != NO_GOAL
+    ]
+    return goals, report
+
+
 Part = Callable[[Bench], Awaitable[tuple[list[Goal], dict[str, Any]]]]
-PARTS: dict[str, tuple[Part, int]] = {
+IN_MARKET: dict[str, tuple[Part, int]] = {
     "selling": (selling, 1),
     "buying": (buying, 1),
     "gas": (gas, 1),
     "exact": (exact, 2),
 }
+PARTS = (*IN_MARKET, "gating")
 
 
-async def run(names: list[str], calls: int) -> int:
+async def in_market(
+    name: str, calls: int, say: Callable[[str], None]
+) -> tuple[list[Goal], dict[str, Any]]:
+    part, block_seconds = IN_MARKET[name]
+    async with AsyncExitStack() as stack:
+        bench = await open_bench(stack, calls, say, block_seconds)
+        say(name)
+        return await part(bench)
+
+
+async def run(names: list[str], calls: int, rounds: int) -> int:
     console = Console(stderr=True)
     goals: list[Goal] = []
     figures: dict[str, Any] = {}
     for name in names:
-        part, block_seconds = PARTS[name]
         with console.status(name) as status:
-            async with AsyncExitStack() as stack:
-                bench = await open_bench(stack, calls, status.update, block_seconds)
-                status.update(name)
-                found, figures[name] = await part(bench)
-                goals += found
+            measuring = (
+                gating(rounds) if name == "gating" else in_market(name, calls, status.update)
+            )
+            found, figures[name] = await measuring
+            goals += found
     report = {"goals": [{**asdict(goal), "held": goal.held} for goal in goals], "runs": figures}
     sys.stdout.write(json.dumps(report) + "\n")
     console.print(_table(goals))
@@ -312,8 +337,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", help=", ".join(PARTS))
     parser.add_argument("--calls", type=int, default=400, help="per connection, eight of them")
+    parser.add_argument("--rounds", type=int, default=100, help="of gating")
     options = parser.parse_args()
-    sys.exit(asyncio.run(run(options.parts or list(PARTS), options.calls)))
+    sys.exit(asyncio.run(run(options.parts or list(PARTS), options.calls, options.rounds)))
 
 
 if __name__ == "__main__":
