@@ -17,15 +17,17 @@ from node.accounts.audit import COMMAND
 from node.commands.frame import open_database, read_settings, require_wallet
 from node.commands.output import Json, format_time, show_facts, show_rows
 from node.commands.plan_buying import add_to
+from node.durations import HOUR
 from node.plans.customers import Customer, list_customers, read_customer
 from node.plans.ending import When, end_subscription
 from node.plans.errors import PlanUnknown
-from node.plans.offered import add_plan, change_plan, choices, retire_plan
+from node.plans.offered import PlanChoices, add_plan, change_plan, choices, retire_plan
 from node.plans.subscribers import Offered, read_plan, read_plans
-from node.plans.terms import Beyond, terms_of
+from node.plans.terms import Beyond, Deal, terms_of
 
 app = typer.Typer(help="Plans: offered by this node, and bought by it.", no_args_is_help=True)
-HOUR = 3600
+
+_NEW = Deal(0, None, None, None, Beyond.STOP, 3)
 
 PlanId = Annotated[str, typer.Argument(help="Id of the plan.")]
 Price = Annotated[str | None, typer.Option(help="USDC a month, e.g. 5; 0 for a free plan.")]
@@ -73,16 +75,8 @@ def add(
     """Offer a plan of an API."""
     engine = _open(context)
     found = _listing(engine, listing)
-    chosen = choices(
-        name,
-        description or "",
-        parse_price(price or "0"),
-        calls or None,
-        (stream_hours or 0) * HOUR or None,
-        per_minute or None,
-        (beyond or Beyond.STOP).value,
-        3 if grace_days is None else grace_days,
-    )
+    terms = (price, calls, stream_hours, per_minute, beyond, grace_days)
+    chosen = _chosen(name, description or "", _NEW, *terms)
     plan = add_plan(engine, found.id, chosen, int(time.time()), COMMAND)
     show_facts(_row(plan, found.name), as_json)
 
@@ -104,18 +98,10 @@ def change(
     """Change a plan for what is paid from now on; what is not named stays."""
     engine = _open(context)
     before = _plan(engine, plan)
-    deal = before.deal
-    seconds = None if stream_hours is None else stream_hours * HOUR
-    chosen = choices(
-        before.name if name is None else name,
-        before.description if description is None else description,
-        deal.price_atoms if price is None else parse_price(price),
-        deal.calls if calls is None else calls or None,
-        deal.stream_seconds if seconds is None else seconds or None,
-        deal.per_minute if per_minute is None else per_minute or None,
-        (beyond or deal.beyond).value,
-        deal.grace_days if grace_days is None else grace_days,
-    )
+    name = before.name if name is None else name
+    description = before.description if description is None else description
+    terms = (price, calls, stream_hours, per_minute, beyond, grace_days)
+    chosen = _chosen(name, description, before.deal, *terms)
     changed = change_plan(engine, plan, chosen, int(time.time()), COMMAND)
     show_facts(_row(changed, changed.listing_id), as_json)
 
@@ -185,6 +171,34 @@ def _plan(engine: Engine, plan_id: str) -> Offered:
     if plan is None:
         raise PlanUnknown(f"There is no plan {plan_id[:80]!r}. See: farebox plan list")
     return plan
+
+
+def _chosen(
+    name: str,
+    description: str,
+    before: Deal,
+    price: str | None,
+    calls: int | None,
+    stream_hours: int | None,
+    per_minute: int | None,
+    beyond: Beyond | None,
+    grace_days: int | None,
+) -> PlanChoices:
+    """What is not named stays as `before`; 0 is no end. Raises PlanInvalid, CatalogError."""
+
+    def quota(given: int | None, was: int | None) -> int | None:
+        return was if given is None else given or None
+
+    return choices(
+        name,
+        description,
+        before.price_atoms if price is None else parse_price(price),
+        quota(calls, before.calls),
+        quota(None if stream_hours is None else stream_hours * HOUR, before.stream_seconds),
+        quota(per_minute, before.per_minute),
+        (beyond or before.beyond).value,
+        before.grace_days if grace_days is None else grace_days,
+    )
 
 
 def _row(plan: Offered, listing: str) -> dict[str, Any]:

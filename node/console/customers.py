@@ -18,29 +18,29 @@ from node.accounts.errors import AccountInvalid
 from node.console.customer_end import add_end
 from node.console.customers_view import (
     CSV,
-    Bar,
     CustomerRow,
     EndpointRow,
-    InvoiceLine,
     OrderRow,
     OverrideLine,
     RequestRow,
-    bar_of,
     csv_line,
     customer_row,
+    days_of,
     endpoint_rows,
     form_as_asked,
-    invoice_lines,
+    gauges_of,
     order_rows,
     override_lines,
     request_row,
 )
-from node.console.developers_view import utc
+from node.console.developers_view import NAMES, utc
 from node.console.format import Amount, Moment, Short, address, cell_amount, moment
 from node.console.forms import FieldError, Form
+from node.console.gauge import Gauge
 from node.console.pager import Pager, link, numbered, page_number
 from node.console.pages import Pages
 from node.console.visit import Visit
+from node.durations import HOUR
 from node.plans.customers import (
     Customer,
     CustomerDetail,
@@ -52,13 +52,13 @@ from node.plans.errors import PlanInvalid, PlanUnknown
 from node.plans.requests import Request, answer_support, grant, read_request, refuse
 from node.plans.subscribers import Subscriber
 from node.plans.terms import State
-from node.usage.call_rate import HOUR
 from node.usage.overrides import end_override, list_overrides
 from node.usage.quotas import Meter
 from node.usage.windows import window_of
 
 PATH: Final = "/developers/customers"
 PAGE_ROWS: Final = 50
+ANSWERED: Final = 10  # requests shown on a customer's page; the file has all
 SEE, MANAGE = Permission.SEE_DEVELOPERS, Permission.MANAGE_PLANS
 _FORM_BYTES: Final = 16_000
 _ADDRESS: Final = re.compile(r"0x[0-9a-f]{40}")
@@ -85,7 +85,7 @@ class CustomerView:
     email: str
     payer: Short
     since: Moment
-    bars: tuple[Bar, ...]
+    bars: tuple[Gauge, ...]
     resets: Moment
     period: str
     price: Amount
@@ -93,10 +93,12 @@ class CustomerView:
     reason: str
     calls: str
     endpoints: tuple[EndpointRow, ...]
-    requests: tuple[RequestRow, ...]
+    waiting: tuple[RequestRow, ...]
+    answered: tuple[RequestRow, ...]
+    older: str
     overrides: tuple[OverrideLine, ...]
     orders: tuple[OrderRow, ...]
-    invoices: tuple[InvoiceLine, ...]
+    may_see_invoices: bool
     may_answer: bool
     may_end: bool
 
@@ -108,6 +110,7 @@ class RequestView:
     id: str
     name: str
     request: RequestRow
+    gauge: Gauge | None
     form: Form
     zone: str
 
@@ -226,12 +229,17 @@ def _list(engine: Engine, network: Network, visit: Visit) -> CustomersView:
     query = {"listing": only}
     return CustomersView(
         rows=tuple(customer_row(each, network) for each in shown),
-        total=f"{len(found):,}",
+        total=_total(found),
         waiting=sum(each.open_requests for each in found),
         only=only,
         pager=numbered(PATH, query, page, PAGE_ROWS, len(found)),
         csv=link(f"{PATH}.csv", query),
     )
+
+
+def _total(found: list[Customer]) -> str:
+    plans = sum(each.subscribed for each in found)
+    return f"{plans:,} with a plan, {len(found) - plans:,} pay call by call this month"
 
 
 def _asked(engine: Engine, visit: Visit) -> Request:
@@ -245,10 +253,12 @@ async def _show_request(
     engine: Engine, visit: Visit, asked: Request, form: Form | None = None
 ) -> Response:
     found = await asyncio.to_thread(read_customer, engine, asked.subscription_id, visit.now)
+    wanted = NAMES[Meter(asked.meter)] if asked.meter else ""
     view = RequestView(
         asked.subscription_id,
         found.customer.name or found.customer.payer,
         request_row(asked, visit.now, visit.zone),
+        next((each for each in gauges_of(found.customer) if each.name == wanted), None),
         form or form_as_asked(asked, visit.zone),
         visit.zone.key,
     )
@@ -265,35 +275,31 @@ def _view(found: CustomerDetail, network: Network, visit: Visit) -> CustomerView
     subscriber, now, zone = found.subscriber, visit.now, visit.zone
     customer, standing = found.customer, subscriber.standing(now)
     goes_on = found.plans.get(subscriber.goes_on_with)
+    asked = [request_row(each, now, zone) for each in found.requests]
+    closed = tuple(each for each in asked if not each.open)
     return CustomerView(
         row=customer_row(customer, network),
         id=subscriber.id,
         email=subscriber.email,
         payer=address(subscriber.payer, network),
         since=moment(subscriber.created_at, now, zone),
-        bars=_bars(customer),
+        bars=gauges_of(customer),
         resets=moment(window_of(now).end, now, zone),
-        period=f"{utc(standing.start)[:10]} – {utc(standing.end)[:10]}",
+        period=days_of(standing.start, standing.end),
         price=cell_amount(Usdc(standing.price_atoms)),
         next=_next(subscriber, goes_on.name if goes_on else "", standing.state),
         reason=subscriber.ended.reason if subscriber.ended else "",
         calls=f"{customer.calls:,}",
         endpoints=endpoint_rows(found.endpoints),
-        requests=tuple(request_row(each, now, zone) for each in found.requests),
+        waiting=tuple(each for each in asked if each.open),
+        answered=closed[:ANSWERED],
+        older=f"{len(closed) - ANSWERED:,}" if len(closed) > ANSWERED else "",
         overrides=override_lines(found.overrides, now, zone),
-        orders=order_rows(subscriber.orders, now, zone),
-        invoices=invoice_lines(found.invoices, now, zone),
+        orders=order_rows(subscriber.orders, found.invoices, now, zone),
+        may_see_invoices=visit.identity.may(Permission.SEE_FINANCE),
         may_answer=visit.identity.may(MANAGE),
         may_end=visit.identity.may(MANAGE) and subscriber.cancelled_at is None,
     )
-
-
-def _bars(customer: Customer) -> tuple[Bar, ...]:
-    used = {
-        Meter.CALLS: (customer.used_calls, customer.calls_limit),
-        Meter.STREAM_SECONDS: (customer.used_stream_seconds, customer.stream_seconds_limit),
-    }
-    return tuple(bar_of(meter, *used[meter]) for meter in Meter)
 
 
 def _next(subscriber: Subscriber, plan: str, state: State) -> str:

@@ -10,16 +10,17 @@ from zoneinfo import ZoneInfo
 
 from finance.money import Usdc
 from finance.networks import Network
-from node.console.developers_view import AMBER, NAMES, RED, quantity, utc
+from node.console.developers_view import NAMES, meter_gauge, quantity, utc
 from node.console.format import Amount, Moment, Short, address, cell_amount, count, moment
 from node.console.forms import Form
+from node.console.gauge import Gauge
+from node.durations import HOUR
 from node.plans.customers import Customer
 from node.plans.invoices import InvoiceView
 from node.plans.models import RequestState
 from node.plans.requests import Request
 from node.plans.subscribers import Ordered
 from node.plans.terms import Kind, State
-from node.usage.call_rate import HOUR
 from node.usage.endpoints import EndpointUse
 from node.usage.overrides import Override
 from node.usage.quotas import Meter
@@ -68,21 +69,8 @@ class CustomerRow:
     tone: str
     calls: str
     paid: Amount
-    quota: str
-    streams: str
+    quotas: tuple[Gauge, ...]
     waiting: str
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A meter of the month; without `share` it has no end."""
-
-    name: str
-    used: str
-    cap: str
-    percent: int
-    share: str
-    tone: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,20 +114,17 @@ class OverrideLine:
 
 @dataclass(frozen=True, slots=True)
 class OrderRow:
+    """What was ordered; `invoice` and its page once it is paid."""
+
     at: Moment
     what: str
     plan: str
+    period: str
     price: Amount
     state: str
     tone: str
-
-
-@dataclass(frozen=True, slots=True)
-class InvoiceLine:
-    id: int
-    number: str
-    paid: Moment
-    amount: Amount
+    invoice: str
+    href: str
 
 
 def customer_row(each: Customer, network: Network) -> CustomerRow:
@@ -155,25 +140,16 @@ def customer_row(each: Customer, network: Network) -> CustomerRow:
         tone="plain" if each.state is None else _TONES[each.state],
         calls=count(each.calls),
         paid=cell_amount(Usdc(each.amount_atoms)),
-        quota=_of(Meter.CALLS, each.used_calls, each.calls_limit) if each.subscribed else "",
-        streams=_of(Meter.STREAM_SECONDS, each.used_stream_seconds, each.stream_seconds_limit)
-        if each.subscribed
-        else "",
+        quotas=gauges_of(each) if each.subscribed else (),
         waiting=count(each.open_requests) if each.open_requests else "",
     )
 
 
-def bar_of(meter: Meter, used: int, limit: int | None) -> Bar:
-    """A meter with what is left of it."""
-    percent = 0 if limit is None else min(used * 100 // limit, 999) if limit else 100
-    tone = "bad" if percent >= RED else "warn" if percent >= AMBER else "good"
-    return Bar(
-        NAMES[meter],
-        quantity(meter, used),
-        "without a cap" if limit is None else f"of {quantity(meter, limit)}",
-        min(percent, 100),
-        "" if limit is None else f"{percent} %",
-        tone,
+def gauges_of(each: Customer) -> tuple[Gauge, Gauge]:
+    """Its calls and its stream hours."""
+    return (
+        meter_gauge(Meter.CALLS, each.used_calls, each.calls_limit),
+        meter_gauge(Meter.STREAM_SECONDS, each.used_stream_seconds, each.stream_seconds_limit),
     )
 
 
@@ -243,33 +219,35 @@ def override_lines(found: Sequence[Override], now: int, zone: ZoneInfo) -> tuple
     )
 
 
-def order_rows(orders: Sequence[Ordered], now: int, zone: ZoneInfo) -> tuple[OrderRow, ...]:
-    """The newest first."""
+def order_rows(
+    orders: Sequence[Ordered], invoices: Sequence[InvoiceView], now: int, zone: ZoneInfo
+) -> tuple[OrderRow, ...]:
+    """The newest first, each with its invoice."""
+    billed = {each.payment_id: each for each in invoices}
     return tuple(
-        OrderRow(
-            moment(each.ordered_at, now, zone),
-            _KINDS[each.kind],
-            each.plan_name,
-            cell_amount(Usdc(each.period.stretch.price_atoms)),
-            "settled" if each.period.settled else "on its way",
-            "good" if each.period.settled else "loud",
-        )
+        _order_row(each, billed.get(each.payment_id) if each.payment_id else None, now, zone)
         for each in reversed(orders)
     )
 
 
-def invoice_lines(
-    found: Sequence[InvoiceView], now: int, zone: ZoneInfo
-) -> tuple[InvoiceLine, ...]:
-    return tuple(
-        InvoiceLine(
-            each.id,
-            each.number,
-            moment(each.paid_at, now, zone),
-            cell_amount(Usdc(each.amount_atoms)),
-        )
-        for each in found
+def _order_row(each: Ordered, invoice: InvoiceView | None, now: int, zone: ZoneInfo) -> OrderRow:
+    stretch, settled = each.period.stretch, each.period.settled
+    paid = ("settled", "good") if settled else ("on its way", "loud")
+    return OrderRow(
+        moment(each.ordered_at, now, zone),
+        _KINDS[each.kind],
+        each.plan_name,
+        days_of(stretch.start, stretch.end),
+        cell_amount(Usdc(stretch.price_atoms)),
+        *(paid if each.payment_id else ("free", "plain")),
+        invoice.number if invoice else "",
+        f"/finance/invoices/{invoice.id}" if invoice else "",
     )
+
+
+def days_of(start: int, end: int) -> str:
+    """`2026-11-21 – 2026-12-01`, UTC."""
+    return f"{utc(start)[:10]} – {utc(end)[:10]}"
 
 
 def csv_line(each: Customer) -> tuple[object, ...]:
@@ -292,9 +270,3 @@ def csv_line(each: Customer) -> tuple[object, ...]:
         each.open_requests,
         "" if each.since is None else utc(each.since),
     )
-
-
-def _of(meter: Meter, used: int, limit: int | None) -> str:
-    unit = "calls" if meter is Meter.CALLS else "stream hours"
-    end = "" if limit is None else f" of {quantity(meter, limit)}"
-    return f"{quantity(meter, used)}{end} {unit}"

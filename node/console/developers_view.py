@@ -5,34 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from zoneinfo import ZoneInfo
 
 from node.console.charts import Chart, Part, Slot, bars
 from node.console.figures import call_rate_chart
 from node.console.format import NOT_KNOWN, Moment, count, moment
+from node.console.gauge import Gauge, gauge
 from node.console.pager import Pager, numbered, page_number
-from node.usage.call_rate import HOUR, HourBucket
+from node.durations import HOUR
+from node.usage.call_rate import HourBucket
 from node.usage.integrators import Integrator, MeterUse, Overview, StreamHour
 from node.usage.quotas import Meter
 
 PATH = "/developers"
 PAGE_ROWS = 50
 TOP = 10
-AMBER, RED = 80, 100
 NAMES = {Meter.CALLS: "API calls", Meter.STREAM_SECONDS: "Stream hours"}
 
 
 @dataclass(frozen=True, slots=True)
 class MeterCard:
-    """One meter: what is `used`, of which `cap`; a bar of `percent` in a tone, none without
-    `share`; and what its tier is."""
+    """One meter, what its tier is, and what lifts its cap."""
 
-    name: str
-    used: str
-    cap: str
-    percent: int
-    share: str
-    tone: str
+    gauge: Gauge
     tier: str
     note: str
 
@@ -99,21 +95,16 @@ def developers_view(
 
 def meter_card(use: MeterUse, now: int, zone: ZoneInfo) -> MeterCard:
     """With the words of what lifts its cap, if anything does."""
-    cap = "without a cap" if use.cap is None else f"of {quantity(use.meter, use.cap)}"
     note = ""
     if use.override is not None:
         until = moment(use.override.ends_at, now, zone).local
         note = f"Lifted until {until} by {use.override.granted_by}: {use.override.reason}"
-    return MeterCard(
-        NAMES[use.meter],
-        quantity(use.meter, use.used),
-        cap,
-        min(use.percent, 100),
-        "" if use.cap is None else f"{use.percent} %",
-        "bad" if use.percent >= RED else "warn" if use.percent >= AMBER else "good",
-        use.tier.label,
-        note,
-    )
+    return MeterCard(meter_gauge(use.meter, use.used, use.cap), use.tier.label, note)
+
+
+def meter_gauge(meter: Meter, used: int, cap: int | None) -> Gauge:
+    """A meter of the month, in its own unit."""
+    return gauge(NAMES[meter], used, cap, partial(quantity, meter))
 
 
 def quantity(meter: Meter, value: int) -> str:

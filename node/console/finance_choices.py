@@ -18,13 +18,13 @@ from node.console.format import Amount, aligned, amount, cell_amount
 from node.console.forms import FieldError, Form
 from node.console.pages import Pages
 from node.console.visit import Visit
+from node.durations import DAY
 from node.preferences import read_preference
 from node.treasury.choices import ClaimTerms, Thresholds
 from node.treasury.errors import TreasuryError
 from node.treasury.policies import change_claim_terms, change_thresholds
 from node.treasury.treasury import Treasury
 
-DAY = 86_400
 _GWEI = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 

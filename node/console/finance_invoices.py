@@ -74,12 +74,13 @@ class InvoiceRow:
 
 @dataclass(frozen=True, slots=True)
 class InvoicesView:
-    """What `finance/invoices.html` shows."""
+    """What `finance/invoices.html` shows; `sum` of one side: what came in and what went out
+    make none together."""
 
     rows: tuple[InvoiceRow, ...]
     sides: tuple[tuple[str, str, bool], ...]
     total: str
-    sum: Amount
+    sum: Amount | None
     pager: Pager
     csv: str
 
@@ -142,7 +143,7 @@ def _view(engine: Engine, network: Network, visit: Visit) -> InvoicesView:
         rows=tuple(_row(each, network, visit) for each in found.invoices),
         sides=tuple((link(PATH, {}, side=v), label, v == query["side"]) for v, label in _SIDES),
         total=count(found.total),
-        sum=cell_amount(Usdc(found.amount_atoms)),
+        sum=cell_amount(Usdc(found.amount_atoms)) if side else None,
         pager=numbered(PATH, query, page, PER_PAGE, found.total),
         csv=link(f"{PATH}.csv", query),
     )
@@ -183,7 +184,7 @@ def _page(each: InvoiceView) -> InvoicePageView:
         buyer_email=each.buyer_email,
         lines=tuple((line.text, exact_amount(Usdc(line.amount_atoms))) for line in each.lines),
         total=exact_amount(Usdc(each.amount_atoms)),
-        network=f"chain {each.chain_id}",
+        network=f"chain {each.chain_id}" if network is None else network.name,
         tx_hash=each.tx_hash,
         tx_link=shown if each.tx_hash else None,
         subscription=each.subscription_id,

@@ -16,6 +16,7 @@ from node.console.format import Amount, Moment, cell_amount, count, moment
 from node.console.forms import FieldError, Form
 from node.console.pages import Pages
 from node.console.visit import Visit
+from node.durations import HOUR
 from node.market.own_listings import read_own
 from node.market.publisher import Publisher
 from node.plans.customers import plan_holders
@@ -25,7 +26,6 @@ from node.plans.subscribers import Offered, read_plan, read_plans
 from node.plans.terms import Beyond, first_stretch
 
 SEE, MANAGE = Permission.SEE_LISTINGS, Permission.MANAGE_LISTINGS
-HOUR: Final = 3600
 _FORM_BYTES: Final = 16_000
 _BEYOND: Final = (
     (Beyond.STOP.value, "Calls are refused until the month ends"),

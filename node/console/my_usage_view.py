@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from zoneinfo import ZoneInfo
 
 from finance.money import Usdc
 from node.console.developers_view import (
-    AMBER,
-    RED,
     MeterCard,
     full_moment,
     hours_text,
@@ -30,6 +28,7 @@ from node.console.format import (
     percent,
 )
 from node.console.forms import Form
+from node.console.gauge import Gauge, gauge
 from node.console.key_record_view import PAGE_ROWS, PATH, Line, record_line
 from node.console.pager import Pager, link, numbered, page_number
 from node.plans.buying.read import SubscriptionView
@@ -99,18 +98,6 @@ class Meters:
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
-    """`used` of something; `percent` and a tone where there is an end to it (`share`)."""
-
-    name: str
-    used: str
-    cap: str
-    percent: int
-    share: str
-    tone: str
-
-
-@dataclass(frozen=True, slots=True)
 class Held:
     """A subscription of this node."""
 
@@ -118,7 +105,7 @@ class Held:
     plan: str
     state: str
     tone: str
-    bars: tuple[Bar, ...]
+    bars: tuple[Gauge, ...]
     rate: str
     resets: Moment
 
@@ -132,7 +119,7 @@ class Panel:
     days_left: str
     resets: Moment
     month: str
-    rate: Bar
+    rate: Gauge
     streams: str
     hours: str
     held: tuple[Held, ...]
@@ -309,7 +296,7 @@ def _panel(usage: KeyUsage, zone: ZoneInfo) -> Panel:
         days_left=f"{left} day{'' if left == 1 else 's'}",
         resets=full_moment(usage.window.end, now, zone),
         month=count(usage.month.calls),
-        rate=_bar("Requests per minute", usage.per_minute_now, key.per_minute, count),
+        rate=gauge("Requests per minute", usage.per_minute_now, key.per_minute, count),
         streams=count(live.streams),
         hours=hours_text(usage.streams.seconds),
         held=tuple(_held(each, now, zone) for each in usage.subscriptions),
@@ -318,8 +305,8 @@ def _panel(usage: KeyUsage, zone: ZoneInfo) -> Panel:
 
 def _held(each: SubscriptionView, now: int, zone: ZoneInfo) -> Held:
     bars = (
-        _bar("Calls", each.used_calls, each.calls, count),
-        _bar("Stream hours", each.used_stream_seconds, each.stream_seconds, hours_text),
+        gauge("Calls", each.used_calls, each.calls, count),
+        gauge("Stream hours", each.used_stream_seconds, each.stream_seconds, hours_text),
     )
     limit = "no limit" if each.per_minute is None else f"of {count(each.per_minute)}"
     return Held(
@@ -331,14 +318,6 @@ def _held(each: SubscriptionView, now: int, zone: ZoneInfo) -> Held:
         rate=f"{count(each.per_minute_now)} ({limit})",
         resets=full_moment(each.resets_at, now, zone),
     )
-
-
-def _bar(name: str, used: int, cap: int | None, text: Callable[[int], str]) -> Bar:
-    if cap is None:
-        return Bar(name, text(used), "without a limit", 0, "", "good")
-    share = used * 100 // cap if cap else 100
-    tone = "bad" if share >= RED else "warn" if share >= AMBER else "good"
-    return Bar(name, text(used), f"of {text(cap)}", min(share, 100), f"{share} %", tone)
 
 
 def _billing(each: SubscriptionView, now: int, zone: ZoneInfo) -> Billing:

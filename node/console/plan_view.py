@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -21,6 +20,8 @@ from node.console.format import (
     moment,
     transaction,
 )
+from node.console.gauge import Gauge, gauge
+from node.durations import HOUR
 from node.market.try_it import Left
 from node.plans.buying.models import BoughtState, OrderState
 from node.plans.buying.read import OrderView, RequestView, SubscriptionView
@@ -28,7 +29,6 @@ from node.plans.buying.shapes import Plan
 from node.plans.terms import Beyond
 
 PATH: Final = "/developers/subscriptions"
-HOUR: Final = 3600
 BEYOND: Final = (
     (Beyond.PAY.value, "Pay such calls one by one, within the limits"),
     (Beyond.STOP.value, "Refuse them, and tell the app"),
@@ -68,18 +68,6 @@ class PlanCard:
     grace: str
     path: str
     held: bool
-
-
-@dataclass(frozen=True, slots=True)
-class MeterBar:
-    """What is used of a quota; `percent` None where there is no end."""
-
-    name: str
-    used: str
-    cap: str
-    percent: int | None
-    share: str
-    tone: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +151,11 @@ def beyond_of(plan: Plan) -> str:
     return "Calls beyond the quota may be paid one by one."
 
 
-def meters_of(view: SubscriptionView) -> tuple[MeterBar, ...]:
+def meters_of(view: SubscriptionView) -> tuple[Gauge, ...]:
     """Both meters, as the seller last said."""
     return (
-        _meter("Calls", view.used_calls, view.calls, count),
-        _meter("Stream hours", view.used_stream_seconds, view.stream_seconds, hours),
+        gauge("Calls", view.used_calls, view.calls, count),
+        gauge("Stream hours", view.used_stream_seconds, view.stream_seconds, hours),
     )
 
 
@@ -261,11 +249,3 @@ def _days(days: int) -> str:
     if not days:
         return "none: it lapses at once when it is not renewed"
     return f"{days} day{'' if days == 1 else 's'} after an unpaid month's end"
-
-
-def _meter(name: str, used: int, cap: int | None, show: Callable[[int], str]) -> MeterBar:
-    if cap is None:
-        return MeterBar(name, show(used), "used, no end", None, "", "")
-    percent = 100 if not cap else min(100, used * 100 // cap)
-    tone = "bad" if percent >= 100 else "warn" if percent >= 80 else "good"
-    return MeterBar(name, show(used), f"of {show(cap)}", percent, f"{percent} %", tone)

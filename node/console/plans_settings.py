@@ -19,8 +19,8 @@ from node.console.forms import FieldError, Form
 from node.console.pager import Pager, numbered, page_number
 from node.console.pages import Pages
 from node.console.visit import Visit
+from node.durations import HOUR
 from node.preferences import read_preference
-from node.usage.call_rate import HOUR
 from node.usage.integrators import MeterUse, read_meters
 from node.usage.overrides import Override, end_override, grant_override, list_overrides
 from node.usage.quotas import Meter

@@ -16,8 +16,9 @@ from node.console.finance_confirm import TEMPLATE, Deed, DeedView, ask
 from node.console.format import Amount, cell_amount, moment
 from node.console.forms import FieldError, Form
 from node.console.pages import Pages
-from node.console.plan_view import HOUR, PATH, quotas_of
+from node.console.plan_view import PATH, quotas_of
 from node.console.visit import Visit
+from node.durations import HOUR
 from node.plans.buying.changing import Wanted
 from node.plans.buying.errors import SubscriptionError
 from node.plans.buying.models import UNDER_WAY, OrderState

@@ -16,12 +16,12 @@ from node.accounts.access import Permission
 from node.console.finance_choices import read_usdc
 from node.console.format import Amount, Moment, count, exact_amount, moment
 from node.console.forms import FieldError, Form
+from node.console.gauge import Gauge
 from node.console.pager import Pager, numbered, page_number
 from node.console.pages import Pages
 from node.console.plan_view import (
     BEYOND,
     PATH,
-    MeterBar,
     OrderRow,
     RequestRow,
     SubscriptionRow,
@@ -91,7 +91,7 @@ class DetailView:
     waits: str
     may_give_up: bool
     live: bool
-    meters: tuple[MeterBar, ...]
+    meters: tuple[Gauge, ...]
     per_minute_now: str
     per_minute: str
     resets: Moment | None

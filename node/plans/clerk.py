@@ -21,8 +21,9 @@ from catalog.models import Listing
 from finance.models import OnchainPayment, PaymentState
 from finance.money import Usdc
 from node.db.engine import writer
+from node.durations import DAY
 from node.plans.models import Invoice, InvoiceSide, Subscription, SubscriptionPeriod
-from node.plans.terms import DAY, Kind, share_of
+from node.plans.terms import Kind, share_of
 from node.usage.events import event
 from node.usage.windows import window_of
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, Engine, and_, func, select, union_all
+from sqlalchemy import Engine, select
 from sqlmodel import col
 
 from catalog.models import Listing
@@ -18,13 +18,13 @@ from node.plans.models import InvoiceSide
 from node.plans.requests import Request, open_by_subscription, read_requests
 from node.plans.subscribers import SUBJECT, Offered, Subscriber, read_plans, read_subscribers
 from node.plans.terms import State
-from node.usage.endpoints import EndpointUse, read_endpoints
-from node.usage.models import Call, CallRollup, Side, UsageHour
+from node.usage.endpoints import Apart, EndpointUse, read_endpoints, read_sums
+from node.usage.models import Side
 from node.usage.overrides import Override, lifted, list_overrides, live_overrides
 from node.usage.quotas import Meter, used_by_subject
-from node.usage.windows import snapshot, window_of
+from node.usage.windows import NOTHING, Sums, add_up, snapshot, window_of
 
-HOUR: Final = 3600
+_APART: Final[Apart] = ("key_id", "listing_id")
 # What plans cost is no call.
 _ORDERS: Final = ("%/.farebox/plans%", "%/.farebox/subscriptions%")
 
@@ -117,7 +117,7 @@ def read_payer(engine: Engine, address: str, now: int) -> PayerDetail:
     found = [each for each in _payers(engine, names, now) if each.id == address]
     if not own and not found:
         raise PlanUnknown("There is no such customer this month.")
-    customer = found[0] if found else _payer(address, "", 0, 0)
+    customer = found[0] if found else _payer(address, "", NOTHING)
     subscriptions = _customers(engine, own, names, now)
     return PayerDetail(customer, _endpoints(engine, address, now), tuple(subscriptions))
 
@@ -153,13 +153,13 @@ def _customer(
     calls: dict[str, int],
     seconds: dict[str, int],
     waiting: dict[str, int],
-    sums: dict[tuple[str, str], tuple[int, int]],
+    sums: dict[tuple[str, str], Sums],
     granted: dict[str, list[Override]],
     now: int,
 ) -> Customer:
     standing, subject = each.standing(now), each.subject
     lifts = granted.get(subject, [])
-    counted = sums.get((subject, each.listing_id), (0, 0))
+    counted = sums.get((subject, each.listing_id), NOTHING)
     last = next(o for o in reversed(each.settled) if o.period.plan_id == standing.plan_id)
     return Customer(
         id=each.id,
@@ -168,8 +168,8 @@ def _customer(
         listing=names.get(each.listing_id, each.listing_id),
         plan_name=last.plan_name,
         state=standing.state,
-        calls=counted[0],
-        amount_atoms=counted[1],
+        calls=counted.calls,
+        amount_atoms=counted.amount_atoms,
         used_calls=calls.get(subject, 0),
         calls_limit=lifted(standing.calls, lifts, Meter.CALLS, now),
         used_stream_seconds=seconds.get(subject, 0),
@@ -182,16 +182,15 @@ def _customer(
 def _payers(
     engine: Engine, names: dict[str, str], now: int, listing_id: str = ""
 ) -> list[Customer]:
-    by_payer: defaultdict[str, list[tuple[str, int, int]]] = defaultdict(list)
-    for (payer, listing), (calls, atoms) in _sums(engine, now).items():
+    by_payer: defaultdict[str, list[tuple[str, Sums]]] = defaultdict(list)
+    for (payer, listing), sums in _sums(engine, now).items():
         if not payer.startswith(SUBJECT) and payer and listing_id in ("", listing):
-            by_payer[payer].append((names.get(listing, listing), calls, atoms))
+            by_payer[payer].append((names.get(listing, listing), sums))
     found = [
         _payer(
             payer,
-            ", ".join(sorted({listing for listing, _, _ in parts})),
-            sum(calls for _, calls, _ in parts),
-            sum(atoms for _, _, atoms in parts),
+            ", ".join(sorted({listing for listing, _ in parts})),
+            add_up(sums for _, sums in parts),
         )
         for payer, parts in by_payer.items()
     ]
@@ -200,59 +199,23 @@ def _payers(
     return found
 
 
-def _payer(address: str, listings: str, calls: int, atoms: int) -> Customer:
-    return Customer(
-        address, "", address, listings, "", None, calls, atoms, 0, None, 0, None, 0, None
-    )
+def _payer(address: str, listings: str, sums: Sums) -> Customer:
+    counted = (sums.calls, sums.amount_atoms)
+    return Customer(address, "", address, listings, "", None, *counted, 0, None, 0, None, 0, None)
 
 
-def _sums(engine: Engine, now: int) -> dict[tuple[str, str], tuple[int, int]]:
-    """(calls, atoms) of this month by customer and listing: hours, without the minute of the
-    first that belongs to the month before."""
-    start = window_of(now).start
-    hour = start - start % HOUR
-    found: defaultdict[tuple[str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
+def _sums(engine: Engine, now: int) -> dict[tuple[str, str], Sums]:
+    """Of this month, by customer and listing."""
+    month = window_of(now)
     with snapshot(engine) as connection:
-        for sign, rows in ((1, _hours(connection, hour)), (-1, _minute(connection, hour, start))):
-            for payer, listing, calls, atoms in rows:
-                before = found[payer, listing]
-                found[payer, listing] = (
-                    before[0] + sign * int(calls or 0),
-                    before[1] + sign * int(atoms or 0),
-                )
-    return found
-
-
-def _hours(connection: Connection, first: int) -> Iterable[Any]:
-    def part(table: type[UsageHour] | type[CallRollup], time: Any) -> Any:
-        apart = (col(table.key_id), col(table.listing_id))
-        sums = (func.sum(col(table.calls)), func.sum(col(table.amount_atoms)))
-        wanted = and_(
-            col(table.side) == Side.SERVED,
-            time >= first,
-            *(~col(table.route).like(order) for order in _ORDERS),
-        )
-        return select(*apart, *sums).where(wanted).group_by(*apart)
-
-    hours, quarters = part(UsageHour, col(UsageHour.hour)), part(CallRollup, col(CallRollup.slot))
-    return connection.execute(union_all(hours, quarters))
-
-
-def _minute(connection: Connection, first: int, start: int) -> Iterable[Any]:
-    apart = (func.coalesce(col(Call.payer), ""), col(Call.listing_id))
-    wanted = and_(
-        col(Call.side) == Side.SERVED,
-        col(Call.at_ms) >= first * 1000,
-        col(Call.at_ms) < start * 1000,
-        *(~col(Call.route).like(order) for order in _ORDERS),
-    )
-    counted = (func.count(), func.sum(col(Call.amount_atoms)))
-    return connection.execute(select(*apart, *counted).where(wanted).group_by(*apart))
+        found = read_sums(connection, Side.SERVED, month.start, month.end, _APART, without=_ORDERS)
+    return {(payer, listing): sums for (payer, listing), sums in found.items()}
 
 
 def _endpoints(engine: Engine, whose: str, now: int) -> tuple[EndpointUse, ...]:
+    month = window_of(now)
     with snapshot(engine) as connection:
-        return read_endpoints(connection, Side.SERVED, window_of(now).start, now + 1, whose=whose)
+        return read_endpoints(connection, Side.SERVED, month.start, month.end, whose=whose)
 
 
 def _names(engine: Engine) -> dict[str, str]:

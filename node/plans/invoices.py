@@ -45,6 +45,7 @@ class InvoiceView:
     chain_id: int
     tx_hash: str
     paid_at: int
+    payment_id: str | None
 
 
 @dataclass(frozen=True, slots=True)

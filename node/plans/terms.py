@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
+from node.durations import DAY
 from node.plans.errors import OrderRefused
 from node.usage.windows import Window, window_of
 
-DAY: Final = 86_400
 LONGEST_GRACE_DAYS: Final = 14
 
 

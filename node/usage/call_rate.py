@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from node.durations import HOUR
 from node.usage.calls import SLOT_SECONDS, slot_of
 from node.usage.windows import NOTHING, Sums, add_up
 
-HOUR = 3600
 BARS = 48
 
 

@@ -11,8 +11,9 @@ from sqlmodel import col
 
 from catalog.models import Listing, ListingOrigin
 from finance.networks import Network
+from node.durations import DAY, HOUR
 from node.usage.breakdown import ApiSums, api_sums
-from node.usage.call_rate import HOUR, HourBucket, hour_buckets, hours_until
+from node.usage.call_rate import HourBucket, hour_buckets, hours_until
 from node.usage.kpis import Balances
 from node.usage.models import CallRollup, CallTotal, Side
 from node.usage.signals import ReadSignals
@@ -27,7 +28,6 @@ from node.usage.windows import (
     whole_slots,
 )
 
-DAY = 24 * HOUR
 WEEK = 7 * DAY
 
 

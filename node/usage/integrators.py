@@ -12,10 +12,11 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, Engine, func, or_, select
 from sqlmodel import col
 
+from node.durations import HOUR
 from node.preferences import read_preference
 from node.usage.call_rate import HourBucket, hours_until
 from node.usage.calls import slot_of
-from node.usage.key_calls import HOUR, KeyHours, read_key_hours
+from node.usage.key_calls import KeyHours, read_key_hours
 from node.usage.keys import KeyView, read_key
 from node.usage.metering import QuotaUsage, RateHits
 from node.usage.models import ConsumerKey, Side

@@ -9,10 +9,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, func, select, union_all
 from sqlmodel import col
 
+from node.durations import HOUR
 from node.usage.models import CallHistory, CallRollup, ConsumerKey, Side
 from node.usage.windows import NAMES, NOTHING, Sums, add_up, sums_of
-
-HOUR = 3600
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from sqlmodel import col
 from node.accounts.access import Identity, Role
 from node.accounts.errors import AccountUnknown
 from node.accounts.users import read_user
+from node.durations import DAY
 from node.plans.buying.read import SubscriptionView, list_subscriptions
 from node.usage.calls import slot_of
 from node.usage.endpoints import EndpointUse, read_endpoints
@@ -25,7 +26,6 @@ from node.usage.quotas import Meter, key_subject
 from node.usage.stream_time import By, StreamTime, read_totals
 from node.usage.windows import Sums, Window, add_up, last_seconds, snapshot, window_of
 
-DAY: Final = 86_400
 CARD_DAYS: Final = 90
 
 

@@ -9,9 +9,9 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from node.accounts.errors import AccountInvalid
+from node.durations import DAY
 from node.usage.windows import last_seconds, window_of
 
-DAY: Final = 86_400
 FIRST: Final = date(2020, 1, 1)
 LAST: Final = date(2199, 12, 30)
 

@@ -11,14 +11,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
 from node.db.engine import writer
+from node.durations import DAY, HOUR
 from node.usage.integrators import MeterUse, read_meters
-from node.usage.key_calls import HOUR, KeyHours, read_key_hours
+from node.usage.key_calls import KeyHours, read_key_hours
 from node.usage.metering import QuotaNotice
 from node.usage.models import ConsumerKey
 from node.usage.quotas import ALL_KEYS, Meter
 from node.usage.windows import snapshot, window_of
 
-DAY: Final = 86_400
 SUSTAINED_SECONDS: Final = 3 * DAY
 WEEK_HOURS: Final = 7 * 24
 QUIET_HOURS: Final = 24

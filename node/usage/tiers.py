@@ -10,10 +10,10 @@ from sqlalchemy import Engine
 
 from node.accounts.audit import Actor
 from node.accounts.errors import AccountInvalid
+from node.durations import HOUR
 from node.preferences import Preference, change_preference
 from node.usage.quotas import Meter
 
-HOUR: Final = 3600
 MOST: Final = 10**12
 
 

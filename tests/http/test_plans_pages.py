@@ -160,7 +160,9 @@ def test_customers_stand_with_what_they_use_the_same_in_page_api_and_csv(
     limit = first_stretch(plan.deal, int(time.time())).calls
     viewer = console.client(Role.VIEWER)
     page = viewer.get("/developers/customers").text
-    assert "Kim" in page and f"9 of {limit:,} calls" in page and "1 request of customers" in page
+    assert (
+        "Kim" in page and f"9 of {limit:,} API calls" in page and "1 request of customers" in page
+    )
     [line] = csv.DictReader(io.StringIO(viewer.get("/developers/customers.csv").text))
     assert (line["id"], line["quota_calls_used"], line["quota_calls"]) == (
         SUBSCRIPTION,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node.durations import DAY
 from node.plans.errors import OrderRefused
 from node.plans.terms import (
-    DAY,
     Beyond,
     Deal,
     Period,
@@ -20,8 +20,10 @@ from node.plans.terms import (
     Stretch,
     first_stretch,
     next_renewal,
+    paid_after,
     prorate_up,
     renewal_stretch,
+    served_to,
     share_of,
     standing_at,
     upgrade_now,
@@ -154,6 +156,23 @@ def test_a_free_plan_goes_on_month_after_month_until_it_is_cancelled() -> None:
     cancelled = at("2027-03-05T00:00:00")
     assert standing_at(periods, cancelled, at("2027-03-31T00:00:00")).served
     assert not standing_at(periods, cancelled, at("2027-04-01T00:01:00")).served
+
+
+def test_a_free_plan_that_is_ended_at_once_gives_nothing_from_that_second_on() -> None:
+    periods = [bought("free", deal(0, calls=300), at("2026-11-21T10:00:00"))]
+    ended = at("2027-03-05T00:00:00")
+    assert standing_at(periods, ended, ended - 1, ended).served
+    over = standing_at(periods, ended, ended, ended)
+    assert (over.state, over.served, over.end) == (State.CANCELLED, False, ended)
+    assert served_to(periods, ended, None) == at("2027-04-01T00:01:00")
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_money_for_time_to_come_is_seen_also_while_it_is_on_its_way(settled: bool) -> None:
+    start, end = at("2026-11-21T10:00:00"), at("2026-12-01T00:01:00")
+    periods = [bought("free", deal(0), start), bought("paid", deal(3_000), start, settled)]
+    assert paid_after(periods, end - 1) and not paid_after(periods, end)
+    assert not paid_after(periods[:1], start) and served_to(periods, start, None) == end
 
 
 def test_who_upgraded_from_a_free_plan_and_does_not_renew_has_no_plan_any_more() -> None:

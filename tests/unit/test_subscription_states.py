@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from node.durations import DAY
 from node.plans.buying.errors import SellerSaysNo
 from node.plans.buying.models import BoughtState
 from node.plans.buying.ports import Told
 from node.plans.buying.rows import standing_values
 from node.plans.buying.shapes import Due, Period, Plan, Subscription, read_subscription
-from node.plans.buying.states import DAY, Standing, renewed_month
+from node.plans.buying.states import Standing, renewed_month
 
 END = timegm((2028, 3, 1, 0, 1, 0))  # of a February with 29 days
 

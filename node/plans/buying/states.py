@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from node.durations import DAY
 from node.plans.buying.models import LIVE, BoughtState
 from node.usage.windows import window_of
 
-DAY: Final = 86_400
 NOTICE_SECONDS: Final = 3 * DAY  # before a renewal
 RENEW_SECONDS: Final = DAY  # before the end, the renewal is tried from here on
 RETRY_SECONDS: Final = 6 * 3600
