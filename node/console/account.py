@@ -24,10 +24,14 @@ from node.console.forms import Form
 from node.console.pager import Pager, numbered, page_number
 from node.console.pages import Pages
 from node.console.people import (
+    SESSIONS_CSV,
+    TOKENS_CSV,
     SessionLine,
     TokenLine,
     role_options,
+    session_cells,
     session_lines,
+    token_cells,
     token_lines,
 )
 from node.console.session_cookie import client_of, give_session
@@ -105,6 +109,10 @@ class AccountPages:
             return self._ask_password(visit, Form().refused(error), 422)
         return give_session(visit, visit.redirect("/account"), session)
 
+    async def export_sessions(self, visit: Visit) -> Response:
+        rows = await self._accounts.read(list_sessions, visit.now, visit.identity.user_id)
+        return visit.csv("sessions.csv", SESSIONS_CSV, session_cells(rows))
+
     async def end_session(self, visit: Visit) -> Response:
         session_id, user_id = visit.path["session_id"], visit.identity.user_id
         await self._accounts.change(
@@ -124,6 +132,10 @@ class AccountPages:
 
     async def show_tokens(self, visit: Visit) -> Response:
         return await self._show_tokens(visit, _least(visit))
+
+    async def export_tokens(self, visit: Visit) -> Response:
+        rows = await self._accounts.read(list_tokens, visit.identity.user_id)
+        return visit.csv("tokens.csv", TOKENS_CSV, token_cells(rows))
 
     async def make_token(self, visit: Visit) -> Response:
         given = visit.form
@@ -188,9 +200,11 @@ def pages(accounts: Accounts) -> Pages:
     pages.post("/account/email", own, _FORM_BYTES)(handlers.keep_email)
     pages.get("/account/password", own)(handlers.ask_password)
     pages.post("/account/password", own, _FORM_BYTES)(handlers.keep_password)
+    pages.get("/account/sessions.csv", own)(handlers.export_sessions)
     pages.post("/account/sessions/{session_id}/end", own, _FORM_BYTES)(handlers.end_session)
     pages.post("/account/sessions/end-others", own, _FORM_BYTES)(handlers.end_others)
     pages.get("/account/tokens", own)(handlers.show_tokens)
+    pages.get("/account/tokens.csv", own)(handlers.export_tokens)
     pages.post("/account/tokens", own, _FORM_BYTES)(handlers.make_token)
     pages.post("/account/tokens/{token_id}/revoke", own, _FORM_BYTES)(handlers.end_token)
     return pages

@@ -17,11 +17,9 @@ from node.console.format import Short, address, exact_text, per
 from node.console.forms import Form
 from node.console.pages import Pages
 from node.console.visit import Visit
-from node.market.catalog import Detail, read_detail, take_out
+from node.market.catalog import read_detail, take_out
 from node.market.paste import Preview
 from node.market.shop import Shop
-
-_TEMPLATE = "catalog/add.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,63 +55,66 @@ class RemoveView:
     peer: str
 
 
-def pages(shop: Shop) -> Pages:
-    """`/catalog/add` and the page that asks before a listing is taken out."""
-    pages = Pages("catalog")
+class AddPages:
+    """The handlers."""
 
-    @pages.get(f"{PATH}/add", Permission.MANAGE_CATALOG)
-    async def ask(visit: Visit) -> Response:
-        return visit.page(_TEMPLATE, AddView(Form(dict(visit.query))), "Add an address")
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
 
-    @pages.post(f"{PATH}/add/look", Permission.MANAGE_CATALOG)
-    async def look(visit: Visit) -> Response:
+    async def ask(self, visit: Visit) -> Response:
+        return _ask(visit, AddView(Form(dict(visit.query))))
+
+    async def look(self, visit: Visit) -> Response:
         form = Form(dict(visit.form))
         try:
-            preview = await shop.paste.look(form.value("url"))
+            preview = await self._shop.paste.look(form.value("url"))
         except CatalogError as error:
-            view = AddView(form.refused(error))
-            return visit.page(_TEMPLATE, view, "Add an address", 422)
+            return _ask(visit, AddView(form.refused(error)), 422)
         values = {
             "url": preview.url,
             "name": preview.found.name,
             "description": preview.found.description,
             "tags": ", ".join(preview.found.tags),
         }
-        view = AddView(Form(values), _look(shop, preview))
-        return visit.page(_TEMPLATE, view, "Add an address")
+        return _ask(visit, AddView(Form(values), _look(self._shop, preview)))
 
-    @pages.post(f"{PATH}/add", Permission.MANAGE_CATALOG)
-    async def add(visit: Visit) -> Response:
+    async def add(self, visit: Visit) -> Response:
         form = Form(dict(visit.form))
         words = (form.value("name"), form.value("description"), form.value("tags"))
         try:
-            listing_id = await shop.paste.add(
+            listing_id = await self._shop.paste.add(
                 visit.actor, form.value("url"), *words, demo=True, now=visit.now
             )
         except CatalogError as error:
-            view = AddView(form.refused(error))
-            return visit.page(_TEMPLATE, view, "Add an address", 422)
+            return _ask(visit, AddView(form.refused(error)), 422)
         note = "Added, in demo mode. Switch it to production when apps may buy from it."
         return visit.redirect(f"{PATH}/{listing_id}", note)
 
-    @pages.get(f"{PATH}/{{listing_id}}/remove", Permission.MANAGE_CATALOG)
-    async def confirm(visit: Visit) -> Response:
-        detail = await _detail(shop, visit)
+    async def confirm(self, visit: Visit) -> Response:
+        asked = (visit.path["listing_id"], visit.identity.user_id)
+        detail = await asyncio.to_thread(read_detail, self._shop.engine, *asked)
         view = RemoveView(detail.found.id, detail.found.name, detail.base_url, detail.found.peer)
         return visit.page("catalog/remove.html", view, f"Remove {detail.found.name}")
 
-    @pages.post(f"{PATH}/{{listing_id}}/remove", Permission.MANAGE_CATALOG)
-    async def remove(visit: Visit) -> Response:
-        listing_id = visit.path["listing_id"]
+    async def remove(self, visit: Visit) -> Response:
+        shop, listing_id = self._shop, visit.path["listing_id"]
         await take_out(shop.engine, visit.actor, listing_id, visit.now, shop.reload)
         return visit.redirect(PATH, "Taken out of the catalog. Its calls stay in the books.")
 
+
+def pages(shop: Shop) -> Pages:
+    """`/catalog/add` and the page that asks before a listing is taken out."""
+    pages, handlers, may = Pages("catalog"), AddPages(shop), Permission.MANAGE_CATALOG
+    pages.get(f"{PATH}/add", may)(handlers.ask)
+    pages.post(f"{PATH}/add/look", may)(handlers.look)
+    pages.post(f"{PATH}/add", may)(handlers.add)
+    pages.get(f"{PATH}/{{listing_id}}/remove", may)(handlers.confirm)
+    pages.post(f"{PATH}/{{listing_id}}/remove", may)(handlers.remove)
     return pages
 
 
-async def _detail(shop: Shop, visit: Visit) -> Detail:
-    listing_id = visit.path["listing_id"]
-    return await asyncio.to_thread(read_detail, shop.engine, listing_id, visit.identity.user_id)
+def _ask(visit: Visit, view: AddView, status: int = 200) -> Response:
+    return visit.page("catalog/add.html", view, "Add an address", status)
 
 
 def _look(shop: Shop, preview: Preview) -> Look:

@@ -116,58 +116,82 @@ class ListView:
     may_move: bool
 
 
-def pages(treasury: Treasury) -> Pages:
-    """Form, confirmation, list and single withdrawals."""
-    pages = Pages("finance", "withdrawals")
+class WithdrawPages:
+    """The handlers."""
 
-    @pages.get("/finance/withdraw", Permission.MOVE_MONEY)
-    async def ask(visit: Visit) -> Response:
-        form = Form({"token": "USDC", **dict(visit.query)})
-        return visit.page("finance/withdraw.html", _form_view(treasury, form), "Withdraw")
+    def __init__(self, treasury: Treasury) -> None:
+        self._treasury = treasury
 
-    @pages.post("/finance/withdraw", Permission.MOVE_MONEY)
-    async def check(visit: Visit) -> Response:
+    async def ask(self, visit: Visit) -> Response:
+        return self._ask(visit, Form({"token": "USDC", **dict(visit.query)}))
+
+    async def check(self, visit: Visit) -> Response:
         form = Form(visit.form)
         try:
-            quote = await _quote(treasury, form)
+            quote = await _quote(self._treasury, form)
         except FinanceError as error:
-            view = _form_view(treasury, form.refused(error))
-            return visit.page("finance/withdraw.html", view, "Withdraw", 422)
+            return self._ask(visit, form.refused(error), 422)
         return visit.redirect(f"/finance/withdraw/confirm?{urlencode(_asked(quote))}")
 
-    @pages.get("/finance/withdraw/confirm", Permission.MOVE_MONEY)
-    async def confirm(visit: Visit) -> Response:
-        return await _confirm_page(treasury, visit, Form(visit.query), 200)
+    async def confirm(self, visit: Visit) -> Response:
+        return await self._confirm(visit, Form(visit.query), 200)
 
-    @pages.post("/finance/withdraw/confirm", Permission.MOVE_MONEY)
-    async def send(visit: Visit) -> Response:
+    async def send(self, visit: Visit) -> Response:
         form = Form(visit.form)
         try:
             await visit.confirm_password()
-            view = await _send(treasury, visit, form)
+            view = await _send(self._treasury, visit, form)
         except (FieldError, FinanceError) as error:
             known = Form({**form.values, "password": ""}).refused(error)
-            return await _confirm_page(treasury, visit, known, 422)
+            return await self._confirm(visit, known, 422)
         return visit.redirect(f"{PATH}/{view.id}")
 
-    @pages.get(PATH, Permission.SEE_FINANCE)
-    async def show_all(visit: Visit) -> Response:
-        view = await asyncio.to_thread(_list_view, treasury, visit)
+    async def show_all(self, visit: Visit) -> Response:
+        view = await asyncio.to_thread(_list_view, self._treasury, visit)
         return visit.page("finance/withdrawals.html", view, "Withdrawals")
 
-    @pages.get(f"{PATH}.csv", Permission.SEE_FINANCE)
-    async def export(visit: Visit) -> Response:
-        return visit.csv("withdrawals.csv", _HEADER, _csv_rows(treasury))
+    async def export(self, visit: Visit) -> Response:
+        return visit.csv("withdrawals.csv", _HEADER, _csv_rows(self._treasury))
 
-    @pages.get(PATH + "/{withdrawal_id}", Permission.SEE_FINANCE)
-    async def show(visit: Visit) -> Response:
+    async def show(self, visit: Visit) -> Response:
         id_ = visit.path["withdrawal_id"]
-        found = await asyncio.to_thread(find_withdrawal, treasury.engine, id_)
+        found = await asyncio.to_thread(find_withdrawal, self._treasury.engine, id_)
         if found is None:
             return visit.redirect(PATH, "There is no such withdrawal.", "bad")
-        row = withdrawal_row(found, treasury.network, visit)
+        row = withdrawal_row(found, self._treasury.network, visit)
         return visit.page("finance/withdrawal.html", row, "Withdrawal")
 
+    def _ask(self, visit: Visit, form: Form, status: int = 200) -> Response:
+        view = _form_view(self._treasury, form)
+        return visit.page("finance/withdraw.html", view, "Withdraw", status)
+
+    async def _confirm(self, visit: Visit, form: Form, status: int) -> Response:
+        """What will happen, as of now; if it cannot, the form again with the reason."""
+        id_, treasury = form.value("id"), self._treasury
+        if not _is_id(id_):
+            return visit.redirect("/finance/withdraw", _NOTHING_ASKED, "bad")
+        if known := await asyncio.to_thread(find_withdrawal, treasury.engine, id_):
+            return visit.redirect(f"{PATH}/{known.id}")
+        try:
+            asked = (_token(form), form.value("destination"), form.value("amount"))
+            quote = await treasury.withdrawals.quote(*asked)
+        except FinanceError as error:
+            return self._ask(visit, form.refused(error), 422)
+        view = _confirm_view(treasury, form, quote)
+        return visit.page("finance/withdraw_confirm.html", view, "Confirm the withdrawal", status)
+
+
+def pages(treasury: Treasury) -> Pages:
+    """Form, confirmation, list and single withdrawals."""
+    pages, handlers = Pages("finance", "withdrawals"), WithdrawPages(treasury)
+    move, see = Permission.MOVE_MONEY, Permission.SEE_FINANCE
+    pages.get("/finance/withdraw", move)(handlers.ask)
+    pages.post("/finance/withdraw", move)(handlers.check)
+    pages.get("/finance/withdraw/confirm", move)(handlers.confirm)
+    pages.post("/finance/withdraw/confirm", move)(handlers.send)
+    pages.get(PATH, see)(handlers.show_all)
+    pages.get(f"{PATH}.csv", see)(handlers.export)
+    pages.get(PATH + "/{withdrawal_id}", see)(handlers.show)
     return pages
 
 
@@ -192,25 +216,6 @@ def _asked(quote: Quote) -> dict[str, str]:
         "destination": checksum(parse_address(quote.destination)),
         "amount": str(kind(quote.amount)),
     }
-
-
-async def _confirm_page(treasury: Treasury, visit: Visit, form: Form, status: int) -> Response:
-    """What will happen, as of now; if it cannot, the form again with the reason."""
-    id_ = form.value("id")
-    if not _is_id(id_):
-        return visit.redirect("/finance/withdraw", _NOTHING_ASKED, "bad")
-    if known := await asyncio.to_thread(find_withdrawal, treasury.engine, id_):
-        return visit.redirect(f"{PATH}/{known.id}")
-    try:
-        token = _token(form)
-        quote = await treasury.withdrawals.quote(
-            token, form.value("destination"), form.value("amount")
-        )
-    except FinanceError as error:
-        refused = _form_view(treasury, form.refused(error))
-        return visit.page("finance/withdraw.html", refused, "Withdraw", 422)
-    view = _confirm_view(treasury, form, quote)
-    return visit.page("finance/withdraw_confirm.html", view, "Confirm the withdrawal", status)
 
 
 def _is_id(text: str) -> bool:

@@ -17,16 +17,18 @@ _DIGIT_BLANK, _POINT_BLANK = "\u2007", "\u2008"  # figure space, punctuation spa
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """An amount of money; `exact` to the atom, with its symbol."""
+    """An amount of money; `exact` to the atom, with its symbol; `blank` fills a column up."""
 
     text: str
     exact: str
     symbol: str
+    blank: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A time: `text` relative under a day, else local; `utc` for the hover; `iso` for machines."""
+    """A time: `text` relative under a day, else local; `local` with its zone and `utc` for the
+    hover; `iso` for machines."""
 
     text: str
     local: str
@@ -70,10 +72,7 @@ def aligned(cells: Sequence[Amount]) -> list[Amount]:
     the points stand below each other in a column that is flush right."""
     places = [len(each.text.partition(".")[2]) for each in cells]
     most = max(places, default=0)
-    return [
-        replace(each, text=each.text + _blank(most, own))
-        for each, own in zip(cells, places, strict=True)
-    ]
+    return [replace(each, blank=_blank(most, own)) for each, own in zip(cells, places, strict=True)]
 
 
 def _blank(most: int, own: int) -> str:
@@ -103,7 +102,7 @@ def moment(at: int, now: int, zone: ZoneInfo) -> Moment:
     """Unix seconds in the viewer's zone; relative when less than a day ago."""
     local = datetime.fromtimestamp(at, zone)
     utc = datetime.fromtimestamp(at, UTC)
-    shown = local.strftime("%Y-%m-%d %H:%M:%S")
+    shown = local.strftime("%Y-%m-%d %H:%M:%S %Z")
     text = age(now - at) if 0 <= now - at < DAY_SECONDS else local.strftime("%Y-%m-%d %H:%M")
     return Moment(text, shown, utc.strftime("%Y-%m-%d %H:%M:%S UTC"), utc.isoformat())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
@@ -138,6 +138,34 @@ def operation_lines(operations: Iterable[PricedOperation]) -> tuple[OperationLin
         )
         for each in operations
     )
+
+
+SAMPLES_CSV = (
+    "id",
+    "method",
+    "target",
+    "operation",
+    "status",
+    "content_type",
+    "size_bytes",
+    "latency_us",
+    "recorded_at",
+)
+OPERATIONS_CSV = ("method", "path", "summary", "price_usdc", "price_unit", "own_price")
+
+
+def sample_cells(rows: Iterable[SampleView]) -> Iterator[tuple[object, ...]]:
+    """Lines of SAMPLES_CSV, without bodies; times in Unix seconds."""
+    for row in rows:
+        answer = (row.status, row.content_type, row.size, row.latency_us, row.recorded_at)
+        yield row.id, row.method, row.target, row.template, *answer
+
+
+def operation_cells(rows: Iterable[PricedOperation]) -> Iterator[tuple[object, ...]]:
+    """Lines of OPERATIONS_CSV; `*` and `/*` stand for everything else."""
+    for row in rows:
+        price = (str(Usdc(row.price_atoms)), row.price_unit.value, "yes" if row.own_price else "no")
+        yield row.method, row.path, row.summary, *price
 
 
 def curls(detail: ListingDetail, gateway_url: str, console_url: str) -> Curls:

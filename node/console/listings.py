@@ -14,6 +14,8 @@ from node.accounts.access import Permission
 from node.console.facts import NodeFacts
 from node.console.format import Amount, Moment, count, exact_amount, latency, moment, per
 from node.console.listing_views import (
+    OPERATIONS_CSV,
+    SAMPLES_CSV,
     Curls,
     Line,
     OperationLine,
@@ -21,8 +23,10 @@ from node.console.listing_views import (
     curls,
     health_text,
     line_of,
+    operation_cells,
     operation_lines,
     price_range,
+    sample_cells,
     sample_line,
 )
 from node.console.pager import Pager, numbered, page_number
@@ -149,8 +153,21 @@ def pages(publisher: Publisher, facts: NodeFacts, console_url: str) -> Pages:
         name = f"{detail.line.slug}.openapi.json"
         return visit.download(name, detail.spec.encode(), "application/json")
 
+    _lists(pages, publisher)
     _switches(pages, publisher)
     return pages
+
+
+def _lists(pages: Pages, publisher: Publisher) -> None:
+    @pages.get("/listings/{listing_id}/samples.csv", SEE)
+    async def samples(visit: Visit) -> Response:
+        detail = await asyncio.to_thread(read_own, publisher, visit.path["listing_id"])
+        return visit.csv("samples.csv", SAMPLES_CSV, sample_cells(detail.samples))
+
+    @pages.get("/listings/{listing_id}/operations.csv", SEE)
+    async def operations(visit: Visit) -> Response:
+        detail = await asyncio.to_thread(read_own, publisher, visit.path["listing_id"])
+        return visit.csv("operations.csv", OPERATIONS_CSV, operation_cells(detail.operations))
 
 
 def _switches(pages: Pages, publisher: Publisher) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,6 +77,33 @@ def session_lines(visit: Visit, rows: Iterable[SessionRow]) -> tuple[SessionLine
 
 def token_lines(visit: Visit, rows: Iterable[TokenView]) -> tuple[TokenLine, ...]:
     return tuple(_token_line(visit, row) for row in rows)
+
+
+SESSIONS_CSV: Final = ("user", "browser", "address", "created_at", "last_seen_at", "expires_at")
+TOKENS_CSV: Final = (
+    "id",
+    "name",
+    "user",
+    "role",
+    "created_at",
+    "last_used_at",
+    "expires_at",
+    "revoked_at",
+)
+
+
+def session_cells(rows: Iterable[SessionRow]) -> Iterator[tuple[object, ...]]:
+    """Lines of SESSIONS_CSV; times in Unix seconds."""
+    for row in rows:
+        times = (row.created_at, row.last_seen_at, row.expires_at)
+        yield row.name, row.user_agent, row.address, *times
+
+
+def token_cells(rows: Iterable[TokenView]) -> Iterator[tuple[object, ...]]:
+    """Lines of TOKENS_CSV; times in Unix seconds, never the secret."""
+    for row in rows:
+        ends = (row.last_used_at or "", row.expires_at or "", row.revoked_at or "")
+        yield row.id, row.name, row.user_name, row.role.label, row.created_at, *ends
 
 
 def role_options(roles: Iterable[Role]) -> tuple[tuple[str, str], ...]:

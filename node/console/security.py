@@ -19,7 +19,16 @@ from node.console.forms import FieldError, Form
 from node.console.key_forms import KeyForm, key_form, listing_names, read_choices
 from node.console.pager import Pager, numbered, page_number
 from node.console.pages import Pages
-from node.console.people import SessionLine, TokenLine, session_lines, token_lines
+from node.console.people import (
+    SESSIONS_CSV,
+    TOKENS_CSV,
+    SessionLine,
+    TokenLine,
+    session_cells,
+    session_lines,
+    token_cells,
+    token_lines,
+)
 from node.console.visit import Visit
 from node.usage import keys
 from node.usage.keys import KeyView, NewKey
@@ -126,21 +135,7 @@ class SecurityPages:
 
     async def export_tokens(self, visit: Visit) -> Response:
         rows = await self._accounts.read(list_tokens)
-        header = ("id", "name", "user", "role", "created_at", "last_used_at", "expires_at")
-        lines = (
-            (
-                row.id,
-                row.name,
-                row.user_name,
-                row.role.label,
-                row.created_at,
-                row.last_used_at or "",
-                row.expires_at or "",
-                row.revoked_at or "",
-            )
-            for row in rows
-        )
-        return visit.csv("tokens.csv", (*header, "revoked_at"), lines)
+        return visit.csv("tokens.csv", TOKENS_CSV, token_cells(rows))
 
     async def end_token(self, visit: Visit) -> Response:
         token_id = visit.path["token_id"]
@@ -155,19 +150,7 @@ class SecurityPages:
 
     async def export_sessions(self, visit: Visit) -> Response:
         rows = await self._accounts.read(list_sessions, visit.now)
-        header = ("user", "browser", "address", "created_at", "last_seen_at", "expires_at")
-        lines = (
-            (
-                row.name,
-                row.user_agent,
-                row.address,
-                row.created_at,
-                row.last_seen_at,
-                row.expires_at,
-            )
-            for row in rows
-        )
-        return visit.csv("sessions.csv", header, lines)
+        return visit.csv("sessions.csv", SESSIONS_CSV, session_cells(rows))
 
     async def end_session(self, visit: Visit) -> Response:
         session_id = visit.path["session_id"]

@@ -7,6 +7,7 @@ as some page links to it.
 
 from __future__ import annotations
 
+import csv
 import html
 import re
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ from node.accounts.access import Role
 from node.controls import page_modules
 from node.db.engine import open_engine
 from node.db.migrations import upgrade
-from tests.browser.filled_node import ETHER, fill, serve_bazaar
+from tests.browser.filled_node import EMOJI, ETHER, RIGHT_TO_LEFT, fill, serve_bazaar
 from tests.chain_fixtures import DevchainProcess
 from tests.console_world import Console, open_browser, serve_console
 from tests.publishing_world import serve_weather
@@ -48,7 +49,7 @@ AREAS = ("/listings", "/catalog", "/settings", "/finance", "/notifications", "/a
 # Addresses that no link leads to.
 FURTHER = (
     f"/finance/withdraw/confirm?id={'a' * 32}&token=ETH&amount=0.5&destination=0x{'ab' * 20}",
-    "/calls?side=bought",
+    "/calls?side=buyer",
     "/?side=buyer",
     "/catalog?q=weather&sort=price_down",
     "/notifications?state=resolved",
@@ -79,6 +80,9 @@ EMPTY = {
     "/account/tokens": "token",
     "/settings/security/tokens": "token",
 }
+
+# The only sample of each listing of the node that is full.
+SAMPLE = [("GET", "/forecast/lisbon")]
 
 VIOLATIONS: dict[str, Any] = {"resultTypes": ["violations"]}
 # What another window or other colours can change.
@@ -188,10 +192,13 @@ def draw_map(console: Console) -> Map:
             answer = client.get(link)
             if path in ASKED and answer.status_code == 422:
                 continue  # without a chain nothing is there to confirm
-            if "html" not in answer.headers.get("content-type", "") or answer.is_redirect:
+            if answer.is_redirect:
                 drawn.pages.setdefault(name, [])
                 continue
             assert answer.status_code == 200, (link, answer.status_code)
+            if "html" not in answer.headers.get("content-type", ""):
+                drawn.pages.setdefault(name, [])
+                continue
             drawn.pages.setdefault(name, []).append(link)
             links = re.findall(r'href="(/[^"#]*)"', answer.text)
             waiting += [html.unescape(each) for each in links]
@@ -291,6 +298,30 @@ def test_every_address_was_looked_at(filled: Console) -> None:
     # Kept by the node only while somebody waits for it; and what only the first start shows.
     unlinked = {"/catalog/{listing_id}/answers/{call_id}"}
     assert set(_MAPS[filled.url].missing()) <= unlinked
+
+
+def rows_of(client: httpx.Client, path: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(client.get(path).text.splitlines()))
+
+
+def test_what_a_listing_and_an_account_list_is_had_as_a_file(filled: Console) -> None:
+    with filled.client(Role.ADMIN) as client:
+        own = client.get("/catalog?source=own&q=wetter").text
+        listing_id = min(re.findall(r'href="/catalog/(lst_\w+)"', own))
+        for place in (f"/catalog/{listing_id}", f"/listings/{listing_id}"):
+            samples = rows_of(client, f"{place}/samples.csv")
+            assert [(each["method"], each["target"]) for each in samples] == SAMPLE
+            prices = {
+                (each["method"], each["path"]): (each["price_usdc"], each["price_unit"])
+                for each in rows_of(client, f"{place}/operations.csv")
+            }
+            assert prices["GET", "/forecast/{city}"] == ("0.0025", "call")
+            assert prices["POST", "/reports"] == ("0.001", "call")
+        tokens = rows_of(client, "/account/tokens.csv")
+        assert {EMOJI, RIGHT_TO_LEFT} <= {each["name"] for each in tokens}
+        assert {each["user"] for each in tokens} == {"admin"}
+        sessions = rows_of(client, "/account/sessions.csv")
+        assert {(each["user"], each["address"]) for each in sessions} == {("admin", "127.0.0.1")}
 
 
 @pytest.mark.parametrize("area", AREAS)

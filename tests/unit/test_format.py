@@ -103,12 +103,12 @@ def test_a_column_of_two_tokens_has_its_points_below_each_other() -> None:
         format.signed_amount(2, Wei),
         format.signed_amount(3 * 10**18, Wei),
     ]
-    texts = [cell.text for cell in format.aligned(cells)]
+    texts = [cell.text + cell.blank for cell in format.aligned(cells)]
     # As wide as a digit, as wide as a point: flush right, they end where the longest does.
     assert texts[0] == "−1.500000" + "\u2007" * 12
     assert texts[1] == "+0.000000000000000002"
     assert texts[2] == "+3" + "\u2008" + "\u2007" * 18
-    assert [cell.text for cell in format.aligned(cells[2:])] == ["+3"]
+    assert [cell.text + cell.blank for cell in format.aligned(cells[2:])] == ["+3"]
     assert format.aligned([]) == []
 
 
