@@ -1,4 +1,4 @@
-"""The first tables: money, listings, keys, calls, events."""
+"""The first tables: money, listings, keys, calls."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -175,19 +175,6 @@ def _create_consumer_key() -> None:
     )
 
 
-def _create_event() -> None:
-    op.create_table(
-        "event",
-        sa.Column("id", _row_id(), nullable=False),
-        sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.Column("type", sa.String(), nullable=False),
-        sa.Column("severity", sa.String(), nullable=False),
-        sa.Column("message", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-    )
-    op.create_index(op.f("ix_event_at"), "event", ["at"], unique=False)
-
-
 def _create_ledger_entry() -> None:
     op.create_table(
         "ledger_entry",
@@ -352,28 +339,6 @@ def _create_seller_channel() -> None:
     )
 
 
-def _create_spend_counter() -> None:
-    op.create_table(
-        "spend_counter",
-        sa.Column("scope", sa.String(), nullable=False),
-        sa.Column("subject", sa.String(), nullable=False),
-        sa.Column("window", sa.String(), nullable=False),
-        sa.Column("spent_atoms", sa.BigInteger(), nullable=False),
-        sa.CheckConstraint("spent_atoms >= 0"),
-        sa.PrimaryKeyConstraint("scope", "subject", "window"),
-    )
-
-
-def _create_spend_limit() -> None:
-    op.create_table(
-        "spend_limit",
-        sa.Column("scope", sa.String(), nullable=False),
-        sa.Column("subject", sa.String(), nullable=False),
-        sa.Column("limit_atoms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("scope", "subject"),
-    )
-
-
 def _create_stored_answer() -> None:
     op.create_table(
         "stored_answer",
@@ -405,15 +370,12 @@ TABLES = {
     "chain_tx": _create_chain_tx,
     "chain_tx_attempt": _create_chain_tx_attempt,
     "consumer_key": _create_consumer_key,
-    "event": _create_event,
     "ledger_entry": _create_ledger_entry,
     "listing": _create_listing,
     "onchain_payment": _create_onchain_payment,
     "purchase": _create_purchase,
     "route_price": _create_route_price,
     "seller_channel": _create_seller_channel,
-    "spend_counter": _create_spend_counter,
-    "spend_limit": _create_spend_limit,
     "stored_answer": _create_stored_answer,
 }
 

@@ -1,4 +1,4 @@
-"""Tables of what the operator does with money."""
+"""Tables of what the operator does with money, and of the limits to what is signed."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,7 +14,31 @@ def _row_id() -> sa.types.TypeEngine[int]:
     return sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
+def _create_spend_counter() -> None:
+    op.create_table(
+        "spend_counter",
+        sa.Column("scope", sa.String(), nullable=False),
+        sa.Column("subject", sa.String(), nullable=False),
+        sa.Column("window", sa.String(), nullable=False),
+        sa.Column("spent_atoms", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("spent_atoms >= 0"),
+        sa.PrimaryKeyConstraint("scope", "subject", "window"),
+    )
+
+
+def _create_spend_limit() -> None:
+    op.create_table(
+        "spend_limit",
+        sa.Column("scope", sa.String(), nullable=False),
+        sa.Column("subject", sa.String(), nullable=False),
+        sa.Column("limit_atoms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("scope", "subject"),
+    )
+
+
 def upgrade() -> None:
+    _create_spend_counter()
+    _create_spend_limit()
     op.create_table(
         "withdrawal",
         sa.Column("id", sa.String(), nullable=False),
@@ -98,4 +122,6 @@ def downgrade() -> None:
     op.drop_index("ix_chain_event_tx", "chain_event")
     op.drop_index("ix_chain_tx_hash", "chain_tx")
     for table in ("reconciliation", "closing", "eth_sighting", "arrival", "withdrawal"):
+        op.drop_table(table)
+    for table in ("spend_limit", "spend_counter"):
         op.drop_table(table)

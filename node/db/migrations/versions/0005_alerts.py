@@ -1,4 +1,4 @@
-"""Tables of notifications, their deliveries and the mail that was sent."""
+"""Tables of what is told: the event log, notifications and their deliveries, mail that was sent."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,6 +12,19 @@ depends_on = None
 def _row_id() -> sa.types.TypeEngine[int]:
     """SQLite only numbers rows of a plain INTEGER key, which has 64 bits there."""
     return sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def _create_event() -> None:
+    op.create_table(
+        "event",
+        sa.Column("id", _row_id(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("type", sa.String(), nullable=False),
+        sa.Column("severity", sa.String(), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(op.f("ix_event_at"), "event", ["at"], unique=False)
 
 
 def _create_notification() -> None:
@@ -86,11 +99,12 @@ def _create_mail() -> None:
 
 
 def upgrade() -> None:
+    _create_event()
     _create_notification()
     _create_delivery()
     _create_mail()
 
 
 def downgrade() -> None:
-    for table in ("mail", "delivery", "notification"):
+    for table in ("mail", "delivery", "notification", "event"):
         op.drop_table(table)
