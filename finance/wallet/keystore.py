@@ -21,10 +21,10 @@ from Crypto.Hash import SHA256
 from Crypto.Protocol.KDF import HKDF
 
 from finance.errors import PassphraseWrong, WalletError
+from finance.wallet.place import FILE_NAME
 from finance.wallet.signer import Keys, Signer, decrypt, encrypt
 from finance.x402.text import checksum
 
-FILE_NAME = "wallet.json"
 SCRYPT_WORK = 2**18  # what geth and others use; about a second
 MAX_FILE_BYTES = 65536
 _CONTEXT = b"farebox keys by power 1"

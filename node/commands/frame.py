@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import getpass
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from finance.wallet.keystore import Keystore
-from finance.wallet.signer import Keys
+from finance.wallet.place import has_wallet
 from node.db.engine import open_engine
 from node.db.revisions import is_newest
 from node.errors import DataDirUnusable, NotInitialised, PassphraseMissing
 from node.settings import Settings, load_settings, resolve_passphrase
+
+if TYPE_CHECKING:
+    # Loaded by those who open the wallet only: it brings the libraries of keys.
+    from finance.wallet.keystore import Keystore
+    from finance.wallet.signer import Keys
 
 
 def read_settings(context: typer.Context) -> Settings:
@@ -36,12 +41,18 @@ def new_passphrase(settings: Settings) -> str:
     return given
 
 
+def require_node(settings: Settings) -> None:
+    """Raises NotInitialised when no node was made here."""
+    if not has_wallet(settings.keystore_dir):
+        raise NotInitialised(f"There is no wallet in {settings.data_dir} yet. Run: farebox init")
+
+
 def require_wallet(settings: Settings) -> Keystore:
     """The wallet's keystore. Raises NotInitialised when there is none."""
-    keystore = Keystore(settings.keystore_dir)
-    if not keystore.exists():
-        raise NotInitialised(f"There is no wallet in {settings.data_dir} yet. Run: farebox init")
-    return keystore
+    from finance.wallet.keystore import Keystore
+
+    require_node(settings)
+    return Keystore(settings.keystore_dir)
 
 
 def unlock(settings: Settings) -> Keys:
@@ -61,6 +72,13 @@ def open_database(settings: Settings) -> Engine:
         reason = getattr(error, "orig", None) or error
         raise DataDirUnusable(f"The database cannot be opened: {reason}.") from error
     return engine
+
+
+def database_of(context: typer.Context) -> Engine:
+    """For commands that need nothing else of a node that was made. Raises NotInitialised."""
+    settings = read_settings(context)
+    require_node(settings)
+    return open_database(settings)
 
 
 def _asks() -> bool:

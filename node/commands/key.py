@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from node.commands.frame import open_database, read_settings, require_wallet
+from node.commands.frame import database_of, open_database, read_settings, require_node
 from node.commands.output import Json, format_time, show_facts, show_rows
 from node.lock import running_node
 from node.settings import Settings
@@ -50,7 +50,7 @@ def create(
 ) -> None:
     """Make a secret. It is shown once."""
     settings = read_settings(context)
-    require_wallet(settings)
+    require_node(settings)
     choices = _chosen(KeyChoices(name), email, integrator, listing, per_minute)
     key = create_key(open_database(settings), choices, int(time.time()))
     _show_secret(settings, key, as_json)
@@ -71,9 +71,7 @@ def change(
     as_json: Json = False,
 ) -> None:
     """Change what a key may; what is not named stays."""
-    settings = read_settings(context)
-    require_wallet(settings)
-    engine = open_database(settings)
+    engine = database_of(context)
     before = read_key(engine, key).choices
     listings = [] if every_listing else listing
     choices = _chosen(before, email, integrator, listings, per_minute)
@@ -90,7 +88,7 @@ def rotate(
 ) -> None:
     """Make a new secret for a key. It is shown once."""
     settings = read_settings(context)
-    require_wallet(settings)
+    require_node(settings)
     made = rotate_key(open_database(settings), key, grace_seconds, int(time.time()))
     _show_secret(settings, made, as_json)
 
@@ -98,9 +96,7 @@ def rotate(
 @app.command("list")
 def list_(context: typer.Context, as_json: Json = False) -> None:
     """All keys, without their secrets."""
-    settings = read_settings(context)
-    require_wallet(settings)
-    rows = [_row(key) for key in list_keys(open_database(settings))]
+    rows = [_row(key) for key in list_keys(database_of(context))]
     show_rows("Keys", rows, as_json, "No keys yet. Make one with: farebox key create NAME")
 
 
@@ -111,9 +107,7 @@ def revoke(
     as_json: Json = False,
 ) -> None:
     """Revoke a key at once (a running node notices within a second or two)."""
-    settings = read_settings(context)
-    require_wallet(settings)
-    revoked = revoke_key(open_database(settings), key, int(time.time()))
+    revoked = revoke_key(database_of(context), key, int(time.time()))
     show_facts({"revoked": revoked}, as_json)
     if not revoked:
         raise typer.Exit(1)

@@ -25,7 +25,7 @@ from catalog.errors import AddressInvalid, ListingInvalid
 from catalog.models import Listing, ListingMode, ListingOrigin, PriceUnit, RoutePrice
 from finance.money import Usdc
 from node.accounts.audit import COMMAND
-from node.commands.frame import open_database, read_settings, require_wallet, unlock
+from node.commands.frame import database_of, open_database, read_settings, require_node, unlock
 from node.commands.output import Json, show_facts, show_rows
 from node.db.engine import writer
 from node.lock import running_node
@@ -81,7 +81,7 @@ def add(
     from node.market.publishing import sell
 
     settings = read_settings(context)
-    require_wallet(settings)
+    require_node(settings)
     atoms, unit = parse_priced(price)
     draft = Draft(
         name=name,
@@ -125,9 +125,7 @@ def _look(engine: Engine, settings: Settings, draft: Draft) -> FoundListing | No
 @app.command("list")
 def list_(context: typer.Context, as_json: Json = False) -> None:
     """All listings with their prices in USDC."""
-    settings = read_settings(context)
-    require_wallet(settings)
-    rows = [_row(*entry) for entry in read_listings(open_database(settings))]
+    rows = [_row(*entry) for entry in read_listings(database_of(context))]
     empty = "No listings yet. Add one with: farebox listing add NAME --upstream URL --price 0.001"
     show_rows("Listings", rows, as_json, empty)
 
@@ -150,7 +148,7 @@ def remove(context: typer.Context, name: Name, as_json: Json = False) -> None:
     from node.market import publishing
 
     settings = read_settings(context)
-    require_wallet(settings)
+    require_node(settings)
     removed = publishing.remove(_publisher(settings), name, COMMAND, int(time.time()))
     show_facts({"removed": removed}, as_json)
 
@@ -166,7 +164,7 @@ def mode(
     from node.market.publishing import switch_mode
 
     settings = read_settings(context)
-    require_wallet(settings)
+    require_node(settings)
     changed = switch_mode(_publisher(settings), name, mode, COMMAND, int(time.time()))
     show_facts({mode.value: changed}, as_json)
 
@@ -210,7 +208,7 @@ def _set_paused(context: typer.Context, name: str, paused: bool, as_json: bool) 
     from node.market import publishing
 
     settings = read_settings(context)
-    require_wallet(settings)
+    require_node(settings)
     changed = publishing.pause(_publisher(settings), name, paused, COMMAND, int(time.time()))
     show_facts({"paused" if paused else "resumed": changed}, as_json)
 

@@ -12,7 +12,7 @@ from node.accounts.access import Role
 from node.accounts.audit import COMMAND
 from node.accounts.passwords import hash_password, temporary_password
 from node.accounts.users import NewUser, UserView
-from node.commands.frame import open_database, read_settings, require_wallet
+from node.commands.frame import open_database, read_settings, require_node
 from node.commands.output import Json, format_time, show_facts, show_rows
 
 app = typer.Typer(help="Who may sign in to the console.", no_args_is_help=True)
@@ -30,7 +30,7 @@ def create(
 ) -> None:
     """Add somebody, with a temporary password."""
     settings = read_settings(context)
-    require_wallet(settings)
+    require_node(settings)
     password = temporary_password()
     new = NewUser(name, email, role, hash_password(password))
     user = users.create_user(open_database(settings), new, COMMAND, int(time.time()))
@@ -42,7 +42,7 @@ def create(
 def list_(context: typer.Context, as_json: Json = False) -> None:
     """Everybody who may sign in."""
     settings = read_settings(context)
-    require_wallet(settings)
+    require_node(settings)
     now = int(time.time())
     rows = [_row(user, now) for user in users.list_users(open_database(settings))]
     show_rows("Users", rows, as_json, "No users yet. Add the admin with: farebox user create NAME")
@@ -59,7 +59,7 @@ def reset_password(
 ) -> None:
     """Give a temporary password; sessions end, a lock too."""
     settings = read_settings(context)
-    require_wallet(settings)
+    require_node(settings)
     engine, now, password = open_database(settings), int(time.time()), temporary_password()
     user = users.find_user(engine, name)
     users.reset_password(
@@ -72,7 +72,7 @@ def reset_password(
 def unlock(context: typer.Context, name: Name, as_json: Json = False) -> None:
     """Let somebody sign in again after too many wrong passwords."""
     settings = read_settings(context)
-    require_wallet(settings)
+    require_node(settings)
     engine = open_database(settings)
     user = users.find_user(engine, name)
     users.unlock_user(engine, user.id, COMMAND, int(time.time()))
