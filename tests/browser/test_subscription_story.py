@@ -181,3 +181,5 @@ def _month_passes(console: Console, seller: SellerThread) -> None:
         moved = "UPDATE bought_subscription SET paid_until = :begun, period_end = :begun,"
         moved += " period_start = period_start - :back"
         connection.execute(text(moved), {"back": back, "begun": begun})
+        ordered = "UPDATE bought_order SET created_at = created_at - :back"
+        connection.execute(text(ordered), {"back": back})

@@ -129,6 +129,7 @@ class Subscriber:
             end=begun,
             back=31 * DAY,
         )
+        self.write("UPDATE bought_order SET created_at = created_at - :back", back=31 * DAY)
         await self.running.proxy.plans.reload()
 
 

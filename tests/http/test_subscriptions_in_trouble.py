@@ -56,6 +56,23 @@ async def test_what_a_hostile_seller_bills_neither_counts_nor_stops_the_others(
         assert (await buyer.view(each)).sync_failed == ""
 
 
+async def test_a_month_is_not_paid_again_because_the_seller_gives_another_date(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    plan = seller.plan(price=3_000_000, grace_days=14)
+    subscription_id = await buyer.subscribed(plan)
+    with seller.world.engine.begin() as connection:
+        earlier = "UPDATE subscription_period SET ends_at = :now, starts_at = :now - 60"
+        connection.execute(text(earlier), {"now": int(time.time()) - 1})
+    await seller.gate.refresh([row[0] for row in seller.rows("SELECT id FROM subscription")])
+    await buyer.all.look(subscription_id)
+    for _ in range(2):
+        await buyer.upkeep.run()
+    assert (await buyer.view(subscription_id)).state == "grace"
+    assert (len(buyer.paid), len(buyer.orders)) == (1, 1)
+    assert "It is not paid again by itself" in buyer.incidents()["renewal_failed"]
+
+
 async def test_one_subscription_in_trouble_does_not_stop_the_renewals_of_others(
     buyer: Subscriber, seller: Seller
 ) -> None:

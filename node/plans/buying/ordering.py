@@ -26,6 +26,7 @@ from node.plans.buying.offers import Offer
 from node.plans.buying.ports import Vault
 from node.plans.buying.read import plan_in, standing_of
 from node.plans.buying.rows import (
+    FIRST,
     add_order,
     add_subscription,
     change_row,
@@ -112,7 +113,7 @@ class Ordering:
                 add_subscription(connection, row)
                 kind, most = OrderKind.SUBSCRIBE, agreed.now_atoms
                 order_id = add_order(
-                    connection, subscription_id, kind, "subscribe", plan.id, path, body, most, now
+                    connection, subscription_id, kind, FIRST, plan.id, path, body, most, now
                 )
                 note(connection, subscription_id, "ordered", text, now, by=actor.name)
                 record(connection, actor, "subscription.order", subscription_id, now, after=audit)

@@ -26,6 +26,7 @@ from node.usage.events import Severity, event
 
 _SUBSCRIPTIONS: Final = BoughtSubscription.__table__  # type: ignore[attr-defined]
 _ORDERS: Final = BoughtOrder.__table__  # type: ignore[attr-defined]
+FIRST: Final = "subscribe"  # the slot of an order that begins a subscription
 _STATES: Final = {
     "active": BoughtState.ACTIVE,
     "grace": BoughtState.GRACE,

@@ -23,6 +23,7 @@ from node.plans.buying.models import BoughtState, OrderKind, OrderState
 from node.plans.buying.orders import Outcome
 from node.plans.buying.read import next_price, plan_in, standing_of
 from node.plans.buying.rows import (
+    FIRST,
     change_row,
     kept_rows,
     log,
@@ -35,6 +36,7 @@ from node.plans.buying.rows import (
 from node.plans.buying.service import Subscriptions
 from node.plans.buying.shapes import plan_of
 from node.plans.buying.states import renewed_month
+from node.usage.windows import window_of
 
 SYNC_SECONDS: Final = 3600
 ANEW_SECONDS: Final = 120
@@ -132,9 +134,15 @@ class Upkeep:
 
     async def _renew(self, row: Row[Any], now: int) -> None:
         """Write the month's order, or take it up again after a while, and carry it out."""
-        slot = f"renewal:{renewed_month(row.paid_until, now)}"
-        order = await asyncio.to_thread(self._order_of, row.id, slot)
+        month = renewed_month(row.paid_until, now)
+        order = await asyncio.to_thread(self._order_of, row.id, f"renewal:{month}")
         if order is not None and (order.state != OrderState.FAILED or order.next_try_at > now):
+            return
+        if await asyncio.to_thread(self._is_paid_here, row.id, month):
+            _, name = await asyncio.to_thread(self._named, row.id)
+            message = f"{name}: the seller says that what was paid is over, but this month was"
+            message += " paid here. It is not paid again by itself: ask the seller."
+            await self._alarm.raise_(Rule.RENEWAL_FAILED, row.id, message, _link(row))
             return
         write = self._all.ordering.renewal
         try:
@@ -150,6 +158,15 @@ class Upkeep:
     def _order_of(self, subscription_id: str, slot: str) -> Row[Any] | None:
         with self._engine.connect() as connection:
             return order_of_slot(connection, subscription_id, slot)
+
+    def _is_paid_here(self, subscription_id: str, month: int) -> bool:
+        """Whether the rest of that month was bought by the first order: a seller that gives
+        another date is not paid twice for it."""
+        with self._engine.connect() as connection:
+            first = order_of_slot(connection, subscription_id, FIRST)
+        if first is None or first.state != OrderState.DONE or not first.charged_atoms:
+            return False
+        return window_of(first.created_at).start == month
 
     def _order(self, order_id: str) -> Row[Any]:
         with self._engine.connect() as connection:
