@@ -76,7 +76,8 @@ class Console:
         """A browser without script, signed in."""
         session = self.session(role)
         self.sessions[session.token] = session
-        return httpx.Client(base_url=self.url, cookies={COOKIE: session.token}, trust_env=False)
+        cookies = {COOKIE: session.token}
+        return httpx.Client(base_url=self.url, cookies=cookies, trust_env=False, timeout=60)
 
     def send(self, client: httpx.Client, path: str, **fields: Any) -> httpx.Response:
         """A form with the token of the client's session."""
@@ -89,7 +90,7 @@ class Console:
         name = f"test {secrets.token_hex(4)}"
         token = create_token(self.engine, maker, name, role, int(time.time()))
         headers = {"authorization": f"Bearer {token.secret}"}
-        return httpx.Client(base_url=self.url, headers=headers, trust_env=False)
+        return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=60)
 
     def sign_in(self, browser: Browser, role: Role = Role.ADMIN, **options: Any) -> Page:
         """A page of a new browser context in which the role has signed in."""
