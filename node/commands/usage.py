@@ -10,9 +10,10 @@ from zoneinfo import ZoneInfo
 import typer
 
 from node.accounts.audit import COMMAND
-from node.commands.frame import open_database, read_settings, require_wallet
+from node.commands.frame import database_of
 from node.commands.key_usage import endpoint_rows, key_facts, record_rows
 from node.commands.output import Json, format_time, show_facts, show_rows
+from node.durations import HOUR
 from node.preferences import read_preference
 from node.usage.integrators import MeterUse, read_meters, read_overview
 from node.usage.key_record import read_record
@@ -25,24 +26,20 @@ from node.usage.quotas import Meter
 from node.usage.tiers import Tier, UsageTiers, change_tiers
 
 app = typer.Typer(help="What integrators use, and what they may.", no_args_is_help=True)
-HOUR = 3600
+KeyId = Annotated[str, typer.Argument(help="Id of the key.")]
 
 
 @app.command()
 def show(context: typer.Context, as_json: Json = False) -> None:
     """Both meters this month."""
-    settings = read_settings(context)
-    require_wallet(settings)
-    found = read_meters(open_database(settings), int(time.time()))
+    found = read_meters(database_of(context), int(time.time()))
     show_rows("This month", [_meter(each) for each in found], as_json, "")
 
 
 @app.command()
 def keys(context: typer.Context, as_json: Json = False) -> None:
     """Every integrator this month, those with most calls first."""
-    settings = read_settings(context)
-    require_wallet(settings)
-    found = read_overview(open_database(settings), int(time.time()), ZoneInfo("UTC"))
+    found = read_overview(database_of(context), int(time.time()), ZoneInfo("UTC"))
     rows = [
         {
             "id": each.id,
@@ -62,13 +59,11 @@ def keys(context: typer.Context, as_json: Json = False) -> None:
 @app.command()
 def key(
     context: typer.Context,
-    key_id: Annotated[str, typer.Argument(help="Id of the key.")],
+    key_id: KeyId,
     as_json: Json = False,
 ) -> None:
     """One key: the last 90 days, its month, its subscriptions and next billing."""
-    settings = read_settings(context)
-    require_wallet(settings)
-    engine, now = open_database(settings), int(time.time())
+    engine, now = database_of(context), int(time.time())
     usage = read_key_usage(engine, read_key(engine, key_id), LiveUse(), now)
     show_facts(key_facts(usage), as_json)
 
@@ -76,16 +71,14 @@ def key(
 @app.command()
 def endpoints(
     context: typer.Context,
-    key_id: Annotated[str, typer.Argument(help="Id of the key.")],
+    key_id: KeyId,
     span: Annotated[Span, typer.Option(help="Which period.")] = Span.THIS_MONTH,
     first: Annotated[datetime | None, typer.Option(help="With --span days; UTC.")] = None,
     last: Annotated[datetime | None, typer.Option(help="The same; included.")] = None,
     as_json: Json = False,
 ) -> None:
     """What a key called, by endpoint and status, most requests first."""
-    settings = read_settings(context)
-    require_wallet(settings)
-    engine = open_database(settings)
+    engine = database_of(context)
     days = (each.date() if each else None for each in (first, last))
     period = read_period(span, int(time.time()), ZoneInfo("UTC"), *days)
     found = read_key_endpoints(engine, read_key(engine, key_id), period)
@@ -96,13 +89,11 @@ def endpoints(
 @app.command()
 def record(
     context: typer.Context,
-    key_id: Annotated[str, typer.Argument(help="Id of the key.")],
+    key_id: KeyId,
     as_json: Json = False,
 ) -> None:
     """Changes of plan, payments, overrides and messages about a key, the newest first."""
-    settings = read_settings(context)
-    require_wallet(settings)
-    engine = open_database(settings)
+    engine = database_of(context)
     found = read_record(engine, read_key(engine, key_id), int(time.time()))
     show_rows("Support & Billings", record_rows(found), as_json, "Nothing has happened yet.")
 
@@ -119,9 +110,7 @@ def tiers(
     as_json: Json = False,
 ) -> None:
     """Show the tiers, or change what is named."""
-    settings = read_settings(context)
-    require_wallet(settings)
-    engine = open_database(settings)
+    engine = database_of(context)
     wanted: dict[str, Any] = {
         "calls": calls,
         "streams": streams,
@@ -150,11 +139,9 @@ def lift(
     as_json: Json = False,
 ) -> None:
     """Lift the cap of a meter for some days; it ends by itself."""
-    settings = read_settings(context)
-    require_wallet(settings)
     now = int(time.time())
     ends_at = now + days * 86_400
-    engine = open_database(settings)
+    engine = database_of(context)
     made = grant_override(engine, meter, cap, ends_at, reason, now, COMMAND)
     show_facts({"id": made, "meter": meter.value, "until": format_time(ends_at)}, as_json)
 
@@ -162,8 +149,6 @@ def lift(
 @app.command()
 def overrides(context: typer.Context, as_json: Json = False) -> None:
     """Every override, the newest first."""
-    settings = read_settings(context)
-    require_wallet(settings)
     now = int(time.time())
     rows = [
         {
@@ -175,7 +160,7 @@ def overrides(context: typer.Context, as_json: Json = False) -> None:
             "by": each.granted_by,
             "holds": each.holds(now),
         }
-        for each in list_overrides(open_database(settings))
+        for each in list_overrides(database_of(context))
     ]
     show_rows("Overrides", rows, as_json, "No cap was ever lifted.")
 
@@ -187,9 +172,7 @@ def end(
     as_json: Json = False,
 ) -> None:
     """End an override before its time."""
-    settings = read_settings(context)
-    require_wallet(settings)
-    end_override(open_database(settings), override, int(time.time()), COMMAND)
+    end_override(database_of(context), override, int(time.time()), COMMAND)
     show_facts({"ended": override}, as_json)
 
 
