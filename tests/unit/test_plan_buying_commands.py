@@ -15,6 +15,7 @@ def test_only_a_running_node_pays_and_the_command_says_so(farebox: Farebox) -> N
     for command in (
         ("subscribe", "lst", "pro", "--most", "1", "--month", "1"),
         ("renew", "sub", "--most", "1"),
+        ("give-up", "sub"),
     ):
         ended = farebox.run("plan", *command)
         assert ended.returncode == 4
