@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -40,6 +39,7 @@ from node.egress import EgressPolicy
 from node.gateway.app import Gateway
 from node.gateway.match import Sale
 from node.gateway.ports import Seller
+from tests.ports import free_port as free_port  # for those who start servers beside these
 from tests.upstream import Upstream
 
 NETWORK = NETWORKS["devnet"]
@@ -52,12 +52,6 @@ AUTHORIZER = coincurve.PrivateKey(b"\x52" * 32)
 
 
 _BOOKED = "SELECT COALESCE(SUM(amount), 0) FROM ledger_entry"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.asynccontextmanager

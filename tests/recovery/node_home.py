@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -25,6 +24,7 @@ from node.db.engine import open_engine
 from node.db.journal import Journal
 from node.db.migrations import upgrade
 from node.demo.processes import Part, run_command, start_part
+from tests.ports import free_port as free_port  # for those who start servers beside these
 from tests.recovery.faulty_rpc import FaultyRpc
 
 NETWORK = NETWORKS["devnet"]
@@ -43,12 +43,6 @@ async def until(
         assert time.monotonic() < deadline, f"not within {seconds} s: {what} (last: {value!r})"
         await asyncio.sleep(_LOOK_SECONDS)
     return value
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(slots=True)
