@@ -15,7 +15,7 @@ import asyncio
 from collections import defaultdict
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Engine, select, text
 from sqlmodel import col
@@ -93,6 +93,16 @@ class _Counter:
         self.taken = taken
 
 
+class _Place(NamedTuple):
+    """Where a subject's use of a meter is counted this month: its own and its kind's counter, and
+    the key of its row."""
+
+    window_start: int
+    own: _Counter
+    pool: _Counter
+    key: tuple[tuple[str, str | int], ...]
+
+
 class Reservation:
     """Part of a quota, held for something that has begun."""
 
@@ -146,6 +156,7 @@ class Quotas:
     def __init__(self, engine: Engine, leases: Leases | None = None) -> None:
         self._engine, self._leases = engine, leases
         self._counters: dict[tuple[str, Meter, int], _Counter] = {}
+        self._places: dict[tuple[str, Meter], _Place] = {}
         self._window = Window(0, 0)
         self._loaded = False
 
@@ -178,13 +189,13 @@ class Quotas:
         QuotaExceeded, and then holds nothing.
         """
         window = self._window_at(now)
-        own = self._find(subject, meter, window.start)
-        pool = self._find(_pool(subject), meter, window.start)
+        place = self._places.get((subject, meter))
+        if place is None or place.window_start != window.start:
+            place = self._settle(subject, meter, window.start)
+        _, own, pool, key = place
         taken = (pool if shared else own).taken
         if limit is not None and taken + amount > limit:
             raise QuotaExceeded(meter, taken, limit, window.end)
-        key: tuple[tuple[str, str | int], ...]
-        key = (("subject", subject), ("meter", meter.value), ("window_start", window.start))
         share = None
         if self._leases is not None and limit is not None:
             holder = _holder(subject, meter, window, shared)
@@ -244,6 +255,14 @@ class Quotas:
         """Months that are long over. The one before stays, for clocks that are set back."""
         oldest = window_of(start - 1).start
         self._counters = {key: each for key, each in self._counters.items() if key[2] >= oldest}
+        self._places.clear()
+
+    def _settle(self, subject: str, meter: Meter, start: int) -> _Place:
+        """Looked up once a month, not once a call."""
+        own, pool = self._find(subject, meter, start), self._find(_pool(subject), meter, start)
+        key = (("subject", subject), ("meter", meter.value), ("window_start", start))
+        place = self._places[subject, meter] = _Place(start, own, pool, key)
+        return place
 
     def _find(self, subject: str, meter: Meter, start: int) -> _Counter:
         key = (subject, meter, start)
