@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import BigInteger, Integer
+from sqlmodel import Field
 
 # SQLite only numbers rows of a plain INTEGER key, which has 64 bits there.
 ROW_ID: Any = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def atoms(description: str, default: int = 0) -> int:
+    """A column of 64 bits, in USDC atoms."""
+    value: int = Field(default=default, sa_type=BigInteger, description=description)
+    return value

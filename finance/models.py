@@ -13,12 +13,7 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, CheckConstraint, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
-from finance.columns import ROW_ID
-
-
-def _amount(description: str, default: int = 0) -> int:
-    value: int = Field(default=default, sa_type=BigInteger, description=description)
-    return value
+from finance.columns import ROW_ID, atoms
 
 
 class ChannelState(StrEnum):
@@ -57,24 +52,24 @@ class SellerChannel(SQLModel, table=True):
     withdraw_delay: int = Field(sa_type=BigInteger, description="seconds")
     salt: str
     state: str = Field(default=ChannelState.OPENING)
-    balance_atoms: int = _amount("on-chain: deposited minus withdrawn and refunded")
-    total_claimed_atoms: int = _amount("on-chain: cumulative amount claimed")
+    balance_atoms: int = atoms("on-chain: deposited minus withdrawn and refunded")
+    total_claimed_atoms: int = atoms("on-chain: cumulative amount claimed")
     withdraw_requested_at: int = Field(
         default=0, sa_type=BigInteger, description="on-chain; 0 when none"
     )
-    withdraw_amount_atoms: int = _amount("on-chain: amount of the pending withdrawal")
+    withdraw_amount_atoms: int = atoms("on-chain: amount of the pending withdrawal")
     refund_nonce: int = Field(
         default=0, sa_type=BigInteger, description="on-chain: next nonce of a signed refund"
     )
     synced_at: int = Field(
         default=0, sa_type=BigInteger, description="when the on-chain mirror was last refreshed"
     )
-    charged_atoms: int = _amount("cumulative amount charged for delivered calls")
-    streaming_atoms: int = _amount("part of charged whose answer is still being streamed")
+    charged_atoms: int = atoms("cumulative amount charged for delivered calls")
+    streaming_atoms: int = atoms("part of charged whose answer is still being streamed")
     streaming_owner: int = Field(
         default=0, sa_type=BigInteger, description="number of the process that streams it"
     )
-    signed_atoms: int = _amount("cumulative amount of the voucher below")
+    signed_atoms: int = atoms("cumulative amount of the voucher below")
     voucher_signature: str = Field(default="0x", description="best voucher of the payer")
     last_request_at: int = Field(default=0, sa_type=BigInteger)
 
@@ -120,14 +115,14 @@ class OnchainPayment(SQLModel, table=True):
     payer: str
     nonce: str = Field(description="EIP-3009 nonce, bytes32")
     pay_to: str = Field(description="exact: our wallet; deposit: the collector")
-    value_atoms: int = _amount("amount the authorization moves")
-    charge_atoms: int = _amount("price of the call it pays for")
+    value_atoms: int = atoms("amount the authorization moves")
+    charge_atoms: int = atoms("price of the call it pays for")
     valid_after: int = Field(sa_type=BigInteger)
     valid_before: int = Field(sa_type=BigInteger)
     signature: str = Field(sa_type=Text)
     channel_id: str | None = Field(default=None, description="deposit: the channel it funds")
     deposit_salt: str | None = Field(default=None, description="deposit: salt of the nonce, hex")
-    voucher_atoms: int = _amount("deposit: cumulative amount of its voucher")
+    voucher_atoms: int = atoms("deposit: cumulative amount of its voucher")
     voucher_signature: str | None = None
     fingerprint: str = Field(description="hash of method, target, body and payment")
     owner: int = Field(
@@ -338,11 +333,11 @@ class BuyerChannel(SQLModel, table=True):
     salt: str
     state: str = Field(default=ChannelState.OPENING)
     stop_reason: str | None = None
-    balance_atoms: int = _amount("what we deposited and was not refunded")
-    charged_atoms: int = _amount("cumulative amount the seller proved it charged")
-    signed_atoms: int = _amount("highest cumulative amount we ever signed")
+    balance_atoms: int = atoms("what we deposited and was not refunded")
+    charged_atoms: int = atoms("cumulative amount the seller proved it charged")
+    signed_atoms: int = atoms("highest cumulative amount we ever signed")
     signature: str = Field(default="0x", description="our voucher over signed_atoms")
-    total_claimed_atoms: int = _amount("on-chain, as last seen")
+    total_claimed_atoms: int = atoms("on-chain, as last seen")
     withdraw_requested_at: int = Field(default=0, sa_type=BigInteger)
     origin: str = Field(default="", description="scheme://host:port the channel was opened for")
     updated_at: int = Field(default=0, sa_type=BigInteger)
@@ -387,35 +382,13 @@ class Purchase(SQLModel, table=True):
     url: str = Field(sa_type=Text)
     state: str = Field(default=PurchaseState.INTENT)
     scheme: str
-    amount_atoms: int = _amount("price signed for")
-    charged_atoms: int = _amount("price proved charged")
-    deposit_atoms: int = _amount("deposit signed with it")
+    amount_atoms: int = atoms("price signed for")
+    charged_atoms: int = atoms("price proved charged")
+    deposit_atoms: int = atoms("deposit signed with it")
     channel_id: str | None = None
-    cumulative_atoms: int = _amount("voucher amount signed")
+    cumulative_atoms: int = atoms("voucher amount signed")
     payment_header: str = Field(sa_type=Text, description="PAYMENT-SIGNATURE as sent")
     tx_hash: str | None = None
     error: str | None = None
     created_at: int = Field(default=0, sa_type=BigInteger)
     updated_at: int = Field(default=0, sa_type=BigInteger)
-
-
-class SpendLimit(SQLModel, table=True):
-    """The most that may be signed, by scope; the tightest of all that apply wins."""
-
-    __tablename__ = "spend_limit"
-
-    scope: str = Field(primary_key=True, description="call, listing, key, day, deposit")
-    subject: str = Field(primary_key=True, description="listing id, key id, or * for all")
-    limit_atoms: int = _amount("most that may be signed (listing, key, day: per UTC day)")
-
-
-class SpendCounter(SQLModel, table=True):
-    """What was signed so far in a window; counted before signing, given back if unused."""
-
-    __tablename__ = "spend_counter"
-    __table_args__ = (CheckConstraint("spent_atoms >= 0"),)
-
-    scope: str = Field(primary_key=True)
-    subject: str = Field(primary_key=True)
-    window: str = Field(primary_key=True, description="UTC day, 2026-11-21")
-    spent_atoms: int = _amount("signed in this window")

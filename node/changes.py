@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col
 
 from catalog.editing import catalog_version
-from finance.models import SpendLimit
+from finance.buying.models import SpendLimit
 from node.plans.buying.keys import held_version
 from node.plans.subscribers import plans_version
 from node.preferences import preferences_version

@@ -20,8 +20,8 @@ from functools import lru_cache
 from sqlalchemy import text
 from sqlmodel import Session, select
 
+from finance.buying.models import SpendCounter, SpendLimit
 from finance.errors import LimitExceeded
-from finance.models import SpendCounter, SpendLimit
 from finance.money import Usdc
 from finance.store import Store, Write
 

@@ -31,7 +31,7 @@ from catalog.samples import (
 )
 from finance.buying.limits import EVERY, Limits, utc_day
 from finance.errors import AmountInvalid
-from finance.models import SpendCounter, SpendLimit
+from finance.buying.models import SpendCounter, SpendLimit
 from finance.money import Usdc
 from node.db.engine import writer
 from node.market.catalog import compiled

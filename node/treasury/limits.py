@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from catalog.models import Listing
 from finance.buying.limits import DEFAULT_LIMITS, EVERY, utc_day
-from finance.models import SpendCounter, SpendLimit
+from finance.buying.models import SpendCounter, SpendLimit
 from finance.money import MAX_ATOMS, Usdc
 from finance.store import Batch, Store, Write
 from node.accounts.audit import Actor, audit_write

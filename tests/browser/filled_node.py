@@ -24,8 +24,9 @@ from sqlmodel import SQLModel, col
 from backups.models import Backup, BackupState, CopyState
 from catalog.models import ListingHealth
 from finance.actions import Action
+from finance.buying.models import SpendCounter
 from finance.ledger import Account
-from finance.models import BuyerChannel, ChainTx, LedgerEntry, SellerChannel, SpendCounter
+from finance.models import BuyerChannel, ChainTx, LedgerEntry, SellerChannel
 from finance.networks import NETWORKS
 from finance.operations import Arrival, Closing, ClosingStep, Reconciliation, Token, Withdrawal
 from node.accounts.access import Role

@@ -16,7 +16,7 @@ from sqlalchemy import insert, text, update
 from sqlmodel import col
 
 from catalog.models import Listing, Sample
-from finance.models import SpendLimit
+from finance.buying.models import SpendLimit
 from node.accounts.access import Role
 from node.accounts.sessions import COOKIE, Client, begin_session
 from node.db.engine import open_engine, writer

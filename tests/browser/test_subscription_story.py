@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from catalog.models import Listing, ListingOrigin
 from finance.buying.limits import DEFAULT_LIMITS
-from finance.models import SpendLimit
+from finance.buying.models import SpendLimit
 from node.accounts.access import Role
 from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade

@@ -23,9 +23,10 @@ from sqlalchemy import text
 from sqlmodel import Session, SQLModel, select
 
 from catalog.models import Listing, ListingOrigin
+from finance.buying.models import SpendCounter, SpendLimit
 from finance.buying.policy import BuyingPolicy
 from finance.chain.rpc import Rpc
-from finance.models import BuyerChannel, LedgerEntry, Purchase, SpendCounter, SpendLimit
+from finance.models import BuyerChannel, LedgerEntry, Purchase
 from finance.networks import NETWORKS
 from finance.wallet.signer import Keys, Signer
 from node.db.engine import open_engine, writer

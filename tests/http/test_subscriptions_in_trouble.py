@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import text
 
+from finance.buying.models import SpendCounter
 from finance.buying.recovery import settle_exact
-from finance.models import SpendCounter
 from finance.money import Usdc
 from finance.x402.values import ExactPayment
 from finance.x402.wire import decode_payment, encode_payment

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from finance.buying.channels import channel_of_row
+from finance.buying.models import SpendLimit
 from finance.buying.signing import header, voucher_payload
 from finance.ledger import Account
-from finance.models import SpendLimit
 from finance.x402.values import BATCH_SETTLEMENT_SCHEME
 from finance.x402.vouchers import sign_voucher
 from finance.x402.wire import PAYMENT_SIGNATURE

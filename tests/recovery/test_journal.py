@@ -15,9 +15,9 @@ import pytest
 from sqlalchemy import Engine, event, insert, text
 from sqlmodel import SQLModel
 
+from finance.buying.models import SpendCounter
 from finance.errors import StoreConflict, StoreUnavailable
 from finance.ledger import Account, entry
-from finance.models import SpendCounter
 from finance.store import Batch, Write
 from node.db.engine import open_engine
 from node.db.journal import Journal

@@ -18,9 +18,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from catalog.models import Listing, PriceUnit
+from finance.buying.models import SpendLimit
 from finance.buying.policy import BuyingPolicy
 from finance.errors import SettlementFailed, SettlementUnknown
-from finance.models import PurchaseState, SpendLimit
+from finance.models import PurchaseState
 from node.db.engine import writer
 from node.gateway.stream_minutes import GRACE_SECONDS
 from node.gateway.unpaid import undo_unpaid

@@ -14,6 +14,7 @@ from sqlmodel import SQLModel
 import backups.models
 import catalog.discovered
 import catalog.models
+import finance.buying.models
 import finance.models
 import finance.operations
 import node.accounts.models
@@ -30,6 +31,7 @@ MODELS = (
     backups.models,
     catalog.discovered,
     catalog.models,
+    finance.buying.models,
     finance.models,
     finance.operations,
     node.accounts.models,
