@@ -8,15 +8,40 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 from sqlalchemy import Engine
 
+from finance.wallet import keystore
+from node.accounts import passwords
 from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade
 from node.settings import Settings
 from node.usage.calls import CallRecord
+from tests.chain_fixtures import DevchainProcess
 from tests.postgres_server import MISSING, PostgresServer, find_postgres
 
 CHROMIUM = os.environ.get("FAREBOX_CHROMIUM", "/usr/bin/chromium")
+
+_TRUE_HASHER, _TRUE_WORK = passwords._HASHER, keystore.SCRYPT_WORK
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cheap_passwords() -> Iterator[None]:
+    """What makes passwords dear to guess would make every sign-in and every new wallet of the
+    tests wait for it. Tests of that cost ask for `true_costs`; processes have it anyway."""
+    hasher = PasswordHasher(time_cost=1, memory_cost=256, parallelism=1)
+    with pytest.MonkeyPatch.context() as cheap:
+        cheap.setattr(passwords, "_HASHER", hasher)
+        cheap.setattr(passwords, "_NOBODY", hasher.hash("nobody's"))
+        cheap.setattr(keystore, "SCRYPT_WORK", 2**10)
+        yield
+
+
+@pytest.fixture
+def true_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords cost what they cost in a node."""
+    monkeypatch.setattr(passwords, "_HASHER", _TRUE_HASHER)
+    monkeypatch.setattr(keystore, "SCRYPT_WORK", _TRUE_WORK)
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +69,22 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome, report.longrepr = "failed", f"skipped, which CI may not: {reason}"
     return report
+
+
+@pytest.fixture(scope="session")
+def devchain() -> Iterator[DevchainProcess]:
+    """A chain for many files: to start one takes longer than most tests."""
+    with DevchainProcess(accounts=24) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def chain(devchain: DevchainProcess) -> Iterator[DevchainProcess]:
+    """A chain as nobody used it: what a file did there is undone after it, also to its clock."""
+    snapshot = devchain.rpc("evm_snapshot")
+    yield devchain
+    devchain.rpc("evm_setAutomine", True)
+    assert devchain.rpc("evm_revert", snapshot)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import httpx
@@ -23,12 +23,6 @@ SOAK = os.environ.get("FAREBOX_SOAK") == "1"
 # The bound is for the API and the callers too, which pass every byte once more: well below
 # what the answers are together.
 CALLERS, ANSWER_MIB, BOUND_MIB = (32, 10, 160) if SOAK else (16, 5, 60)
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevchainProcess]:
-    with DevchainProcess() as process:
-        yield process
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,6 @@ from tests.http.conftest import Payer as ChannelPayer
 from tests.recovery.seller_world import DELAY, Payer, World, usdc_of
 
 ECHO = "/v1/api/echo"
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevchainProcess]:
-    with DevchainProcess() as process:
-        yield process
 
 
 @pytest.fixture

@@ -14,12 +14,6 @@ from tests.http.scripted_seller import ScriptedSeller, charge, honest
 PRICE = 1000
 
 
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevchainProcess]:
-    with DevchainProcess() as process:
-        yield process
-
-
 @pytest.fixture
 def node(tmp_path: Path, chain: DevchainProcess) -> Iterator[BuyerNode]:
     node = BuyerNode(tmp_path, chain)

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from finance.x402.values import Payment, Receipt
 from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import BuyerNode, served
 from tests.http.scripted_seller import ScriptedSeller, honest
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevchainProcess]:
-    with DevchainProcess() as process:
-        yield process
 
 
 async def test_a_retry_that_fails_does_not_free_the_signature_before_it(

@@ -235,12 +235,6 @@ async def test_listing_that_points_inside_is_not_served_and_not_charged(
     assert not service.visitors
 
 
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevchainProcess]:
-    with DevchainProcess() as process:
-        yield process
-
-
 class Redirecting(ScriptedSeller):
     """Asks for payment, and sends whoever pays somewhere else."""
 

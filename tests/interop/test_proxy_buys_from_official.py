@@ -14,12 +14,6 @@ PRICE = 1000
 
 
 @pytest.fixture(scope="module")
-def chain() -> Iterator[DevchainProcess]:
-    with DevchainProcess() as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
 def seller(chain: DevchainProcess) -> Iterator[str]:
     with official_seller(chain, PRICE) as base:
         yield base

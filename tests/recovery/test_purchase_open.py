@@ -1,6 +1,5 @@
 """A buyer that stopped in the middle of a purchase finds out what became of it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,6 @@ from tests.http.proxy_world import BuyerNode, served
 from tests.http.scripted_seller import ScriptedSeller
 
 PRICE = 1000
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevchainProcess]:
-    with DevchainProcess() as process:
-        yield process
 
 
 def transfer(chain: DevchainProcess, payment: ExactPayment) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +18,6 @@ from finance.x402.values import DepositPayment
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.seller_process import run_and_die
 from tests.recovery.seller_world import PRICE, Payer, World, usdc_of
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevchainProcess]:
-    with DevchainProcess() as process:
-        yield process
 
 
 @pytest_asyncio.fixture

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,12 +16,6 @@ from tests.recovery.sender_world import transfer
 _DEAD = "http://127.0.0.1:1"
 
 
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevchainProcess]:
-    with DevchainProcess(accounts=2) as process:
-        yield process
-
-
 @pytest.fixture
 async def proxy(chain: DevchainProcess) -> AsyncIterator[FaultyRpc]:
     async with FaultyRpc(chain.rpc_url) as server:
@@ -34,12 +27,12 @@ async def test_the_next_endpoint_answers_when_one_fails(
     chain: DevchainProcess, proxy: FaultyRpc, fault: Fault
 ) -> None:
     proxy.faults["*"] = fault
-    async with Rpc([proxy.url, chain.rpc_url], chain.chain_id, 0.5) as rpc:
+    async with Rpc([proxy.url, chain.rpc_url], chain.chain_id, 3) as rpc:
         assert await rpc.chain_id() == chain.chain_id
-        started = time.monotonic()
+        asked = len(proxy.seen)
         assert await rpc.block_number() >= 0
         # The failed one rests: the second question does not wait for it.
-        assert time.monotonic() - started < 0.4
+        assert len(proxy.seen) == asked > 0
 
 
 async def test_no_endpoint_means_unknown_not_no(proxy: FaultyRpc, chain: DevchainProcess) -> None:

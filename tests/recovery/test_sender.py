@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,12 +26,6 @@ from tests.recovery.sender_world import (
 )
 
 _ETHER = 10**18
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevchainProcess]:
-    with DevchainProcess(accounts=12) as process:
-        yield process
 
 
 async def test_fifty_sends_of_two_keys_at_once_are_fifty_transfers_without_a_nonce_left_out(

@@ -29,12 +29,6 @@ _RECEIPT = "eth_getTransactionReceipt"
 
 
 @pytest.fixture(scope="module")
-def chain() -> Iterator[DevchainProcess]:
-    with DevchainProcess(accounts=24) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
 def numbers() -> Iterator[int]:
     return iter(range(24))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,6 @@ from tests.recovery.sender_world import (
 )
 
 _ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevchainProcess]:
-    with DevchainProcess(accounts=6) as process:
-        yield process
 
 
 def _state_on_disk(database: Path) -> str:

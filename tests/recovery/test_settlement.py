@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +19,6 @@ from finance.x402.exact import transfer_calldata
 from finance.x402.settlement_calls import deposit_calldata
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.seller_world import PRICE, USDC, Payer, World, send_as, usdc_of
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevchainProcess]:
-    with DevchainProcess() as process:
-        yield process
 
 
 @pytest_asyncio.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import coincurve
@@ -45,12 +45,6 @@ class ContractPayer(Payer):
         chain.rpc("anvil_setCode", self.hex, to_hex(code))
         chain.rpc("anvil_setStorageAt", self.hex, "0x0", "0x" + owner[2:].rjust(64, "0"))
         give_usdc(chain, self.hex, 1_000_000)
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevchainProcess]:
-    with DevchainProcess() as process:
-        yield process
 
 
 @pytest.fixture(scope="module")

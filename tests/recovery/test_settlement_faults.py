@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -30,12 +30,6 @@ from tests.recovery.seller_world import (
 
 # A contract that answers every call with zero and does nothing.
 _SWALLOWS_ALL = "0x60206000f3"
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevchainProcess]:
-    with DevchainProcess() as process:
-        yield process
 
 
 @pytest_asyncio.fixture

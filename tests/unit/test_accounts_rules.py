@@ -26,6 +26,7 @@ NOW = 1_800_000_000
 LOCAL = (["127.0.0.1:8400"], ["host", "accept"])
 
 
+@pytest.mark.usefixtures("true_costs")
 def test_stored_passwords_are_argon2id_as_rfc_9106_wants_them() -> None:
     parameters = extract_parameters(hash_password("correct horse battery"))
     assert parameters.type is Type.ID

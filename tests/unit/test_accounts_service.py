@@ -419,6 +419,7 @@ async def test_a_reset_password_ends_sessions_tokens_and_on_request_the_factor(
     assert again.restricted
 
 
+@pytest.mark.usefixtures("true_costs")
 async def test_hashes_of_weaker_days_are_replaced_at_sign_in(world: World) -> None:
     user = world.add()
     weak = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)

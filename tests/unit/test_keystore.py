@@ -23,7 +23,7 @@ _HEX = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"
 
 @pytest.fixture(scope="module")
 def keystore(tmp_path_factory: pytest.TempPathFactory) -> Keystore:
-    """Made once: every opening costs most of a second, as it has to."""
+    """Made once, for those that only look at it."""
     made = Keystore(tmp_path_factory.mktemp("node") / "keys")
     made.create(_PASSPHRASE)
     return made
@@ -42,6 +42,15 @@ def test_the_three_powers_are_three_keys(keystore: Keystore, keys: Keys) -> None
 def test_only_the_owner_can_read_the_file(keystore: Keystore) -> None:
     assert stat.S_IMODE(keystore.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(keystore.directory.stat().st_mode) == 0o700
+
+
+@pytest.mark.usefixtures("true_costs")
+def test_every_guess_at_the_passphrase_costs_what_other_wallets_ask_for(tmp_path: Path) -> None:
+    made = Keystore(tmp_path / "keys")
+    made.create(_PASSPHRASE)
+    crypto = json.loads(made.path.read_text())["crypto"]
+    assert crypto["kdf"] == "scrypt"
+    assert {name: crypto["kdfparams"][name] for name in "nrp"} == {"n": 2**18, "r": 8, "p": 1}
 
 
 def test_a_wrong_passphrase_is_said_so(keystore: Keystore) -> None:
