@@ -44,6 +44,11 @@ def true_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keystore, "SCRYPT_WORK", _TRUE_WORK)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than processors: a third of the time, tests wait for processes and blocks."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(autouse=True)
 def no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A test never touches the operator's own node: no settings from outside, no ~/.farebox."""
