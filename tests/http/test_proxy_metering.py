@@ -41,12 +41,6 @@ class FreeApi:
         await send({"type": "http.response.body", "body": b"{}"})
 
 
-@pytest.fixture(scope="module")
-def chain() -> Iterator[DevchainProcess]:
-    with DevchainProcess() as process:
-        yield process
-
-
 @pytest.fixture
 def node(tmp_path: Path, chain: DevchainProcess) -> Iterator[BuyerNode]:
     node = BuyerNode(tmp_path, chain)
