@@ -79,6 +79,22 @@ def problem(
     ]
 
 
+class _Told(msgspec.Struct, frozen=True):
+    code: str
+    detail: str | None = None
+    title: str = ""
+
+
+def read_problem(body: bytes) -> tuple[str, str]:
+    """(code, sentence) of somebody's problem document, not longer than can be shown; both are
+    empty for anything else."""
+    try:
+        told = msgspec.json.decode(body, type=_Told)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return "", ""
+    return told.code[:80], (told.detail or told.title)[:500]
+
+
 def known_problem(code: str, detail: str | None = None, **extra: Any) -> tuple[int, bytes, Headers]:
     """(status, body, headers) of a code in the table."""
     status, title = PROBLEMS[code]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -49,18 +49,17 @@ class Gateway:
         seller: Seller,
         listings: Iterable[PricedListing] = (),
         streams: Streams | None = None,
-        shelves: Mapping[str, Shelf] | None = None,
         subscribers: SubscriberGate | None = None,
     ) -> None:
-        """`streams` are both sides' of a node, which starts and stops them; `shelves` what it
-        sells of its own, by first segment; `subscribers` those who have a plan."""
+        """`streams` are both sides' of a node, which starts and stops them; `subscribers`
+        those who have a plan."""
         self._seller, self.subscribers = seller, subscribers
         self._streams = streams or Streams(seller.store)
         self._counts_itself = streams is None
         self._forwarder = Forwarder(seller.egress, seller.sale.max_timeout_seconds)
         self._desk = Desk(seller, self._forwarder, self._streams, subscribers)
         self.minutes = Minutes(self._streams, seller.store)
-        own: dict[str, Shelf] = {SHELF: self.minutes, **(shelves or {})}
+        own: dict[str, Shelf] = {SHELF: self.minutes}
         if subscribers is not None:
             counter = Counter(seller.sale, subscribers, seller.store.engine)
             own |= {"plans": PlanShelf(counter), "subscriptions": SubscriptionShelf(counter)}

@@ -48,6 +48,43 @@ class Sale:
     suggested_deposit_calls: int = 10
     schemes: tuple[str, ...] = (BATCH_SETTLEMENT_SCHEME, EXACT)
 
+    def address(self, listing: PricedListing, path: str = "") -> str:
+        """The public URL of a listing, or of something below it."""
+        return f"{self.public_url.rstrip('/')}/v1/{listing.slug}{path}"
+
+    def terms(
+        self,
+        listing: PricedListing,
+        route: str,
+        method: str,
+        path: str,
+        amount_atoms: int,
+        description: str,
+        schemes: tuple[str, ...],
+        extensions: Mapping[str, object],
+    ) -> Terms:
+        """What one route is sold for; `path` is its resource's, below the listing."""
+        return Terms(
+            listing_id=listing.id,
+            route=route,
+            method=method,
+            resource_url=self.address(listing, path),
+            amount_atoms=amount_atoms,
+            pay_to=self.pay_to,
+            asset=self.asset,
+            chain_id=self.chain_id,
+            receiver_authorizer=self.receiver_authorizer,
+            token_name=self.token_name,
+            token_version=self.token_version,
+            description=description,
+            mime_type="application/json",
+            withdraw_delay_seconds=self.withdraw_delay_seconds,
+            max_timeout_seconds=self.max_timeout_seconds,
+            suggested_deposit_atoms=amount_atoms * self.suggested_deposit_calls,
+            schemes=schemes,
+            extensions=extensions,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
@@ -172,7 +209,7 @@ def _upstream(listing: PricedListing, sale: Sale, unseal: Callable[[str], bytes]
     origin = Origin(url.scheme == "https", url.host, url.port)
     path = url.raw_path.rstrip("/")
     base, path_bytes = str(url.origin()) + path, path.encode()
-    public = f"{sale.public_url.rstrip('/')}/v1/{listing.slug}"
+    public = sale.address(listing)
     host = url.raw_authority.rpartition("@")[2].encode()
     credential = listing.credential
     if credential.kind == "none" or not credential.sealed:
@@ -191,29 +228,18 @@ def _upstream(listing: PricedListing, sale: Sale, unseal: Callable[[str], bytes]
 
 def _terms(listing: PricedListing, priced: PricedRoute, sale: Sale) -> Terms:
     path = "" if priced.template == REST else priced.template
-    public = f"{sale.public_url.rstrip('/')}/v1/{listing.slug}"
     extensions = {**payment_identifier_extension(), **_discovery(listing, priced)}
     if priced.unit is PriceUnit.MINUTE:
-        extensions |= {FAREBOX: {"unit": priced.unit.value, "base": public}}
-    return Terms(
-        listing_id=listing.id,
-        route=priced.template,
-        method=priced.method,
-        resource_url=public + path,
-        amount_atoms=priced.price_atoms,
-        pay_to=sale.pay_to,
-        asset=sale.asset,
-        chain_id=sale.chain_id,
-        receiver_authorizer=sale.receiver_authorizer,
-        token_name=sale.token_name,
-        token_version=sale.token_version,
-        description=listing.description or listing.name,
-        mime_type="application/json",
-        withdraw_delay_seconds=sale.withdraw_delay_seconds,
-        max_timeout_seconds=sale.max_timeout_seconds,
-        suggested_deposit_atoms=priced.price_atoms * sale.suggested_deposit_calls,
-        schemes=sale.schemes,
-        extensions=extensions,
+        extensions |= {FAREBOX: {"unit": priced.unit.value, "base": sale.address(listing)}}
+    return sale.terms(
+        listing,
+        priced.template,
+        priced.method,
+        path,
+        priced.price_atoms,
+        listing.description or listing.name,
+        sale.schemes,
+        extensions,
     )
 
 

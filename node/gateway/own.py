@@ -72,41 +72,30 @@ class Shelves:
         return Match(match.listing, self._route(call, match.listing, resource), match.rest)
 
     def _route(self, call: Call, listing: PricedListing, resource: Resource) -> Route:
-        public = f"{self._sale.public_url.rstrip('/')}/v1/{listing.slug}"
         offer = None
         if resource.amount_atoms:
-            offer = Offer.build(_terms(self._sale, call, listing, resource, public))
+            offer = Offer.build(_terms(self._sale, call, listing, resource))
         return Route(
             listing,
             call.method,
             resource.path,
             resource.amount_atoms,
             offer,
-            Upstream(_NOWHERE, "", b"", b"", public),
+            Upstream(_NOWHERE, "", b"", b"", self._sale.address(listing)),
             own=resource.make,
         )
 
 
-def _terms(sale: Sale, call: Call, listing: PricedListing, of: Resource, public: str) -> Terms:
-    return Terms(
-        listing_id=listing.id,
-        route=of.path,
-        method=call.method,
-        resource_url=public + of.path,
-        amount_atoms=of.amount_atoms,
-        pay_to=sale.pay_to,
-        asset=sale.asset,
-        chain_id=sale.chain_id,
-        receiver_authorizer=sale.receiver_authorizer,
-        token_name=sale.token_name,
-        token_version=sale.token_version,
-        description=of.description or listing.name,
-        mime_type="application/json",
-        withdraw_delay_seconds=sale.withdraw_delay_seconds,
-        max_timeout_seconds=sale.max_timeout_seconds,
-        suggested_deposit_atoms=of.amount_atoms * sale.suggested_deposit_calls,
-        schemes=of.schemes,
-        extensions=payment_identifier_extension(),
+def _terms(sale: Sale, call: Call, listing: PricedListing, of: Resource) -> Terms:
+    return sale.terms(
+        listing,
+        of.path,
+        call.method,
+        of.path,
+        of.amount_atoms,
+        of.description or listing.name,
+        of.schemes,
+        payment_identifier_extension(),
     )
 
 

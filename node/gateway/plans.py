@@ -61,10 +61,6 @@ class Counter:
     gate: SubscriberGate
     engine: Engine
 
-    def public_url(self, listing: PricedListing, path: str) -> str:
-        """The address of a resource below a listing."""
-        return f"{self.sale.public_url.rstrip('/')}/v1/{listing.slug}{path}"
-
     def check_pace(self, subject: str, a_minute: int, now: int) -> None:
         """Raises Refused (429)."""
         try:
@@ -177,7 +173,7 @@ class PlanShelf:
             assert payment is not None  # the offer takes no other
             return to_hex(payment.authorization.from_address)
         self._counter.check_pace(f"free:{listing.id}", FREE_A_MINUTE, call.at)
-        url = self._counter.public_url(listing, path)
+        url = self._counter.sale.address(listing, path)
         message = free_message(wish.key_hash, url, wish.payer)
         if not signed_by(message, wish.payer, wish.signature):
             raise Refused("signature_invalid", detail=f"Sign (EIP-191) the words: {message}")

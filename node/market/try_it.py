@@ -30,13 +30,13 @@ from catalog.samples import (
     make_request,
 )
 from finance.buying.limits import EVERY, Limits, utc_day
-from finance.errors import AmountInvalid
 from finance.buying.models import SpendCounter, SpendLimit
+from finance.errors import AmountInvalid
 from finance.money import Usdc
 from node.db.engine import writer
 from node.market.catalog import compiled
 from node.market.explore import METHODS, Explained, explain
-from node.market.plain_json import NotJson, decode
+from node.problems import read_problem
 
 CONSOLE_KEY = "console"
 _SCOPES = (("call", EVERY), ("listing", ""), ("key", CONSOLE_KEY), ("day", EVERY))
@@ -217,11 +217,7 @@ def _problem(outcome: Outcome, headers: Mapping[str, str]) -> tuple[str, str]:
     """(code, sentence) of a problem document of this node's own."""
     if outcome.status < 400 or headers.get("content-type") != "application/problem+json":
         return "", ""
-    try:
-        document = decode(outcome.body)
-        return str(document["code"])[:80], str(document.get("detail") or document["title"])[:500]
-    except (NotJson, KeyError, TypeError):
-        return "", ""
+    return read_problem(outcome.body)
 
 
 def _cost(text: str) -> int:

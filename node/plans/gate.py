@@ -116,18 +116,11 @@ class SubscriberGate:
             return None
         return self.limiter.check(held.subject, per_minute, now)
 
-    def reserve(
-        self, held: Held, now: int, meter: Meter = Meter.CALLS, amount: int = 1
-    ) -> Reservation:
-        """Hold part of the month's quota. Raises QuotaExceeded."""
-        limit = held.limit(meter, now)
-        return self.quotas.reserve(held.subject, meter, amount, limit, now)
-
     async def claim(
         self, held: Held, now: int, meter: Meter = Meter.CALLS, amount: int = 1
     ) -> Reservation:
-        """The same where other processes serve from the same quota: it may wait for a share.
-        Raises StoreUnavailable, too."""
+        """Hold part of the month's quota; where other processes serve from the same one, it may
+        wait for a share. Raises QuotaExceeded, StoreUnavailable."""
         limit = held.limit(meter, now)
         return await self.quotas.claim(held.subject, meter, amount, limit, now)
 

@@ -103,23 +103,12 @@ class Gate:
         quota = self._quotas[meter]
         return lifted(quota, self._overrides, meter, now) if self._overrides else quota
 
-    def reserve(
-        self, key: KeyRecord, now: int, meter: Meter = Meter.CALLS, amount: int = 1
-    ) -> Reservation | None:
-        """Hold part of the month's quota; None for an internal key. Raises PaymentImpossible
-        (402), which makes no x402 offer: nobody pays for this by accident."""
-        if not key.integrator:
-            return None
-        limit = self.limit(meter, now)
-        try:
-            return self.quotas.reserve(key.subject, meter, amount, limit, now, shared=True)
-        except QuotaExceeded as full:
-            raise quota_refused(full) from None
-
     async def claim(
         self, key: KeyRecord, now: int, meter: Meter = Meter.CALLS, amount: int = 1
     ) -> Reservation | None:
-        """The same where other processes sell from the same quota: it may wait for a share."""
+        """Hold part of the month's quota; None for an internal key. Where other processes buy
+        within the same one, it may wait for a share. Raises PaymentImpossible (402), which makes
+        no x402 offer: nobody pays for this by accident."""
         if not key.integrator:
             return None
         limit = self.limit(meter, now)

@@ -24,10 +24,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from finance.buying.terms import Terms
 from node.lines.pool import Answer as Received
+from node.problems import read_problem
 from node.proxy.errors import PaymentImpossible, ProxyError, RequestRefused
 from node.proxy.plans import Ordered
 from node.proxy.sources import Source
@@ -202,8 +201,4 @@ def _minute_request(bought: Bought, key: KeyRecord, source: Source) -> Request:
 
 def _code(answer: Answer) -> str:
     """The problem's code in an answer that is none."""
-    try:
-        found = msgspec.json.decode(answer.start)
-        return str(found["code"])[:60]
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
-        return f"seller_answered_{answer.status}"
+    return read_problem(answer.start)[0] or f"seller_answered_{answer.status}"

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-import msgspec
 from yarl import URL
 
 from finance.errors import PaymentMalformed
@@ -16,10 +15,11 @@ from finance.x402.values import EXACT
 from finance.x402.wire import PAYMENT_REQUIRED_HEADER, decode_required
 from node.lines.pool import Answer as Received
 from node.plans.buying.ports import Asked, Place, PlacedOrder, Told
-from node.problems import Headers
+from node.problems import Headers, read_problem
 from node.proxy.body import Body, read_body
 from node.proxy.call import Answer, Request
 from node.proxy.errors import ProxyError, SellerFailed, rendered
+from node.proxy.minutes import ROUTE
 from node.proxy.plans import KEY_HEADER, Ordered
 from node.proxy.seller import SellerClient, read_up_to
 from node.proxy.sources import Source
@@ -75,7 +75,7 @@ async def place(guarded: Guarded, failed: Failed, order: PlacedOrder) -> Told:
     source, path = _source(order.place), order.path.removeprefix("/")
     request = Request(call_id, KEY.id, source, "POST", path, source.url(path, ""), headers, body)
     request.order = Ordered(order.most_atoms, order.secret)
-    request.route = "POST /.farebox/*"
+    request.route = ROUTE
     try:
         answer = await guarded(KEY, request)
         content, _ = await whole_body(answer, _MAX_BYTES)
@@ -113,19 +113,12 @@ def _price(answer: Received) -> int | None:
 def _told(status: int, content: bytes, price: int | None = None) -> Told:
     if status < 400:
         return Told(status, content)
-    code, detail = _problem(content)
+    code, detail = read_problem(content)
     return Told(status, content, code or f"seller_answered_{status}", detail, price)
 
 
 def _failed(error: ProxyError) -> Told:
     status, content, _ = rendered(error, None)
-    return Told(status, content, error.code, error.detail or _problem(content)[1], answered=False)
-
-
-def _problem(content: bytes) -> tuple[str, str]:
-    """(code, sentence) of a problem document; empty for anything else."""
-    try:
-        found = msgspec.json.decode(content)
-        return str(found["code"])[:80], str(found.get("detail") or found.get("title", ""))[:500]
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        return "", ""
+    return Told(
+        status, content, error.code, error.detail or read_problem(content)[1], answered=False
+    )

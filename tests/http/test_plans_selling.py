@@ -116,7 +116,8 @@ async def test_five_hundred_calls_at_once_against_a_hundred_left_let_a_hundred_t
     left = first_stretch(plan.deal, int(time.time())).calls
     assert left is not None
     used = left - 100
-    seller.gate.reserve(seller.gate._by_id[customer.id], int(time.time()), amount=used).commit()
+    held, now = seller.gate._by_id[customer.id], int(time.time())
+    (await seller.gate.claim(held, now, amount=used)).commit()
     answers = await asyncio.gather(*(seller.call(customer) for _ in range(500)))
     statuses = Counter(answer.status_code for answer in answers)
     assert statuses == {200: 100, 402: 400}
