@@ -28,7 +28,7 @@ _EVENT = ChainEvent.__table__  # type: ignore[attr-defined]
 _ARRIVAL = Arrival.__table__  # type: ignore[attr-defined]
 
 # How many of the newest lines of the ledger are looked through for a text at a time.
-LOOKED_THROUGH = 1_000
+LOOKED_THROUGH = 500
 
 _HASH = re.compile("0x[0-9a-f]{64}")
 
@@ -171,20 +171,25 @@ def _hash(wanted: Filter) -> str | None:
 def _newest(source: str, wanted: Filter, after: Place | None) -> Any:
     """Rows of the ledger, found by one index each: the conditions are the words of its own."""
     action: Any = _LEDGER.c.action if source == "w" else literal(Action.GAS.value)
-    account = Account.WALLET if source == "w" else Account.GAS
-    conditions = [_LEDGER.c.account == account.value, _LEDGER.c.tx_hash.is_not(None)]
-    if (whole := _hash(wanted)) is not None:
-        conditions.append(_LEDGER.c.tx_hash == whole)
-    if source == "w" and wanted.action is not None:
-        by_action = _LEDGER.c.action == wanted.action.value
-        conditions = [*conditions, by_action] if whole else [by_action]
     columns = (_LEDGER.c[name] for name in _NEEDED)
     return (
         select(*columns, action.label("action"))
-        .where(*conditions, *_within(_LEDGER.c.at, wanted))
+        .where(*_conditions(source, wanted), *_within(_LEDGER.c.at, wanted))
         .where(*_older(source, _LEDGER.c.at, _LEDGER.c.id, after))
         .order_by(_LEDGER.c.at.desc(), _LEDGER.c.id.desc())
     )
+
+
+def _conditions(source: str, wanted: Filter) -> list[Any]:
+    account = Account.WALLET.value if source == "w" else Account.GAS.value
+    action = wanted.action.value if source == "w" and wanted.action else None
+    if (whole := _hash(wanted)) is not None:
+        # In an expression the other indices are not used, which would bring the order, too.
+        found = [_LEDGER.c.tx_hash == whole, _LEDGER.c.account.concat("") == account]
+        return [*found, _LEDGER.c.action.concat("") == action] if action else found
+    if action:
+        return [_LEDGER.c.action == action]
+    return [_LEDGER.c.account == account, _LEDGER.c.tx_hash.is_not(None)]
 
 
 def _end(connection: Connection, source: str, wanted: Filter, after: Place | None) -> Place | None:
