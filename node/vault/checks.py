@@ -34,15 +34,9 @@ async def verify(vault: Vault, backup_id: str) -> BackupView:
     """
     async with vault.at_work("verify", backup_id):
         backup = await _existing(vault, backup_id)
-        identity = await asyncio.to_thread(vault.identity_of, backup.recipient)
-        request = Check(path=str(backup.path), work=str(backup.path.parent), identity=identity)
-        try:
-            outcome = await run_task(request, Outcome, vault.report)
-        except _NOT_GOOD as error:
-            await _change(vault, backup_id, state=BackupState.DAMAGED, error=str(error))
-        else:
-            values = {"verified_at": vault.now(), "state": BackupState.GOOD, "error": ""}
-            await _change(vault, backup_id, **values, remark=outcome.remark or backup.remark)
+        outcome = await _check(vault, backup)
+        if outcome is not None:
+            await _found_good(vault, backup_id, remark=outcome.remark or backup.remark)
     return await asyncio.to_thread(records.read_backup, vault.engine, backup_id)
 
 
@@ -51,26 +45,33 @@ async def adopt(vault: Vault, backup_id: str) -> BackupView:
     before it could say so; a good one is then like every other. Raises as `verify`."""
     backup = await asyncio.to_thread(records.read_backup, vault.engine, backup_id)
     async with vault.at_work("verify", backup_id):
-        identity = await asyncio.to_thread(vault.identity_of, backup.recipient)
-        request = Check(path=str(backup.path), work=str(backup.path.parent), identity=identity)
-        try:
-            outcome = await run_task(request, Outcome, vault.report)
-        except _NOT_GOOD as error:
-            await _change(vault, backup_id, state=BackupState.DAMAGED, error=str(error))
-        else:
-            digest = await asyncio.to_thread(_sha256, backup.path)
-            await _change(
+        outcome = await _check(vault, backup)
+        if outcome is not None:
+            await _found_good(
                 vault,
                 backup_id,
-                state=BackupState.GOOD,
-                error="",
                 remark="The node ended when it was written; it was checked after the next start.",
-                verified_at=vault.now(),
                 size_bytes=outcome.size,
-                sha256=digest,
+                sha256=await asyncio.to_thread(_sha256, backup.path),
                 manifest=records.manifest_text(outcome.manifest),
             )
     return await asyncio.to_thread(records.read_backup, vault.engine, backup_id)
+
+
+async def _check(vault: Vault, backup: BackupView) -> Outcome | None:
+    """Read every byte; None for a damaged one, whose row then says so."""
+    identity = await asyncio.to_thread(vault.identity_of, backup.recipient)
+    request = Check(path=str(backup.path), work=str(backup.path.parent), identity=identity)
+    try:
+        return await run_task(request, Outcome, vault.report)
+    except _NOT_GOOD as error:
+        await _change(vault, backup.id, state=BackupState.DAMAGED, error=str(error))
+        return None
+
+
+async def _found_good(vault: Vault, backup_id: str, **values: object) -> None:
+    good = {"verified_at": vault.now(), "state": BackupState.GOOD, "error": ""}
+    await _change(vault, backup_id, **good, **values)
 
 
 async def test_restore(vault: Vault, backup_id: str) -> BackupView:
