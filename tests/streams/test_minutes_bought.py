@@ -31,13 +31,13 @@ from node.usage.models import ConsumerKey
 from node.usage.stream_rows import StreamSession
 from tests.http.conftest import PRICE, Market, free_port, serving
 from tests.http.proxy_world import SECRET, BuyerNode, Running
-from tests.http.test_gateway_onchain import chain, market, world
+from tests.http.test_gateway_onchain import market, world
 from tests.recovery.seller_world import World
 from tests.streams.compressed import Clock
 from tests.streams.socket_world import SocketMarket, node_serving, socket_market
 from tests.streams.test_gateway_events import Events
 
-__all__ = ["chain", "market", "world"]
+__all__ = ["market", "world"]
 
 MINUTE = 60
 MINUTES = 60 if os.environ.get("FAREBOX_SOAK") == "1" else 15

@@ -12,12 +12,12 @@ from websockets.exceptions import InvalidStatus
 from finance.models import PaymentState
 from finance.x402.wire import decode_response
 from tests.http.conftest import PRICE, Market, free_port, serving
-from tests.http.test_gateway_onchain import chain, header, market, world
+from tests.http.test_gateway_onchain import header, market, world
 from tests.recovery.seller_world import Payer, World, usdc_of
 from tests.streams.socket_world import SocketMarket, socket_market
 from tests.streams.test_gateway_events import Events
 
-__all__ = ["chain", "market", "world"]
+__all__ = ["market", "world"]
 
 
 @pytest.fixture
