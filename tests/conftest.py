@@ -44,6 +44,7 @@ def true_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keystore, "SCRYPT_WORK", _TRUE_WORK)
 
 
+@pytest.hookimpl(optionalhook=True)  # not known where pytest-xdist is switched off
 def pytest_xdist_auto_num_workers() -> int:
     """One more than processors: a third of the time, tests wait for processes and blocks."""
     return (os.cpu_count() or 1) + 1
