@@ -30,7 +30,10 @@ class Write(msgspec.Struct, frozen=True):
 
     def make(self, connection: Connection) -> None:
         """In a transaction that is open already. Raises StoreConflict as a commit would."""
-        touched = connection.execute(self.statement, dict(self.params)).rowcount
+        # What an INSERT touched is forgotten otherwise where it gives its key back (PostgreSQL).
+        counted = {"preserve_rowcount": True}
+        done = connection.execute(self.statement, dict(self.params), execution_options=counted)
+        touched = done.rowcount
         if self.rows not in (None, touched):
             raise StoreConflict("a guarded write found other values than it was decided on")
 

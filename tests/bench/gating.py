@@ -1,10 +1,11 @@
-"""What meters, quotas and rate limits cost: the CPU of a gated call per one that nothing watches.
+"""What quotas and rate limits cost: the CPU of a gated call per one that nothing watches.
 
     python -m tests.bench.gating [--rounds 100] [--calls 160]
 
-At the proxy an integrator's calls beside an internal key's, at the gateway a subscriber's beside
-free ones that are booked before their answer leaves, as a subscriber's are; at a node with ten
-keys and ten subscribers, and at one with 10,000 of each. CPU is
+At the gateway a subscriber's calls beside free ones that are booked by customer before their
+answer leaves, as a subscriber's are; at a node with ten keys and ten subscribers, and at one with
+10,000 of each. At the proxy an integrator's calls beside an internal key's, of something that
+costs nothing: what the gate costs a bought call is measured in the market (see run.py). CPU is
 user and system time of the process that serves them, so that it holds on a busy machine: rounds
 are short and alternate, each is compared with the one beside it, and what counts is the median
 of all pairs, told with the interval in which it lies with 95 % certainty. Prints JSON; exit
@@ -33,7 +34,11 @@ from tests.bench.gating_world import Lane, open_world
 from tests.bench.processes import free_port, line_of, start, wait_for_port
 
 AT_ONCE = 8
-NO_GOAL = "gateway: booked and gated per free"
+NO_GOAL = (
+    "gateway: booked and gated per free",
+    "proxy: gated per ungated, 10 keys",
+    "proxy: gated per ungated, 10,000 keys",
+)
 MOST = 1.05
 FEW, MANY = 10, 10_000
 # (side, what nothing watches, what the gate watches)
@@ -87,7 +92,7 @@ def compared(gated: Sequence[float], base: Sequence[float]) -> dict[str, float]:
 
 def report_of(cost: Cost) -> dict[str, dict[str, float]]:
     """By side: the gate among few and among many keys, and many against few. The last is for
-    those who ask what a subscriber's call costs beside a free one: it has no goal."""
+    those who ask what a subscriber's call costs beside a free one."""
     report = {}
     for side, base, gated in SIDES:
         for keys in (FEW, MANY):
@@ -95,7 +100,7 @@ def report_of(cost: Cost) -> dict[str, dict[str, float]]:
             report[f"{side}: gated per ungated, {keys:,} keys"] = compared(*pair)
         pair = cost[gated, MANY], cost[gated, FEW]
         report[f"{side}: {MANY:,} keys per {FEW}"] = compared(*pair)
-    report[NO_GOAL] = compared(cost["subscriber", FEW], cost["free", FEW])
+    report[NO_GOAL[0]] = compared(cost["subscriber", FEW], cost["free", FEW])
     return report
 
 
@@ -175,7 +180,9 @@ def main() -> None:
     report = asyncio.run(run(chosen.rounds, chosen.calls))
     sys.stdout.write(json.dumps(report) + "\n")
     sys.exit(
-        0 if all(each["ratio"] <= MOST for name, each in report.items() if name != NO_GOAL) else 1
+        0
+        if all(each["ratio"] <= MOST for name, each in report.items() if name not in NO_GOAL)
+        else 1
     )
 
 

@@ -41,6 +41,7 @@ from node.plans.offered import add_plan, choices
 from node.plans.orders import subscribe
 from node.plans.terms import first_stretch
 from node.proxy.app import Proxy
+from node.proxy.headers import find
 from node.server import bind, make_server
 from node.settings import Bind
 from node.usage.models import ConsumerKey
@@ -51,6 +52,7 @@ from node.usage.tiers import Tier, UsageTiers, change_tiers
 # Nothing here goes to the chain.
 NETWORK = replace(NETWORKS["devnet"], rpc_urls=("http://127.0.0.1:9",))
 A_MINUTE = 1_000_000
+CUSTOMER = b"x-customer"
 
 
 class Lane(msgspec.Struct, frozen=True):
@@ -67,7 +69,7 @@ async def open_world(
     """A node with so many integrators and so many subscribers, of which `callers` call. Its
     lanes: at the proxy `internal` and `integrator`, at the gateway `booked` and `subscriber`; the
     two of one side differ by the gate alone. `free` is a free call as it is: booked behind its
-    answer, many at once, which what is counted must not be (law 2)."""
+    answer, many at once, and for nobody, which what is counted must not be (law 2)."""
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="farebox-bench-"))
     engine = open_engine(f"sqlite:///{Path(directory) / 'farebox.db'}")
     stack.callback(engine.dispose)
@@ -82,7 +84,9 @@ async def open_world(
         "internal": Lane(proxy, bought, _lines("Authorization: Bearer ", internal)),
         "integrator": Lane(proxy, bought, _lines("Authorization: Bearer ", integrators)),
         "free": Lane(gateway, free, nothing),
-        "booked": Lane(booking, free, nothing),
+        "booked": Lane(
+            booking, free, _lines("X-Customer: ", [f"sub:s{n}" for n in range(callers)])
+        ),
         "subscriber": Lane(gateway, "/v1/sold/paid", _lines("Farebox-Key: ", subscribers)),
     }
 
@@ -92,7 +96,8 @@ def _lines(name: str, values: Sequence[str]) -> tuple[str, ...]:
 
 
 class BookedFirst(Desk):
-    """Gives free answers once they are in the books, as everything is given that is counted."""
+    """Gives free answers once they are in the books, as everything is given that is counted, and
+    counts them by customer."""
 
     async def pass_on(
         self,
@@ -104,7 +109,11 @@ class BookedFirst(Desk):
     ) -> None:
         assert match.route is not None
         headers = to_caller(answer.raw_headers, match.route.upstream, paid=True)
-        await self._book(self.record(call, match, answer.status, len(answer.head), payer, scheme))
+        customer = find(call.headers, CUSTOMER) or b""
+        record = self.record(
+            call, match, answer.status, len(answer.head), customer.decode(), "plan"
+        )
+        await self._book(record)
         await call.answer(answer.status, framed(call, answer, headers), answer.head)
 
 

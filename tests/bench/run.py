@@ -26,7 +26,7 @@ from sqlalchemy import text
 from node.db.engine import open_engine
 from node.demo.market import Market, open_market
 from node.demo.processes import run_command
-from tests.bench.gating import MOST, NO_GOAL
+from tests.bench.gating import MOST, NO_GOAL, compared
 from tests.bench.processes import (
     CountingRelay,
     Run,
@@ -40,6 +40,8 @@ from tests.bench.processes import (
 LOAD, OFFICIAL_CLIENT = "tests.bench.load", "tests.bench.official_client"
 GATING, GATING_SECONDS = "tests.bench.gating", 1_800
 CONNECTIONS = 8
+# A key may spend ten USDC a day where nobody says otherwise: so many calls, not more.
+PAIRS, PAIR_CALLS = 30, 32
 
 
 @dataclass(frozen=True)
@@ -181,9 +183,9 @@ async def _buy_list(market: Market, name: str, url: str) -> None:
     await run_command(("listing", "add", name, "--buy", url, "--json"), market.buyer.environment)
 
 
-async def _through_proxy(bench: Bench, listing: str, calls: int) -> Run:
+async def _through_proxy(bench: Bench, listing: str, calls: int, secret: str = "") -> Run:
     url = f"{bench.market.proxy_url}/{listing}/paid"
-    more = {"bearer": bench.market.secret}
+    more = {"bearer": secret or bench.market.secret}
     return await load(bench, "bearer", url, bench.buyer_pid, 0, calls, **more)
 
 
@@ -275,16 +277,39 @@ async def exact(bench: Bench) -> tuple[list[Goal], dict[str, Any]]:
     return goals, {"ours": asdict(ours), "official": asdict(official)}
 
 
+async def gated(bench: Bench) -> tuple[list[Goal], dict[str, Any]]:
+    """(f) what quota and rate limit cost a bought call: an integrator's key beside an internal
+    one, in short rounds that alternate."""
+    market = bench.market
+    await _buy_list(market, "bench", bench.sold_url.removesuffix("/paid"))
+    make = ("key", "create", "integrator", "--integrator", "--per-minute", "1000000", "--json")
+    made = await run_command(make, market.buyer.environment)
+    tiers = ("usage", "tiers", "--calls", "pro", "--pro-calls", str(10**9), "--json")
+    await run_command(tiers, market.buyer.environment)
+    await asyncio.sleep(2)
+    secrets = {"internal": market.secret, "integrator": made["secret"]}
+    cost: dict[str, list[float]] = {name: [] for name in secrets}
+    for number in range(PAIRS + 1):
+        for name in sorted(secrets, reverse=bool(number % 2)):
+            run = await _through_proxy(bench, "bench", PAIR_CALLS, secrets[name])
+            if number:  # the first pair opens the channels
+                cost[name].append(run.cpu_ms_per_call * 1000)
+    found = compared(cost["integrator"], cost["internal"])
+    return [_gate_goal("proxy: bought and gated per bought", found)], found
+
+
+def _gate_goal(name: str, found: dict[str, float]) -> Goal:
+    return Goal(
+        f"f: CPU, {name} ({found['low']:.2f}-{found['high']:.2f})", found["ratio"], MOST, False
+    )
+
+
 async def gating(rounds: int) -> tuple[list[Goal], dict[str, Any]]:
     """(f) what quotas and rate limits cost, among few and among many keys; without a market."""
     async with AsyncExitStack() as stack:
         process = await start(stack, GATING, "--rounds", str(rounds))
         report: dict[str, Any] = json.loads(await line_of(process, GATING_SECONDS))
-    goals = [
-        Goal(f"f: CPU, {name} ({each['low']:.2f}-{each['high']:.2f})", each["ratio"], MOST, False)
-        for name, each in report.items()
-        if name != NO_GOAL
-    ]
+    goals = [_gate_goal(name, each) for name, each in report.items() if name not in NO_GOAL]
     return goals, report
 
 
@@ -294,6 +319,7 @@ IN_MARKET: dict[str, tuple[Part, int]] = {
     "buying": (buying, 1),
     "gas": (gas, 1),
     "exact": (exact, 2),
+    "gated": (gated, 1),
 }
 PARTS = (*IN_MARKET, "gating")
 
