@@ -21,9 +21,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import text
+from sqlalchemy import delete, insert, text
 
-from node.db.engine import open_engine
+from finance.buying.limits import EVERY
+from finance.buying.models import SpendLimit
+from node.db.engine import open_engine, writer
 from node.demo.market import Market, open_market
 from node.demo.processes import run_command
 from tests.bench.gating import MOST, NO_GOAL, compared
@@ -40,8 +42,7 @@ from tests.bench.processes import (
 LOAD, OFFICIAL_CLIENT = "tests.bench.load", "tests.bench.official_client"
 GATING, GATING_SECONDS = "tests.bench.gating", 1_800
 CONNECTIONS = 8
-# A key may spend ten USDC a day where nobody says otherwise: so many calls, not more.
-PAIRS, PAIR_CALLS = 30, 32
+PAIRS, PAIR_CALLS = 30, 40
 
 
 @dataclass(frozen=True)
@@ -286,6 +287,7 @@ async def gated(bench: Bench) -> tuple[list[Goal], dict[str, Any]]:
     made = await run_command(make, market.buyer.environment)
     tiers = ("usage", "tiers", "--calls", "pro", "--pro-calls", str(10**9), "--json")
     await run_command(tiers, market.buyer.environment)
+    _raise_limits(bench)
     await asyncio.sleep(2)
     secrets = {"internal": market.secret, "integrator": made["secret"]}
     cost: dict[str, list[float]] = {name: [] for name in secrets}
@@ -296,6 +298,22 @@ async def gated(bench: Bench) -> tuple[list[Goal], dict[str, Any]]:
                 cost[name].append(run.cpu_ms_per_call * 1000)
     found = compared(cost["integrator"], cost["internal"])
     return [_gate_goal("proxy: bought and gated per bought", found)], found
+
+
+def _raise_limits(bench: Bench) -> None:
+    """Of a day, so far that no call of a benchmark meets them; the node looks every second."""
+    url = f"sqlite:///{bench.market.buyer.data_dir / 'farebox.db'}"
+    rows = [
+        {"scope": scope, "subject": EVERY, "limit_atoms": 10**9}
+        for scope in ("listing", "key", "day")
+    ]
+    engine = open_engine(url)
+    try:
+        with writer(engine).begin() as connection:
+            connection.execute(delete(SpendLimit))
+            connection.execute(insert(SpendLimit), rows)
+    finally:
+        engine.dispose()
 
 
 def _gate_goal(name: str, found: dict[str, float]) -> Goal:
