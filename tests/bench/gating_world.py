@@ -67,9 +67,11 @@ async def open_world(
     stack: AsyncExitStack, upstream: str, keys: int, callers: int
 ) -> dict[str, Lane]:
     """A node with so many integrators and so many subscribers, of which `callers` call. Its
-    lanes: at the proxy `internal` and `integrator`, at the gateway `booked` and `subscriber`; the
-    two of one side differ by the gate alone. `free` is a free call as it is: booked behind its
-    answer, many at once, and for nobody, which what is counted must not be (law 2)."""
+    lanes: at the proxy `internal` and `integrator`, at the gateway `unlimited` (a plan with
+    neither quota nor rate) and `subscriber`; the two of one side differ by the gate alone.
+    `booked` is a free call that is counted by customer and booked before its answer, `free` one
+    as it is: booked behind its answer, many at once, and for nobody, which what is counted must
+    not be (law 2)."""
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="farebox-bench-"))
     engine = open_engine(f"sqlite:///{Path(directory) / 'farebox.db'}")
     stack.callback(engine.dispose)
@@ -78,6 +80,7 @@ async def open_world(
     internal = _add_keys(engine, callers, integrator=False)
     integrators = _add_keys(engine, keys, integrator=True)[:callers]
     subscribers = _add_subscribers(engine, keys)[:callers]
+    unlimited = _add_subscribers(engine, callers, limited=False)
     proxy, gateway, booking = await _serve(stack, engine, upstream)
     bought, free, nothing = "/call/bought/free", "/v1/sold/free", _lines("Accept: ", ["*/*"])
     return {
@@ -87,6 +90,7 @@ async def open_world(
         "booked": Lane(
             booking, free, _lines("X-Customer: ", [f"sub:s{n}" for n in range(callers)])
         ),
+        "unlimited": Lane(gateway, "/v1/sold/paid", _lines("Farebox-Key: ", unlimited)),
         "subscriber": Lane(gateway, "/v1/sold/paid", _lines("Farebox-Key: ", subscribers)),
     }
 
@@ -220,18 +224,19 @@ def _add_keys(engine: Engine, count: int, *, integrator: bool) -> list[str]:
     return made
 
 
-def _add_subscribers(engine: Engine, count: int) -> list[str]:
+def _add_subscribers(engine: Engine, count: int, *, limited: bool = True) -> list[str]:
     """With a plan that costs nothing: how it was paid for makes no difference to its calls."""
     # Not just now: what is new is looked at again each second for two minutes.
     now, made = int(time.time()) - 600, [secrets.token_hex(16) for _ in range(count)]
-    chosen = choices("Free", "", 0, 10**9, None, A_MINUTE, "stop", 3)
+    kind, calls, a_minute = ("free", 10**9, A_MINUTE) if limited else ("unlimited", None, None)
+    chosen = choices(kind, "", 0, calls, None, a_minute, "stop", 3)
     plan = add_plan(engine, "sold", chosen, now, COMMAND)
     stretch = first_stretch(plan.deal, now)
     rows: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
     for number, secret in enumerate(made):
-        payer = f"0x{number:040x}"
+        payer = "0x" + hashlib.sha256(f"{kind} {number}".encode()).hexdigest()[:40]
         for write in subscribe(
-            f"s{number}", plan, stretch, payer, _hash(secret), "", "", None, now
+            f"{kind}-{number}", plan, stretch, payer, _hash(secret), "", "", None, now
         ):
             rows[write.statement].append(dict(write.params))
     with writer(engine).begin() as connection:
