@@ -69,9 +69,12 @@ class Known:
     recipients: Sequence[str]
 
 
-def prune(bucket: Bucket, prefix: str, known: Known, now: int, rule: Keeping) -> list[str]:
-    """Let go of our copies below `prefix` that the rule does not keep; their keys. Those of
-    other nodes stay, and whatever is no backup. Raises DestinationFailed."""
+def prune(
+    bucket: Bucket, prefix: str, known: Known, now: int, rule: Keeping
+) -> tuple[list[str], list[str]]:
+    """Let go of our copies below `prefix` that the rule does not keep. Those of other nodes stay,
+    and whatever is no backup. Keys of what was let go, and of good copies that are not there,
+    let go by somebody else, or by this node before it ended. Raises DestinationFailed."""
     with _client(bucket) as client:
         there = dict(_backups_in(client, bucket, prefix))
         good = [Kept(key, at) for key, at in known.good.items() if key in there]
@@ -82,7 +85,7 @@ def prune(bucket: Bucket, prefix: str, known: Known, now: int, rule: Keeping) ->
         gone = sorted(superfluous_copies(good, others, now, rule))
         for key in gone:
             client.delete_object(Bucket=bucket.name, Key=key)
-        return gone
+    return gone, [key for key in known.good if key.startswith(prefix) and key not in there]
 
 
 def _backups_in(client: S3Client, bucket: Bucket, prefix: str) -> Iterator[tuple[str, int]]:

@@ -133,9 +133,10 @@ class Prune(msgspec.Struct, frozen=True, kw_only=True, tag="prune"):
 
 
 class Pruned(msgspec.Struct, frozen=True):
-    """Keys of the copies that are gone."""
+    """Keys of the copies that were let go, and of good ones that were gone already."""
 
     keys: list[str]
+    missing: list[str]
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -187,7 +188,7 @@ def _store(request: Upload | Prune, progress: Progress) -> Done | Pruned:
         s3.put(request.bucket, request.key, path, request.sha256, progress)
         return Done()
     known = s3.Known(request.good, request.unsure, request.recipients)
-    return Pruned(s3.prune(request.bucket, request.prefix, known, request.now, request.keeping))
+    return Pruned(*s3.prune(request.bucket, request.prefix, known, request.now, request.keeping))
 
 
 def _where(request: Request) -> Path:

@@ -15,13 +15,15 @@ from sqlalchemy import Engine
 from backups.bucket import Bucket
 from backups.client import run_task
 from backups.errors import BackupError
-from backups.models import CopyState
+from backups.models import BackupState, CopyState
 from backups.retention import Keeping
 from backups.tasks import Done, Prune, Pruned, Upload
 from node.preferences import read_preference
 from node.vault import records
 from node.vault.choices import BackupChoices, S3Choices
 from node.vault.records import BackupView
+
+_NOT_THERE = "It is not in the storage any more: somebody else has removed it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +76,13 @@ class Copies:
             recipients=[each.key.recipient for each in keys],
         )
         try:
-            gone = (await run_task(request, Pruned)).keys
+            found = await run_task(request, Pruned)
         except BackupError as error:
             return str(error)
         for each in rows:
-            if each.s3_key in gone:
+            if each.s3_key in found.missing and each.state is BackupState.GOOD:
+                await self._note(each, s3_state=CopyState.FAILED, s3_error=_NOT_THERE)
+            elif each.s3_key in found.keys or each.s3_key in found.missing:
                 await self._note(each, s3_state=CopyState.REMOVED, s3_error="")
         return ""
 

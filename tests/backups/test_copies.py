@@ -231,6 +231,21 @@ async def test_copies_of_files_that_are_gone_here_are_kept_and_let_go_by_the_rul
         assert records.read_backup(home.engine, each.id).s3_state is state
 
 
+async def test_a_copy_that_somebody_else_removed_is_noticed(home: Home, storage: str) -> None:
+    _set_key(home)
+    _use_bucket(home, storage, "taken/")
+    vault, copies = home.vault, Copies(home.engine, home.keys.unseal)
+    Upkeep(vault, copies)
+    made = await vault.back_up_now("manual")
+    sent = records.read_backup(home.engine, made.id)
+    assert sent.s3_state is CopyState.SENT
+    _client(storage).delete_object(Bucket="backups", Key=sent.s3_key)
+    assert await copies.prune(int(time.time()), Keeping()) == ""
+    noticed = records.read_backup(home.engine, made.id)
+    assert noticed.s3_state is CopyState.FAILED and "not in the storage" in noticed.s3_error
+    assert await copies.again(noticed) and _keys(storage, "taken/") == [sent.s3_key]
+
+
 async def test_a_bucket_that_cannot_be_cleared_is_an_incident_until_it_can(
     home: Home, storage: str
 ) -> None:
