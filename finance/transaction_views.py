@@ -39,16 +39,20 @@ def recent_transactions(
         .limit(1)
         .scalar_subquery()
     )
-    # From the newest on until there are enough. The indices of chain and of purpose would find
-    # all that ever was, to be sorted: in an expression they are not used.
+    chain, purpose = _TX.c.chain_id, _TX.c.purpose
+    if engine.dialect.name == "sqlite":
+        # From the newest on until there are enough. The indices of chain and of purpose would
+        # find all that ever was, to be sorted: in an expression they are not used. PostgreSQL
+        # sees that by itself, and would take an expression for something rare.
+        chain, purpose = chain + 0, purpose.concat("")
     query = (
         select(_TX, func.coalesce(_TX.c.tx_hash, newest).label("hash"))
-        .where(_TX.c.chain_id + 0 == chain_id)
+        .where(chain == chain_id)
         .order_by(_TX.c.id.desc())
         .limit(count)
     )
     if purposes:
-        query = query.where(_TX.c.purpose.concat("").in_(purposes))
+        query = query.where(purpose.in_(purposes))
     with engine.connect() as connection:
         rows: Any = connection.execute(query)
         return [_view(row) for row in rows]

@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, func, select, update
 from sqlmodel import col
 
+from catalog.characters import is_readable
 from node.accounts.audit import Actor, record
 from node.db.engine import writer
 from node.plans.errors import PlanInvalid, PlanUnknown, RequestClosed
@@ -160,8 +161,9 @@ def _answer(
 
 def _words(answer: str) -> str:
     words = answer.replace("\r\n", "\n").strip()
-    if len(words) > MOST_CHARACTERS or "\0" in words:
-        raise PlanInvalid("answer", f"At most {MOST_CHARACTERS} characters.")
+    if len(words) > MOST_CHARACTERS or not is_readable(words, "\n\t"):
+        sentence = f"At most {MOST_CHARACTERS} characters, all of which can be seen."
+        raise PlanInvalid("answer", sentence)
     return words
 
 

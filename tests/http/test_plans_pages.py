@@ -243,6 +243,8 @@ def test_a_message_is_answered(console: Console) -> None:
     admin = console.client(Role.ADMIN)
     empty = console.send(admin, f"{CUSTOMER}/requests/1", answer=" ")
     assert empty.status_code == 422 and "Write an answer" in empty.text
+    turned = console.send(admin, f"{CUSTOMER}/requests/1", answer="Yes \u202eon")
+    assert turned.status_code == 422 and "can be seen" in turned.text
     assert console.send(admin, f"{CUSTOMER}/requests/1", answer="Yes").status_code == 303
     state = "SELECT state, answer, answered_by FROM subscription_request"
     assert rows(console, state) == [("answered", "Yes", "admin")]
