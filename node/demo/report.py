@@ -90,7 +90,7 @@ def failed_checks(report: Report, calls_asked: int, exact_asked: int) -> list[st
         (report.calls_failed == 0, f"{report.calls_failed} answers were missing or wrong"),
         (earned == charged, f"buyers were charged {int(charged)} atoms, the seller got {earned}"),
         (
-            report.transactions <= MOST_CLAIM_TRANSACTIONS,
+            0 < report.transactions <= MOST_CLAIM_TRANSACTIONS,
             f"claiming and sweeping took {report.transactions} transactions",
         ),
         (not report.differences, f"{len(report.differences)} differences between books and chain"),

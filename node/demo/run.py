@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, true
 from sqlmodel import col
 
 from finance.models import ChainTx, TxState
@@ -27,6 +27,7 @@ from node.demo.traffic import buy_exact, buy_through_proxy
 EXACT_CALLS = 8
 CLAIM_SECONDS = 60
 _ON_CHAIN = (TxState.MINED, TxState.FINAL)
+_OPEN = (TxState.INTENDED, TxState.SIGNED, TxState.BROADCAST)
 
 
 class Demo:
@@ -93,13 +94,15 @@ class Demo:
         return make_report(calls, exact, after - before, claims, settlements, differences)
 
     async def _claim(self, market: Market, expected: int) -> int:
-        """Tell the seller to claim now; its USDC once it is there, or when time is up."""
+        """Tell the seller to claim now; its USDC once it is there and its node has seen how it
+        came, or when time is up."""
         assert market.seller.part is not None
         market.seller.part.process.send_signal(signal.SIGUSR1)
         deadline = asyncio.get_running_loop().time() + CLAIM_SECONDS
         while True:
             found = await usdc_balance(market.rpc, market.network, market.seller.address)
-            if found >= expected or asyncio.get_running_loop().time() > deadline:
+            arrived = found >= expected and not await asyncio.to_thread(_waits, market.seller)
+            if arrived or asyncio.get_running_loop().time() > deadline:
                 return found
             market.seller.part.require_alive()
             await asyncio.sleep(0.25)
@@ -152,9 +155,18 @@ def _read_chain_use(home: NodeHome) -> tuple[ChainUse, ChainUse]:
         engine.dispose()
 
 
-def _sum_gas(engine: Engine, which: Any) -> ChainUse:
+def _waits(home: NodeHome) -> bool:
+    """Whether a node has a transaction the end of which it does not know yet."""
+    engine = open_engine(f"sqlite:///{home.data_dir / 'farebox.db'}")
+    try:
+        return _sum_gas(engine, true(), _OPEN).transactions > 0
+    finally:
+        engine.dispose()
+
+
+def _sum_gas(engine: Engine, which: Any, states: Sequence[TxState] = _ON_CHAIN) -> ChainUse:
     statement = select(func.count(), func.coalesce(func.sum(col(ChainTx.gas_used)), 0)).where(
-        which, col(ChainTx.state).in_(_ON_CHAIN)
+        which, col(ChainTx.state).in_(states)
     )
     with engine.connect() as connection:
         transactions, gas_used = connection.execute(statement).one()
