@@ -68,7 +68,8 @@ FREE_KEY = text(
 @dataclass(frozen=True, slots=True)
 class Order:
     """Who buys what. `origin` is scheme://host:port of the seller, `fingerprint` binds an
-    Idempotency-Key to its request. A call that has to pay again has a further purchase id."""
+    Idempotency-Key to its request. A call that has to pay again has a further purchase id.
+    `guard` is written with the intent: where it does not hold, nothing is signed."""
 
     call_id: str
     key_id: str
@@ -78,6 +79,7 @@ class Order:
     fingerprint: str
     purchase_id: str
     idempotency_key: str | None = None
+    guard: Write | None = None
 
 
 @dataclass(slots=True)
@@ -143,8 +145,9 @@ def intent(payment: Payment, now: int) -> list[Write]:
     )
     if order.idempotency_key is None:
         return [row]
+    guards = [] if order.guard is None else [order.guard]
     key = {"key_id": order.key_id, "idempotency_key": order.idempotency_key}
-    return [Write(FREE_KEY, key, rows=None), row]
+    return [*guards, Write(FREE_KEY, key, rows=None), row]
 
 
 def ended(purchase_id: str, verdict: Verdict, now: int, *, seen: bool = True) -> Write:

@@ -342,6 +342,7 @@ def _order(request: Request, attempt: int) -> Order:
         request.fingerprint,
         purchase_id,
         request.idempotency_key,
+        None if request.order is None else request.order.guard,
     )
 
 

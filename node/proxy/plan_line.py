@@ -74,7 +74,7 @@ async def place(guarded: Guarded, failed: Failed, order: PlacedOrder) -> Told:
     body = await _body(order.body)
     source, path = _source(order.place), order.path.removeprefix("/")
     request = Request(call_id, KEY.id, source, "POST", path, source.url(path, ""), headers, body)
-    request.order = Ordered(order.most_atoms, order.secret)
+    request.order = Ordered(order.most_atoms, order.secret, order.guard)
     request.route = ROUTE
     try:
         answer = await guarded(KEY, request)

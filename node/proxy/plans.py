@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy import Engine
 
 from finance.errors import PaymentMalformed
+from finance.store import Write
 from finance.x402.wire import PAYMENT_REQUIRED_HEADER, decode_required
 from node.lines.events import asks_for_events
 from node.lines.pool import Answer as Received
@@ -40,11 +41,12 @@ SendWithKey = Callable[["Request", bytes], Awaitable[Received]]
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """A call that buys a stretch of a plan. Above `most_atoms` nothing is signed; `secret` is
-    the subscription's, where there is one already."""
+    """A call that buys a stretch of a plan. Above `most_atoms` nothing is signed, nor where
+    `guard` does not hold any more; `secret` is the subscription's, where there is one already."""
 
     most_atoms: int
     secret: bytes | None = field(default=None, repr=False)
+    guard: Write | None = None
 
     def check(self, price_atoms: int) -> None:
         """Raises PaymentImpossible for more than what was agreed to."""

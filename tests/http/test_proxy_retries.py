@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from finance.x402.values import Payment, Receipt
@@ -36,34 +35,3 @@ async def test_a_retry_that_fails_does_not_free_the_signature_before_it(
             assert (await proxy.call("x/y", key="k")).status_code == 200
     assert len(seller.seen) == 3
     assert len(set(seller.seen)) == 1
-
-
-async def test_a_channel_busy_with_the_call_itself_is_not_left_for_another(
-    tmp_path: Path, chain: DevchainProcess
-) -> None:
-    """The seller may still be making the answer of the first try; paying beside it pays twice."""
-    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
-
-    async def hangs(this: ScriptedSeller, _: Payment) -> tuple[int, Receipt | None]:
-        await this.hang.wait()
-        return 200, None
-
-    async def at_work(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
-        return 402, None
-
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running(answer_seconds=0.5) as proxy:
-            seller.behave = hangs
-            assert (await proxy.call("x/y", key="k")).status_code == 504
-            seller.hang.set()
-            seller.behave, seller.busy = at_work, True
-            for _ in range(2):
-                refused = await proxy.call("x/y", key="k")
-                assert (refused.status_code, refused.json()["code"]) == (409, "channel_busy")
-                assert refused.headers["retry-after"] == "1"
-            seller.behave = honest
-            await asyncio.sleep(1.1)
-            assert (await proxy.call("x/y", key="k")).status_code == 200
-    assert len(set(seller.seen)) == 1
-    assert len(node.channels) == 1

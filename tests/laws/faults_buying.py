@@ -8,9 +8,10 @@ from typing import Any
 
 from pytest import MonkeyPatch
 
-from finance.buying import limits, purchase
+from finance.buying import buyer, limits, purchase
 from node.plans.buying import orders
 from node.plans.buying.ports import PlacedOrder
+from node.plans.buying.upkeep import Upkeep
 from node.proxy import call
 from node.proxy.errors import ProxyError
 from node.proxy.plans import Ordered
@@ -159,3 +160,27 @@ def order_made_anew(patch: MonkeyPatch) -> None:
         return replace(PlacedOrder(*parts), order_id=secrets.token_hex(8))
 
     patch.setattr(orders, "PlacedOrder", anew)
+
+
+@fault(
+    7,
+    "an order that was given up is signed all the same",
+    "test_an_order_given_up_while_it_is_sent_is_not_signed",
+)
+def given_up_signed(patch: MonkeyPatch) -> None:
+    intent = buyer.intent
+
+    def unguarded(payment: Any, now: int) -> Any:
+        order = replace(payment.order, guard=None)
+        return intent(replace(payment, order=order), now)
+
+    patch.setattr(buyer, "intent", unguarded)
+
+
+@fault(
+    7,
+    "a month is paid again when its seller gives another date",
+    "test_a_month_is_not_paid_again_because_its_seller_gives_another_date",
+)
+def dates_of_sellers_believed(patch: MonkeyPatch) -> None:
+    patch.setattr(Upkeep, "_is_paid_here", lambda self, subscription_id, month: False)

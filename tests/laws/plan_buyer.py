@@ -21,13 +21,16 @@ PRICE = 1_000
 AGREED = Agreed(PRICE, PRICE)
 
 
-def plan_seller(seller: X402Seller) -> None:
-    """It offers one plan, and answers each order with the subscription to it."""
+def plan_seller(seller: X402Seller, end: int | None = None) -> None:
+    """It offers one plan, and answers each order with the subscription to it, good until `end`:
+    where none is given, that of the month."""
     month = window_of(int(time.time()))
     now = {"price_atoms": PRICE, "until": month.end}
     plan = {"id": "pro", "name": "Pro", "monthly_price_atoms": PRICE, "now": now}
-    period = {"start": month.start, "end": month.end, "price_atoms": PRICE}
-    held: dict[str, Any] = {"id": "s1", "plan": plan, "state": "active", "period": period}
+    plan |= {"grace_days": 14}
+    period = {"start": month.start, "end": end or month.end, "price_atoms": PRICE}
+    state = "active" if end is None else "grace"
+    held: dict[str, Any] = {"id": "s1", "plan": plan, "state": state, "period": period}
     seller.price = PRICE
     seller.plans = msgspec.json.encode({"plans": [plan]})
     seller.body = msgspec.json.encode({"subscription": held})

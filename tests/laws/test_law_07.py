@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from finance.x402.values import BATCH_SETTLEMENT_SCHEME, DepositPayment, Payment, Receipt
 from node.accounts.audit import SYSTEM
+from node.plans.buying.upkeep import Upkeep
 from tests.http.proxy_world import BuyerNode, served
-from tests.http.scripted_seller import ScriptedSeller
+from tests.http.scripted_seller import ScriptedSeller, honest
 from tests.laws.plan_buyer import AGREED, LISTING, PRICE, bought, plan_seller, subscriptions
 from tests.laws.x402_seller import X402Seller
 
@@ -107,13 +109,18 @@ async def test_a_retry_that_meets_a_busy_channel_is_never_paid_anew(buyer: Buyer
         buyer.list("slow", base)
         async with buyer.running(answer_seconds=0.5) as proxy:
             seller.behave = hangs
-            lost = await proxy.call("slow/x", key="order-1")
+            assert (await proxy.call("slow/x", key="order-1")).status_code == 504
             seller.hang.set()
             seller.behave, seller.busy = at_work, True
-            busy = await proxy.call("slow/x", key="order-1")
-    assert len(seller.seen) == 2
+            for _ in range(2):
+                busy = await proxy.call("slow/x", key="order-1")
+                assert (busy.status_code, busy.json()["code"]) == (409, "channel_busy")
+                assert busy.headers["retry-after"] == "1"
+            seller.behave = honest
+            await asyncio.sleep(1.1)  # the channel is left alone for a second
+            assert (await proxy.call("slow/x", key="order-1")).status_code == 200
     assert len(set(seller.seen)) == 1
-    assert [each.status_code for each in (lost, busy)] == [504, 409]
+    assert len(buyer.channels) == 1
 
 
 async def test_a_renewal_above_the_agreed_price_is_not_signed(
@@ -149,3 +156,34 @@ async def test_an_order_that_lost_its_answer_sends_the_same_signature_again(
     assert (lost.state, outcome.state, again.state) == ("open", "done", "done")
     assert len(seller.payments) == 2
     assert len(set(seller.payments)) == 1
+
+
+async def test_an_order_given_up_while_it_is_sent_is_not_signed(
+    buyer: BuyerNode, seller: X402Seller
+) -> None:
+    """Another process of the node is told to, before the seller has named its price."""
+    plan_seller(seller)
+    async with buyer.running() as running:
+        plans, others = (subscriptions(buyer, running) for _ in range(2))
+        subscription_id, order_id = await plans.order(SYSTEM, LISTING, "pro", AGREED)
+
+        async def give_up() -> None:
+            outcome = await others.give_up(SYSTEM, subscription_id)
+            assert (outcome.state, outcome.charged_atoms) == ("given_up", 0)
+
+        seller.when_asked = give_up
+        await plans.carry_out(order_id)
+    assert (await plans.read(subscription_id)).orders[0].state == "given_up"
+    assert (seller.payments, buyer.booked("spent")) == ([], 0)
+
+
+async def test_a_month_is_not_paid_again_because_its_seller_gives_another_date(
+    buyer: BuyerNode, seller: X402Seller
+) -> None:
+    plan_seller(seller, end=int(time.time()) - 60)
+    async with buyer.running() as running:
+        plans = subscriptions(buyer, running)
+        subscription_id = await bought(plans)
+        await Upkeep(plans).run()
+    assert (await plans.read(subscription_id)).state == "grace"
+    assert len(seller.payments) == 1

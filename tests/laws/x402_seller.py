@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,8 @@ class X402Seller:
     """`price` and `min_deposit` in atoms; `payments` are the headers it was sent, in order.
 
     `lost` answers are cut off after the payment arrived. `on_payment` is called with each
-    header the moment it is here. `price_when_paid` is asked for instead once somebody pays.
+    header the moment it is here, `when_asked` before a price is named. `price_when_paid` is
+    asked for instead once somebody pays.
     `plans` is what it answers for its plans, `body` what it delivers.
     """
 
@@ -34,6 +35,7 @@ class X402Seller:
     lost: int = 0
     price_when_paid: int | None = None
     on_payment: Callable[[str], None] | None = None
+    when_asked: Callable[[], Awaitable[None]] | None = None
     plans: bytes = b""
     body: bytes = b"{}"
     payments: list[str] = field(default_factory=list)
@@ -60,6 +62,8 @@ class X402Seller:
             await _answer(send, 200, self.plans)
             return
         if payment is None:
+            if self.when_asked is not None:
+                await self.when_asked()
             await self._ask(send, self.price)
             return
         self.payments.append(payment)

@@ -1,9 +1,10 @@
 """Giving an order up: the end of one whose answer never comes, safe for the money.
 
-It is wished first. From then on the order is not sent any more, so nothing more is signed
-for it. It is given up once nothing that was signed can be charged any more: it was charged
-already, or the proxy's books exclude it, which for an `exact` payment means that its
-authorization has expired and the chain shows it unused (see finance.buying.recovery).
+It is wished first. From then on the order is not sent any more, and nothing is signed for
+one that was being sent: the intent to pay is only written while the order is open. It is given
+up once nothing that was signed can be charged any more: it was charged already, or the proxy's
+books exclude it, which for an `exact` payment means that its authorization has expired and the
+chain shows it unused (see finance.buying.recovery).
 """
 
 from __future__ import annotations

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Row, select
+from sqlalchemy import Connection, Engine, Row, select, text
 from sqlmodel import col
 
 from finance.models import Purchase, PurchaseState
 from finance.money import Usdc
+from finance.store import Write
 from node.accounts.audit import SYSTEM, record
 from node.db.engine import writer
 from node.plans.buying.errors import SellerSaysNo
@@ -38,6 +39,11 @@ from node.plans.buying.shapes import Subscription, read_subscription
 from node.plans.buying.states import RETRY_SECONDS
 
 _log = logging.getLogger(__name__)
+# Made durable with the intent to pay: whoever wishes to give the order up comes before it, or
+# sees that it may be charged.
+_STILL_WANTED: Final = text(
+    "UPDATE bought_order SET state = state WHERE id = :id AND state = 'open'"
+)
 # Nothing of them is said about the order itself: it is tried again.
 _PASSING: Final = frozenset(
     (
@@ -109,7 +115,10 @@ class Orders:
             return Outcome(OrderState(order.state), order.error, order.detail, order.charged_atoms)
         secret = None if order.kind == OrderKind.SUBSCRIBE else self._unseal(row.secret_sealed)
         body = order.body.encode()
-        placed = PlacedOrder(place_of(row), order.path, body, order.id, order.most_atoms, secret)
+        wanted = Write(_STILL_WANTED, {"id": order.id})
+        placed = PlacedOrder(
+            place_of(row), order.path, body, order.id, order.most_atoms, secret, wanted
+        )
         told = await self._line.place(placed)
         try:
             standing = read_subscription(told.body) if told.good else None
@@ -118,15 +127,10 @@ class Orders:
         return await asyncio.to_thread(self._write, order_id, told, standing, patient)
 
     async def give_up(self, order_id: str) -> Outcome:
-        """End an order that is to be given up, if that is safe by now. Raises
+        """End an order that is to be given up, if that is safe by now. One that is being sent
+        just now, here or by another process, is not signed any more. Raises
         SubscriptionUnknown."""
-        if order_id in self._running:
-            return Outcome(OrderState.GIVING_UP, "order_running", "It is being sent just now.")
-        self._running.add(order_id)
-        try:
-            return await asyncio.to_thread(self._give_up, order_id)
-        finally:
-            self._running.discard(order_id)
+        return await asyncio.to_thread(self._give_up, order_id)
 
     def _give_up(self, order_id: str) -> Outcome:
         with writer(self._engine).begin() as connection:

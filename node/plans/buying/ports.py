@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from catalog.characters import cut, readable
+from finance.store import Write
 
 _MOST_CODE: Final = 80
 _MOST_DETAIL: Final = 500
@@ -36,7 +37,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class PlacedOrder:
-    """A request that is paid, once per `order_id`, and never above `most_atoms`."""
+    """A request that is paid, once per `order_id`, and never above `most_atoms`. It is signed
+    together with `guard`, which says that it is still wanted, or not at all."""
 
     place: Place
     path: str
@@ -44,6 +46,7 @@ class PlacedOrder:
     order_id: str
     most_atoms: int
     secret: bytes | None = field(default=None, repr=False)
+    guard: Write | None = None
 
 
 @dataclass(frozen=True, slots=True)
