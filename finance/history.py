@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, String, and_, cast, func, literal, or_, select
 
-from finance.actions import Action as Action
+from finance.actions import Action
 from finance.chain.events import read_args
 from finance.ledger import Account
 from finance.models import ChainEvent, ChainTx, LedgerEntry, TxState

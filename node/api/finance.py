@@ -9,6 +9,7 @@ from typing import TypeVar
 from fastapi import Query
 from pydantic import SecretStr
 
+from finance.actions import Action
 from finance.balance import money_in_books
 from finance.channel_views import (
     bought_channels,
@@ -16,7 +17,7 @@ from finance.channel_views import (
     sold_channels,
     sold_totals,
 )
-from finance.history import Action, Filter, Place, read_history
+from finance.history import Filter, Place, read_history
 from finance.operations import Token
 from finance.selling.gas_cost import gas_per_usdc
 from finance.transaction_views import recent_transactions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field, SecretStr
 
-from finance.history import Action
+from finance.actions import Action
 from finance.operations import Token
 from finance.reconcile import Difference
 from node.api.finance_shapes import Atoms, Password

@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo
 
 from starlette.responses import Response
 
-from finance.history import Action, Filter, Line, Place, all_history, read_history
+from finance.actions import Action
+from finance.history import Filter, Line, Place, all_history, read_history
 from finance.money import Usdc, Wei
 from finance.networks import Network
 from finance.operations import Token

@@ -31,7 +31,8 @@ import msgspec
 
 from node.process import spare_the_collector
 from tests.bench.gating_world import Lane, open_world
-from tests.bench.processes import free_port, line_of, start, wait_for_port
+from tests.bench.processes import line_of, start, wait_for_port
+from tests.ports import free_port
 
 AT_ONCE = 8
 NO_GOAL = (

@@ -32,12 +32,12 @@ from tests.bench.gating import MOST, NO_GOAL, compared
 from tests.bench.processes import (
     CountingRelay,
     Run,
-    free_port,
     line_of,
     measured,
     start,
     wait_for_port,
 )
+from tests.ports import free_port
 
 LOAD, OFFICIAL_CLIENT = "tests.bench.load", "tests.bench.official_client"
 GATING, GATING_SECONDS = "tests.bench.gating", 1_800

@@ -20,7 +20,8 @@ import httpx
 import pytest
 from sqlalchemy import Engine, event
 
-from finance.history import Action, Filter, read_history
+from finance.actions import Action
+from finance.history import Filter, read_history
 from node.accounts.access import Role
 from node.db.engine import open_engine
 from node.db.migrations import upgrade
