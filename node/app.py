@@ -372,7 +372,8 @@ class Node:
         except FinanceError as error:
             _log.warning("what is owed cannot be claimed now: %s", error)
         else:
-            _log.info("claimed %d atoms of %d channels", report.claimed_atoms, report.channels)
+            if report.channels:
+                _log.info("claimed %d atoms of %d channels", report.claimed_atoms, report.channels)
 
     async def _note(self, type_: str, severity: Severity, message: str) -> None:
         line = event(type_, severity, message, int(time.time()))
