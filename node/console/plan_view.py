@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 
 from finance.money import Usdc
 from finance.networks import Network
-from node.console.explorer import LimitLine, limit_line
 from node.console.format import (
     NOT_KNOWN,
     Amount,
@@ -22,7 +21,6 @@ from node.console.format import (
 )
 from node.console.gauge import Gauge, gauge
 from node.durations import HOUR
-from node.market.try_it import Left
 from node.plans.buying.models import BoughtState, OrderState
 from node.plans.buying.read import OrderView, RequestView, SubscriptionView
 from node.plans.buying.shapes import Plan
@@ -216,11 +214,6 @@ def request_row(each: RequestView, now: int, zone: ZoneInfo) -> RequestRow:
 def tone_of(state: BoughtState) -> str:
     """The colour of a state's badge."""
     return _TONES[state]
-
-
-def limit_lines(limits: tuple[Left, ...], price_atoms: int) -> tuple[LimitLine, ...]:
-    """What each limit leaves, and which are too tight for a price."""
-    return tuple(limit_line(each, price_atoms) for each in limits)
 
 
 def hours(seconds: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,7 +14,8 @@ from node.console.explorer import LimitLine
 from node.console.finance_choices import read_usdc
 from node.console.forms import FieldError, Form
 from node.console.pages import Pages
-from node.console.plan_view import BEYOND, PATH, PlanCard, limit_lines, plan_card
+from node.console.plan_limits import check_limits, labels_of, limit_lines
+from node.console.plan_view import BEYOND, PATH, PlanCard, plan_card
 from node.console.visit import Visit
 from node.market.try_it import limits_left
 from node.plans.buying.errors import SubscriptionError
@@ -105,7 +105,8 @@ def pages(subscriptions: Subscriptions) -> Pages:
         form = Form(visit.form)
         try:
             _agreed(form, plan).check(plan)
-            await _check_limits(subscriptions, visit, offer, plan)
+            price = plan.now.price_atoms if plan.now else plan.monthly_price_atoms
+            await check_limits(subscriptions.engine, offer.place.listing_id, price, visit.now)
         except (FieldError, SubscriptionError) as error:
             return await _page(subscriptions, visit, offer, plan, form.refused(error), 422)
         return _confirm(visit, offer, plan, form)
@@ -208,8 +209,8 @@ async def _page(
         demo=offer.demo,
         plan=_card(plan, offer, held, visit),
         limits=limits if price else (),
-        in_way=_labels(limits) if price else "",
-        later_in_way=_labels(later),
+        in_way=labels_of(limits) if price else "",
+        later_in_way=labels_of(later),
         may_see_limits=visit.identity.may(Permission.SEE_FINANCE),
         may_raise_limits=visit.identity.may(Permission.MOVE_MONEY),
         beyond=BEYOND,
@@ -219,23 +220,6 @@ async def _page(
         may_spend=visit.identity.may(_SPEND),
     )
     return visit.page("catalog/plan.html", view, f"{plan.name} · {offer.name}", status)
-
-
-def _labels(limits: Iterable[LimitLine]) -> str:
-    """The limits that a price does not fit in; empty for none."""
-    return ", ".join(f"“{each.label}”" for each in limits if each.short)
-
-
-async def _check_limits(
-    subscriptions: Subscriptions, visit: Visit, offer: Offer, plan: Plan
-) -> None:
-    """Raises FieldError where the order would be refused at once."""
-    price = plan.now.price_atoms if plan.now else plan.monthly_price_atoms
-    listing_id = offer.place.listing_id
-    left = await asyncio.to_thread(limits_left, subscriptions.engine, listing_id, visit.now)
-    if price and (labels := _labels(limit_lines(left, price))):
-        sentence = f"It costs {Usdc(price)} USDC, and the spending limit {labels} forbids that."
-        raise FieldError("", f"{sentence} Nothing was paid.")
 
 
 def _confirm(visit: Visit, offer: Offer, plan: Plan, form: Form, status: int = 200) -> Response:

@@ -12,10 +12,12 @@ from starlette.responses import Response
 
 from finance.money import Usdc
 from node.accounts.access import Permission
+from node.accounts.audit import Actor
 from node.console.finance_confirm import TEMPLATE, Deed, DeedView, ask
 from node.console.format import Amount, cell_amount, moment
 from node.console.forms import FieldError, Form
 from node.console.pages import Pages
+from node.console.plan_limits import check_limits
 from node.console.plan_view import PATH, quotas_of
 from node.console.visit import Visit
 from node.durations import HOUR
@@ -84,9 +86,11 @@ def pages(subscriptions: Subscriptions) -> Pages:
     _add_plans(pages, subscriptions)
     _add_upgrade(pages, subscriptions)
     _add_renewal(pages, subscriptions)
-    _add_end(pages, subscriptions)
-    _add_giving_up(pages, subscriptions)
-    _add_key(pages, subscriptions)
+    _add(pages, subscriptions, "cancel", _cancel_deed, subscriptions.cancel, "Cancelled.")
+    _add(
+        pages, subscriptions, "give-up", _give_up_deed, subscriptions.give_up, "It is done already."
+    )
+    _add(pages, subscriptions, "key", _key_deed, subscriptions.rotate, "The key was replaced.")
     _add_requests(pages, subscriptions)
     return pages
 
@@ -155,9 +159,11 @@ def _add_upgrade(pages: Pages, subscriptions: Subscriptions) -> None:
     @pages.get(path, _SPEND)
     async def show(visit: Visit) -> Response:
         try:
-            return ask(visit, (await _upgrade_deed(subscriptions, visit))[0])
+            deed, price = await _upgrade_deed(subscriptions, visit)
         except SubscriptionError as error:
             return await _plans_page(subscriptions, visit, str(error))
+        view = await _read(subscriptions, visit)
+        return await _ask_to_pay(subscriptions, visit, deed, view.listing_id, price)
 
     @pages.post(path, _SPEND)
     async def upgrade(visit: Visit) -> Response:
@@ -169,6 +175,8 @@ def _add_upgrade(pages: Pages, subscriptions: Subscriptions) -> None:
 
         async def work() -> Outcome:
             most = _agreed(visit, price)
+            view = await _read(subscriptions, visit)
+            await check_limits(subscriptions.engine, view.listing_id, price, visit.now)
             return await subscriptions.upgrade(visit.actor, subscription_id, plan_id, most)
 
         return await _do(visit, deed, work, "Upgraded; it counts at once.")
@@ -206,7 +214,9 @@ async def _upgrade_deed(subscriptions: Subscriptions, visit: Visit) -> tuple[Dee
 def _add_renewal(pages: Pages, subscriptions: Subscriptions) -> None:
     @pages.get(f"{ONE}/renewal", _SPEND)
     async def show(visit: Visit) -> Response:
-        return ask(visit, _renewal_deed(await _read(subscriptions, visit)))
+        view = await _read(subscriptions, visit)
+        deed, price = _renewal_deed(view), view.next_price_atoms
+        return await _ask_to_pay(subscriptions, visit, deed, view.listing_id, price)
 
     @pages.post(f"{ONE}/renewal", _SPEND)
     async def renew(visit: Visit) -> Response:
@@ -214,6 +224,7 @@ def _add_renewal(pages: Pages, subscriptions: Subscriptions) -> None:
 
         async def work() -> Outcome:
             most = _agreed(visit, view.next_price_atoms)
+            await check_limits(subscriptions.engine, view.listing_id, most, visit.now)
             return await subscriptions.renew(visit.actor, view.id, most)
 
         return await _do(visit, _renewal_deed(view), work, "Renewed.")
@@ -236,19 +247,28 @@ def _renewal_deed(view: SubscriptionView) -> Deed:
     return Deed("Renew now", path, facts, points, f"Pay {price} USDC", back)
 
 
-def _add_end(pages: Pages, subscriptions: Subscriptions) -> None:
-    @pages.get(f"{ONE}/cancel", _SPEND)
-    async def show(visit: Visit) -> Response:
-        return ask(visit, _cancel_deed(await _read(subscriptions, visit), visit))
+def _add(
+    pages: Pages,
+    subscriptions: Subscriptions,
+    name: str,
+    deed_of: Callable[[SubscriptionView, Visit], Deed],
+    work: Callable[[Actor, str], Awaitable[Outcome | None]],
+    note: str,
+) -> None:
+    """A deed that costs nothing."""
 
-    @pages.post(f"{ONE}/cancel", _SPEND)
-    async def cancel(visit: Visit) -> Response:
+    @pages.get(f"{ONE}/{name}", _SPEND)
+    async def show(visit: Visit) -> Response:
+        return ask(visit, deed_of(await _read(subscriptions, visit), visit))
+
+    @pages.post(f"{ONE}/{name}", _SPEND)
+    async def do(visit: Visit) -> Response:
         view = await _read(subscriptions, visit)
 
-        async def work() -> None:
-            await subscriptions.cancel(visit.actor, view.id)
+        async def act() -> Outcome | None:
+            return await work(visit.actor, view.id)
 
-        return await _do(visit, _cancel_deed(view, visit), work, "Cancelled.")
+        return await _do(visit, deed_of(view, visit), act, note)
 
 
 def _cancel_deed(view: SubscriptionView, visit: Visit) -> Deed:
@@ -263,22 +283,7 @@ def _cancel_deed(view: SubscriptionView, visit: Visit) -> Deed:
     return Deed(title, f"{back}/cancel", facts, points, "Cancel it", back, danger=True)
 
 
-def _add_giving_up(pages: Pages, subscriptions: Subscriptions) -> None:
-    @pages.get(f"{ONE}/give-up", _SPEND)
-    async def show(visit: Visit) -> Response:
-        return ask(visit, _give_up_deed(await _read(subscriptions, visit)))
-
-    @pages.post(f"{ONE}/give-up", _SPEND)
-    async def give_up(visit: Visit) -> Response:
-        view = await _read(subscriptions, visit)
-
-        async def work() -> Outcome:
-            return await subscriptions.give_up(visit.actor, view.id)
-
-        return await _do(visit, _give_up_deed(view), work, "It is done already.")
-
-
-def _give_up_deed(view: SubscriptionView) -> Deed:
+def _give_up_deed(view: SubscriptionView, _visit: Visit) -> Deed:
     back = f"{PATH}/{view.id}"
     waiting = next((each for each in view.orders if each.state in UNDER_WAY), None)
     facts = [("API", view.listing), ("Plan", view.plan_name)]
@@ -295,22 +300,7 @@ def _give_up_deed(view: SubscriptionView) -> Deed:
     return Deed("Give up the order", path, tuple(facts), points, "Give it up", back, danger=True)
 
 
-def _add_key(pages: Pages, subscriptions: Subscriptions) -> None:
-    @pages.get(f"{ONE}/key", _SPEND)
-    async def show(visit: Visit) -> Response:
-        return ask(visit, _key_deed(await _read(subscriptions, visit)))
-
-    @pages.post(f"{ONE}/key", _SPEND)
-    async def rotate(visit: Visit) -> Response:
-        view = await _read(subscriptions, visit)
-
-        async def work() -> None:
-            await subscriptions.rotate(visit.actor, view.id)
-
-        return await _do(visit, _key_deed(view), work, "The key was replaced.")
-
-
-def _key_deed(view: SubscriptionView) -> Deed:
+def _key_deed(view: SubscriptionView, _visit: Visit) -> Deed:
     back = f"{PATH}/{view.id}"
     facts = (("API", view.listing), ("Plan", view.plan_name))
     points = (
@@ -377,6 +367,18 @@ def _agreed(visit: Visit, price_atoms: int) -> int:
 
 async def _read(subscriptions: Subscriptions, visit: Visit) -> SubscriptionView:
     return await subscriptions.read(visit.path["subscription_id"])
+
+
+async def _ask_to_pay(
+    subscriptions: Subscriptions, visit: Visit, deed: Deed, listing_id: str, price_atoms: int
+) -> Response:
+    """The page before a payment; a limit that forbids it is named at once."""
+    form = Form()
+    try:
+        await check_limits(subscriptions.engine, listing_id, price_atoms, visit.now)
+    except FieldError as error:
+        form = form.refused(error)
+    return visit.page(TEMPLATE, DeedView(deed, form), deed.title)
 
 
 async def _do(

@@ -122,7 +122,13 @@ def test_somebody_subscribes_uses_renews_and_cancels(browser: Browser, tmp_path:
         _month_passes(console, seller)
         page.reload()
         expect(page.get_by_role("heading", level=1)).not_to_contain_text("active")
+        _set_limit(console, "0.01")
         page.get_by_role("link", name="Renew now").click()
+        refused = "It costs 3 USDC, and the spending limit “One call” forbids that."
+        expect(page.get_by_role("alert")).to_contain_text(refused)
+        pay(page, "Pay 3 USDC")
+        expect(page.get_by_role("alert")).to_contain_text(refused)
+        _set_limit(console, "500")
         pay(page, "Pay 3 USDC")
         expect(page.get_by_role("heading", level=1)).to_contain_text("active")
         assert usdc_of(chain, wallet) == ATOMS - first - 3_000_000
