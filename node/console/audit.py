@@ -68,7 +68,10 @@ def pages(accounts: Accounts) -> Pages:
         known = await accounts.read(areas)
         view = AuditView(
             form=form,
-            areas=(("", "everything"), *((area, area.replace("_", " ")) for area in known)),
+            areas=(
+                ("", "Everything"),
+                *((area, area.replace("_", " ").capitalize()) for area in known),
+            ),
             lines=tuple(_line(visit, entry) for entry in found.items),
             total=count(found.total),
             filtered=wanted != TrailFilter(),
