@@ -77,8 +77,6 @@ def add(
     if (upstream is None) == (buy is None):
         raise ListingInvalid("base_url", "Say either --upstream URL (to sell) or --buy URL.")
     from catalog.specs import parse_spec
-    from node.commands.buying import add_bought
-    from node.market.publishing import sell
 
     settings = read_settings(context)
     require_node(settings)
@@ -96,15 +94,22 @@ def add(
         credential=_credential(auth_header, auth_query, auth_value_stdin),
         spec=parse_spec(_read(spec)) if spec else "",
     )
+    listing_id = _store(settings, draft)
+    show_facts(_added(settings, draft, listing_id), as_json, hint=_hint(draft))
+
+
+def _store(settings: Settings, draft: Draft) -> str:
+    """The id under which it stands in the database now."""
+    from node.commands.buying import add_bought
+    from node.market.publishing import sell
+
     seal = unlock(settings).seal if draft.credential.secret else _nothing_to_seal
     publisher, now = _publisher(settings, seal), int(time.time())
     found = _look(publisher.engine, settings, draft)
     if found is None:
-        listing_id = sell(publisher, draft, ListingMode.LIVE, COMMAND, now)
-    else:
-        with writer(publisher.engine).begin() as connection:
-            listing_id = add_bought(connection, found, draft, settings, now)
-    show_facts(_added(settings, draft, listing_id), as_json, hint=_hint(draft))
+        return sell(publisher, draft, ListingMode.LIVE, COMMAND, now)
+    with writer(publisher.engine).begin() as connection:
+        return add_bought(connection, found, draft, settings, now)
 
 
 def _look(engine: Engine, settings: Settings, draft: Draft) -> FoundListing | None:

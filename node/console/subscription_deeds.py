@@ -1,12 +1,10 @@
-"""What is done with a subscription: another plan, renewal, cancelling, a new key, requests."""
+"""What is done with a subscription: another plan, renewal, cancelling, a new key."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
-from zoneinfo import ZoneInfo
 
 from starlette.responses import Response
 
@@ -20,24 +18,15 @@ from node.console.pages import Pages
 from node.console.plan_limits import check_limits
 from node.console.plan_view import PATH, quotas_of
 from node.console.visit import Visit
-from node.durations import HOUR
-from node.plans.buying.changing import Wanted
 from node.plans.buying.errors import SubscriptionError
 from node.plans.buying.models import UNDER_WAY, OrderState
 from node.plans.buying.orders import Outcome
 from node.plans.buying.read import SubscriptionView
 from node.plans.buying.service import Subscriptions
 from node.plans.buying.shapes import Plan
-from node.usage.quotas import Meter
-from node.usage.windows import window_of
 
 ONE: Final = f"{PATH}/{{subscription_id}}"
 _SPEND: Final = Permission.SPEND
-_WANTS: Final = (
-    ("support", "Support: a message"),
-    (Meter.CALLS.value, "More calls"),
-    (Meter.STREAM_SECONDS.value, "More stream hours"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +57,6 @@ class PlansView:
     problem: str
 
 
-@dataclass(frozen=True, slots=True)
-class AskView:
-    """What `developers/subscription_ask.html` shows."""
-
-    path: str
-    listing: str
-    plan: str
-    form: Form
-    wants: tuple[tuple[str, str], ...]
-    zone: str
-
-
 def pages(subscriptions: Subscriptions) -> Pages:
     """Each deed with its page; what costs or cannot be undone asks for the password."""
     pages = Pages("developers", "subscriptions")
@@ -91,7 +68,6 @@ def pages(subscriptions: Subscriptions) -> Pages:
         pages, subscriptions, "give-up", _give_up_deed, subscriptions.give_up, "It is done already."
     )
     _add(pages, subscriptions, "key", _key_deed, subscriptions.rotate, "The key was replaced.")
-    _add_requests(pages, subscriptions)
     return pages
 
 
@@ -308,52 +284,6 @@ def _key_deed(view: SubscriptionView, _visit: Visit) -> Deed:
         "Apps notice nothing: they never see this key.",
     )
     return Deed("Replace the key", f"{back}/key", facts, points, "Replace it", back)
-
-
-def _add_requests(pages: Pages, subscriptions: Subscriptions) -> None:
-    @pages.get(f"{ONE}/requests", _SPEND)
-    async def show(visit: Visit) -> Response:
-        end = datetime.fromtimestamp(window_of(visit.now).end, visit.zone)
-        form = Form({"until": end.strftime("%Y-%m-%dT%H:%M")})
-        return _ask_page(visit, await _read(subscriptions, visit), form)
-
-    @pages.post(f"{ONE}/requests", _SPEND)
-    async def send(visit: Visit) -> Response:
-        view, form = await _read(subscriptions, visit), Form(visit.form)
-        try:
-            sent = await subscriptions.ask(visit.actor, view.id, _wanted(form, visit.zone))
-        except (FieldError, SubscriptionError) as error:
-            return _ask_page(visit, view, form.refused(error), 422)
-        note = "The seller has it; the answer will stand here, and is announced."
-        if not sent:
-            note = "Written down. The seller does not answer now, and gets it later."
-        return visit.redirect(f"{PATH}/{view.id}", note, "good" if sent else "warn")
-
-
-def _ask_page(visit: Visit, view: SubscriptionView, form: Form, status: int = 200) -> Response:
-    path, zone = f"{PATH}/{view.id}", visit.zone.key
-    shown = AskView(path, view.listing, view.plan_name, form, _WANTS, zone)
-    return visit.page("developers/subscription_ask.html", shown, "Ask the seller", status)
-
-
-def _wanted(form: Form, zone: ZoneInfo) -> Wanted:
-    """What was filled in. Raises FieldError."""
-    text, kind = form.value("text").replace("\r\n", "\n").strip(), form.value("kind")
-    if kind == "support":
-        return Wanted(text)
-    if kind not in dict(_WANTS):
-        raise FieldError("kind", "Choose what to ask for.")
-    meter, cap = Meter(kind), None
-    typed = form.value("cap").strip().replace(",", "")
-    if typed:
-        if not (typed.isascii() and typed.isdigit()) or len(typed) > 12:
-            raise FieldError("cap", "Write a whole number of calls or hours, or nothing.")
-        cap = int(typed) * (HOUR if meter is Meter.STREAM_SECONDS else 1)
-    try:
-        until = int(datetime.fromisoformat(form.value("until")).replace(tzinfo=zone).timestamp())
-    except (ValueError, OverflowError):
-        raise FieldError("until", "Write a day and a time, such as 2027-01-31T18:00.") from None
-    return Wanted(text, meter, cap, until)
 
 
 def _agreed(visit: Visit, price_atoms: int) -> int:
