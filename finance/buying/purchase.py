@@ -143,11 +143,11 @@ def intent(payment: Payment, now: int) -> list[Write]:
             "updated_at": now,
         },
     )
-    if order.idempotency_key is None:
-        return [row]
-    guards = [] if order.guard is None else [order.guard]
-    key = {"key_id": order.key_id, "idempotency_key": order.idempotency_key}
-    return [*guards, Write(FREE_KEY, key, rows=None), row]
+    before = [] if order.guard is None else [order.guard]
+    if order.idempotency_key is not None:
+        key = {"key_id": order.key_id, "idempotency_key": order.idempotency_key}
+        before.append(Write(FREE_KEY, key, rows=None))
+    return [*before, row]
 
 
 def ended(purchase_id: str, verdict: Verdict, now: int, *, seen: bool = True) -> Write:
