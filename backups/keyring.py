@@ -18,12 +18,13 @@ import pyrage
 
 from backups.errors import BackupDamaged, ChoiceInvalid, MemoryShort, PasswordWrong
 from backups.header import BackupKey
-from backups.password import MOST_WORK, WORK, memory_of, seal, work_of
+from backups.password import MOST_WORK, WORK, OtherPassword, memory_of, seal, unseal, work_of
 
 MIN_PASSWORD = 12
 _ALONE_SECONDS = 60.0
 _SPARE_BYTES = 32 << 20
 _GROUP = Path("/sys/fs/cgroup")
+_NOT_OURS = "The front of this backup is not Farebox's own. Use another backup."
 _MAC_LABEL = b"farebox backup manifest 1\0"
 
 
@@ -52,17 +53,18 @@ def open_key(key: BackupKey, password: str) -> str:
     a second."""
     work = work_of(key.key_block)
     if work is None or work > MOST_WORK:
-        raise BackupDamaged("The front of this backup is not Farebox's own. Use another backup.")
+        raise BackupDamaged(_NOT_OURS)
     try:
         with _alone():
             _require_memory(memory_of(work))
-            opened: bytes = pyrage.passphrase.decrypt(key.key_block.encode("ascii"), password)
-    except pyrage.DecryptError:
+            identity = unseal(key.key_block, password).decode()
+    except OtherPassword:
         raise PasswordWrong(
             "The backup password does not open this backup. It is the one that was set when the"
             " backup was written, not the wallet's passphrase."
         ) from None
-    identity = opened.decode()
+    except ValueError:
+        raise BackupDamaged(_NOT_OURS) from None
     require_match(key, identity)
     return identity
 

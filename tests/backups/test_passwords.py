@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 from backups.errors import BackupDamaged, MemoryShort
 from backups.header import BackupKey, encode_header, read_header
 from backups.keyring import open_key
-from backups.password import WORK, seal, work_of
+from backups.password import WORK, OtherPassword, Unreadable, seal, unseal, work_of
 from tests.backups.home import PASSWORD, Home
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -68,7 +69,42 @@ def test_too_little_memory_is_a_sentence(
 
 def test_every_password_and_secret_of_any_length_opens_with_a_second_implementation() -> None:
     for secret, password in ((b"", "ä" * 12), (b"x" * 65_536, "long " * 200), (b"\0", " tab\t ")):
-        armored = seal(secret, password, 10).encode()
-        assert pyrage.passphrase.decrypt(armored, password) == secret
+        armored = seal(secret, password, 10)
+        assert pyrage.passphrase.decrypt(armored.encode(), password) == secret
+        assert unseal(armored, password) == secret
         with pytest.raises(pyrage.DecryptError):
-            pyrage.passphrase.decrypt(armored, password + "x")
+            pyrage.passphrase.decrypt(armored.encode(), password + "x")
+        with pytest.raises(OtherPassword):
+            unseal(armored, password + "x")
+
+
+def test_what_another_age_wrote_is_opened_and_nothing_that_was_changed() -> None:
+    foreign = pyrage.passphrase.encrypt(b"secret", PASSWORD, armored=True).decode()
+    assert unseal(foreign, PASSWORD) == b"secret"
+    raw = base64.b64decode("".join(seal(b"secret", PASSWORD, 10).splitlines()[1:-1]))
+    for at in range(len(raw)):
+        changed = base64.b64encode(raw[:at] + bytes((raw[at] ^ 1,)) + raw[at + 1 :]).decode()
+        with pytest.raises(ValueError):
+            unseal(changed, PASSWORD)
+    for part in (raw[:-1], raw + b"x"):
+        with pytest.raises(Unreadable):
+            unseal(base64.b64encode(part).decode(), PASSWORD)
+
+
+def test_the_right_password_opens_a_backup_on_a_machine_that_is_busy(home: Home) -> None:
+    """It stands still for a quarter of a second, again and again, while the key is derived."""
+    script = (
+        "import sys, backups.keyring as k\n"
+        "key = k.BackupKey(*sys.argv[1:])\n"
+        "print('begins', flush=True)\n"
+        f"print(k.open_key(key, {PASSWORD!r}))\n"
+    )
+    command = [sys.executable, "-c", script, home.key.recipient, home.key.key_block]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as opening:
+        assert opening.stdout is not None and opening.stdout.readline() == "begins\n"
+        for _ in range(8):
+            opening.send_signal(signal.SIGSTOP)
+            time.sleep(0.25)
+            opening.send_signal(signal.SIGCONT)
+            time.sleep(0.001)
+        assert opening.stdout.read().strip() == home.key.identity
