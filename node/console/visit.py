@@ -16,6 +16,8 @@ from node.accounts.access import Identity
 from node.accounts.audit import Actor
 from node.accounts.errors import SignInRefused
 from node.accounts.service import SessionView
+from node.accounts.sessions import LONGEST_SECONDS
+from node.accounts.users import THEMES
 from node.console.format import duration
 from node.console.forms import FieldError
 from node.console.shell import Frame, Note, Shell
@@ -23,6 +25,8 @@ from node.console.tabs import sections, sidebar
 from node.private import LOCAL_NAMES
 
 ZONE_COOKIE = "farebox_zone"  # what the browser says, set by the page's script
+# What the user chose, for pages that know no user: errors, and the one to sign in.
+THEME_COOKIE = "farebox_theme"
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -94,6 +98,10 @@ class Guest:
         plain = path.startswith("/") and not path.startswith(("//", "/\\"))
         return path if plain and path.isprintable() and path.isascii() else "/"
 
+    def _kept_theme(self) -> str:
+        kept = self.request.cookies.get(THEME_COOKIE, "")
+        return kept if kept in THEMES else THEMES[0]
+
     def _shell(self, title: str) -> Shell:
         facts = self._frame.facts
         return Shell(
@@ -101,7 +109,7 @@ class Guest:
             network=facts.network,
             main_network=facts.main_network,
             uptime=duration(self.now - facts.started_at),
-            theme="system",
+            theme=self._kept_theme(),
             here=_here(self.request),
         )
 
@@ -127,6 +135,20 @@ class Visit(Guest):
     @property
     def actor(self) -> Actor:
         return Actor.of(self.identity)
+
+    def page(self, template: str, view: object, title: str, status: int = 200) -> Response:
+        """A page from its template; the browser keeps the theme for those of guests."""
+        answer, theme = super().page(template, view, title, status), self.session.theme
+        if theme != self._kept_theme():
+            answer.set_cookie(
+                THEME_COOKIE,
+                theme,
+                max_age=LONGEST_SECONDS,
+                secure=self.secure,
+                httponly=True,
+                samesite="strict",
+            )
+        return answer
 
     def redirect(self, path: str, note: str = "", tone: str = "good") -> Response:
         """Show another page of the console by GET; `note` stands above it, once."""
