@@ -37,9 +37,9 @@ class DeedView:
     form: Form
 
 
-def ask(visit: Visit, deed: Deed) -> Response:
-    """The page itself."""
-    return visit.page(TEMPLATE, DeedView(deed, Form()), deed.title)
+def ask(visit: Visit, deed: Deed, form: Form | None = None) -> Response:
+    """The page itself; `form` holds what is known to be in the way."""
+    return visit.page(TEMPLATE, DeedView(deed, form or Form()), deed.title)
 
 
 async def do(

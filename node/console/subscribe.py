@@ -105,8 +105,8 @@ def pages(subscriptions: Subscriptions) -> Pages:
         form = Form(visit.form)
         try:
             _agreed(form, plan).check(plan)
-            price = plan.now.price_atoms if plan.now else plan.monthly_price_atoms
-            await check_limits(subscriptions.engine, offer.place.listing_id, price, visit.now)
+            listing_id, price = offer.place.listing_id, _price_now(plan)
+            await check_limits(subscriptions.engine, listing_id, price, visit.now)
         except (FieldError, SubscriptionError) as error:
             return await _page(subscriptions, visit, offer, plan, form.refused(error), 422)
         return _confirm(visit, offer, plan, form)
@@ -193,7 +193,7 @@ async def _page(
     form: Form,
     status: int = 200,
 ) -> Response:
-    price = plan.now.price_atoms if plan.now else plan.monthly_price_atoms
+    price = _price_now(plan)
     listing_id = offer.place.listing_id
     left = await asyncio.to_thread(limits_left, subscriptions.engine, listing_id, visit.now)
     limits = limit_lines(left, price)
@@ -220,6 +220,11 @@ async def _page(
         may_spend=visit.identity.may(_SPEND),
     )
     return visit.page("catalog/plan.html", view, f"{plan.name} · {offer.name}", status)
+
+
+def _price_now(plan: Plan) -> int:
+    """Atoms for what is left of the month; for all of it, where the seller does not say."""
+    return plan.now.price_atoms if plan.now else plan.monthly_price_atoms
 
 
 def _confirm(visit: Visit, offer: Offer, plan: Plan, form: Form, status: int = 200) -> Response:

@@ -135,31 +135,30 @@ def _add_upgrade(pages: Pages, subscriptions: Subscriptions) -> None:
     @pages.get(path, _SPEND)
     async def show(visit: Visit) -> Response:
         try:
-            deed, price = await _upgrade_deed(subscriptions, visit)
+            view, deed, price = await _upgrade_deed(subscriptions, visit)
         except SubscriptionError as error:
             return await _plans_page(subscriptions, visit, str(error))
-        view = await _read(subscriptions, visit)
         return await _ask_to_pay(subscriptions, visit, deed, view.listing_id, price)
 
     @pages.post(path, _SPEND)
     async def upgrade(visit: Visit) -> Response:
-        subscription_id, plan_id = visit.path["subscription_id"], visit.path["plan_id"]
         try:
-            deed, price = await _upgrade_deed(subscriptions, visit)
+            view, deed, price = await _upgrade_deed(subscriptions, visit)
         except SubscriptionError as error:
             return await _plans_page(subscriptions, visit, str(error))
 
         async def work() -> Outcome:
             most = _agreed(visit, price)
-            view = await _read(subscriptions, visit)
-            await check_limits(subscriptions.engine, view.listing_id, price, visit.now)
-            return await subscriptions.upgrade(visit.actor, subscription_id, plan_id, most)
+            await check_limits(subscriptions.engine, view.listing_id, most, visit.now)
+            return await subscriptions.upgrade(visit.actor, view.id, visit.path["plan_id"], most)
 
         return await _do(visit, deed, work, "Upgraded; it counts at once.")
 
 
-async def _upgrade_deed(subscriptions: Subscriptions, visit: Visit) -> tuple[Deed, int]:
-    """What an upgrade costs now, as its page says it."""
+async def _upgrade_deed(
+    subscriptions: Subscriptions, visit: Visit
+) -> tuple[SubscriptionView, Deed, int]:
+    """What an upgrade costs now (atoms), as its page says it."""
     view = await subscriptions.read(visit.path["subscription_id"])
     quote = await subscriptions.quote_upgrade(view.id, visit.path["plan_id"])
     back, price = f"{PATH}/{view.id}", Usdc(quote.price_atoms)
@@ -184,7 +183,8 @@ async def _upgrade_deed(subscriptions: Subscriptions, visit: Visit) -> tuple[Dee
         f"Upgrade to {quote.plan.name}",
         f"{back}/upgrade/{quote.plan.id}?most={int(price)}",
     )
-    return Deed(title, path, facts, points, f"Pay {price} USDC", f"{back}/plans"), int(price)
+    deed = Deed(title, path, facts, points, f"Pay {price} USDC", f"{back}/plans")
+    return view, deed, int(price)
 
 
 def _add_renewal(pages: Pages, subscriptions: Subscriptions) -> None:
@@ -303,12 +303,11 @@ async def _ask_to_pay(
     subscriptions: Subscriptions, visit: Visit, deed: Deed, listing_id: str, price_atoms: int
 ) -> Response:
     """The page before a payment; a limit that forbids it is named at once."""
-    form = Form()
     try:
         await check_limits(subscriptions.engine, listing_id, price_atoms, visit.now)
     except FieldError as error:
-        form = form.refused(error)
-    return visit.page(TEMPLATE, DeedView(deed, form), deed.title)
+        return ask(visit, deed, Form().refused(error))
+    return ask(visit, deed)
 
 
 async def _do(

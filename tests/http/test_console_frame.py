@@ -62,6 +62,14 @@ def test_a_form_sent_by_another_site_changes_nothing(
     assert admin.post("/sign-in", data={}, headers=headers).status_code in (403, 404, 405)
 
 
+def test_whoever_is_not_known_sees_the_theme_that_was_chosen_here(console: Console) -> None:
+    for kept, shown in (("dark", "dark"), ("light", "light"), ('"><b>', "system"), ("", "system")):
+        with httpx.Client(base_url=console.url, trust_env=False) as browser:
+            for path in ("/sign-in", "/nothing-here"):
+                page = browser.get(path, headers={"cookie": f"farebox_theme={kept}"}).text
+                assert f'<html lang="en" data-theme="{shown}">' in page, (kept, path)
+
+
 def test_no_page_can_be_framed_or_run_foreign_script(console: Console) -> None:
     admin = console.client(Role.ADMIN)
     for path in ("/", PAGE, "/nothing-here", "/sign-in", "/static/farebox.css", "/api/nothing"):
