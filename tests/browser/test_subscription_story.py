@@ -132,6 +132,9 @@ def test_somebody_subscribes_uses_renews_and_cancels(browser: Browser, tmp_path:
         pay(page, "Pay 3 USDC")
         expect(page.get_by_role("heading", level=1)).to_contain_text("active")
         assert usdc_of(chain, wallet) == ATOMS - first - 3_000_000
+        _upgrade(console, seller, page)
+        upgraded = usdc_of(chain, wallet)
+        assert ATOMS - first - 3_000_000 - 3_000_000 <= upgraded < ATOMS - first - 3_000_000
 
         page.get_by_role("link", name="Cancel").click()
         pay(page, "Cancel it")
@@ -139,7 +142,23 @@ def test_somebody_subscribes_uses_renews_and_cancels(browser: Browser, tmp_path:
         expect(page.locator("#record")).to_contain_text("Cancelled")
         page.get_by_role("link", name="Subscriptions", exact=True).first.click()
         expect(page.get_by_role("row", name="Weather")).to_contain_text("cancelled")
-        assert usdc_of(chain, wallet) == ATOMS - first - 3_000_000
+        assert usdc_of(chain, wallet) == upgraded
+
+
+def _upgrade(console: Console, seller: SellerThread, page: Page) -> None:
+    """To a larger plan, at once; the limit in its way is named before, and again."""
+    seller.seller.plan("Max", 6_000_000, calls=9_000)
+    page.get_by_role("link", name="Change the plan").click()
+    _set_limit(console, "0.000001")
+    page.get_by_role("link", name="Upgrade now").click()
+    in_the_way = "the spending limit “One call” forbids that."
+    expect(page.get_by_role("alert")).to_contain_text(in_the_way)
+    pay(page, "Pay")
+    expect(page.get_by_role("alert")).to_contain_text(in_the_way)
+    _set_limit(console, "500")
+    pay(page, "Pay")
+    expect(page.get_by_role("status").filter(has_text="Upgraded")).to_be_visible()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("active")
 
 
 def _limit_stands_in_the_way(console: Console, page: Page) -> None:
