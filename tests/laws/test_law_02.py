@@ -18,10 +18,10 @@ from finance.store import Batch
 from node.db.engine import open_engine, writer
 from node.db.journal import Journal
 from tests.chain_fixtures import ChainProcess
-from tests.http.conftest import PRICE, Market, free_port, serving
+from tests.http.conftest import PRICE, Market
 from tests.http.plans_world import BELOW, Customer, Seller, open_seller
 from tests.http.proxy_world import SECRET, BuyerNode, served
-from tests.laws.worlds import Shop, Witness, on_disk
+from tests.laws.worlds import Shop, Witness, at_first_byte, on_disk
 from tests.laws.x402_seller import X402Seller
 from tests.recovery.seller_world import World, usdc_of
 
@@ -29,25 +29,16 @@ CHARGED = "SELECT SUM(amount) FROM ledger_entry WHERE account = 'charged'"
 
 
 async def test_no_answer_leaves_before_its_charge_is_on_disk(market: Market) -> None:
-    assert await _on_disk_at_first_byte(market, "/v1/api/echo") == [PRICE]
+    assert await _charged_at_first_byte(market, "/v1/api/echo") == [PRICE]
 
 
 async def test_no_long_answer_begins_before_its_charge_is_on_disk(market: Market) -> None:
-    assert await _on_disk_at_first_byte(market, "/v1/api/stream/40/10000") == [PRICE]
+    assert await _charged_at_first_byte(market, "/v1/api/stream/40/10000") == [PRICE]
 
 
-async def _on_disk_at_first_byte(market: Market, path: str) -> list[int]:
-    market.sell()
-    payer = await market.payer()
+async def _charged_at_first_byte(market: Market, path: str) -> list[int]:
     database = market.journal.engine.url.database
-    witness = Witness(market.gateway, lambda: on_disk(database, CHARGED))
-    header = payer.voucher(await market.offer(path))
-    port = free_port()
-    async with serving(witness, port):
-        url = f"http://127.0.0.1:{port}{path}"
-        answer = await market.client.get(url, headers={"PAYMENT-SIGNATURE": header})
-    assert answer.status_code == 200
-    return witness.seen
+    return await at_first_byte(market, path, lambda: on_disk(database, CHARGED))
 
 
 async def test_no_exact_answer_leaves_before_its_money_has_arrived(shop: Shop) -> None:

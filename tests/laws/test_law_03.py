@@ -17,7 +17,7 @@ from node.db.journal import Journal
 from tests.http.conftest import NETWORK, PRICE, Market
 from tests.http.plans_world import Seller
 from tests.laws.minutes import open_stream
-from tests.laws.worlds import NOWHERE, Shop, on_disk
+from tests.laws.worlds import NOWHERE, Shop, at_first_byte, on_disk
 
 LONG = "/v1/api/stream/40/10000"
 
@@ -60,15 +60,9 @@ async def test_a_caller_who_left_before_the_first_byte_is_not_charged(market: Ma
 
 
 async def test_a_long_answer_cut_by_a_crash_is_not_charged(market: Market, tmp_path: Path) -> None:
-    market.sell()
-    payer = await market.payer()
-    crashed = tmp_path / "crashed.db"
-    header = payer.voucher(await market.offer(LONG))
-    request = market.client.stream("GET", market.url + LONG, headers={"PAYMENT-SIGNATURE": header})
-    async with request as answer:
-        # What a process killed now would leave on the disk.
-        _copy(market.journal.engine.url.database, crashed)
-        await answer.aread()
+    database, crashed = market.journal.engine.url.database, tmp_path / "crashed.db"
+    # What a process killed then would leave on the disk.
+    await at_first_byte(market, LONG, lambda: _copy(database, crashed))
     assert on_disk(crashed, "SELECT charged_atoms FROM seller_channel") == PRICE
     engine = open_engine(f"sqlite:///{crashed}")
     journal = Journal(engine)

@@ -223,6 +223,19 @@ class Witness:
         await self._app(scope, receive, witnessed)
 
 
+async def at_first_byte(market: Market, path: str, look: Callable[[], Any]) -> list[Any]:
+    """What `look` finds when the answer to a paid call begins to leave."""
+    market.sell()
+    payer = await market.payer()
+    header = payer.voucher(await market.offer(path))
+    witness, port = Witness(market.gateway, look), free_port()
+    async with serving(witness, port):
+        url = f"http://127.0.0.1:{port}{path}"
+        answer = await market.client.get(url, headers={"PAYMENT-SIGNATURE": header})
+    assert answer.status_code == 200
+    return witness.seen
+
+
 def on_disk(database: str | Path | None, sql: str) -> Any:
     """The first value of a query, read by a connection that has just been opened."""
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
