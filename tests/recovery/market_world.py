@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -35,6 +36,7 @@ from finance.buying.signing import (
 )
 from finance.buying.terms import Terms, choose
 from finance.money import Usdc
+from finance.networks import Network
 from finance.reconcile import Report
 from finance.wallet.keystore import Keystore
 from finance.wallet.signer import Signer
@@ -125,11 +127,15 @@ class Market:
     session: aiohttp.ClientSession
 
     @property
+    def network(self) -> Network:
+        return self.seller.network
+
+    @property
     def nodes(self) -> tuple[NodeHome, NodeHome]:
         return self.seller, self.buyer
 
     def usdc(self, node: NodeHome) -> int:
-        return usdc_of(self.chain, node.address)
+        return usdc_of(self.chain, node.address, self.chain.usdc)
 
     async def ask(self, errand: Errand, seconds: float = 40) -> int:
         """One try through the proxy; its status, 0 when there is none."""
@@ -174,7 +180,7 @@ class Market:
             with suppress(aiohttp.ClientError, TimeoutError, KeyError):
                 async with self.session.get(self._at_gateway(errand)) as unpaid:
                     required = decode_required(unpaid.headers["PAYMENT-REQUIRED"])
-                    return choose(required, NETWORK, (scheme,))
+                    return choose(required, self.network, (scheme,))
             return None
 
         found = await until(f"an offer for {errand.name}", offered)
@@ -185,7 +191,7 @@ class Market:
         """A foreign client's PAYMENT-SIGNATURE for this errand."""
         terms = await self.terms(errand, EXACT)
         valid_before = int(time.time()) + terms.max_timeout_seconds
-        payload, nonce = exact_payload(signer, terms, token_domain(NETWORK), valid_before)
+        payload, nonce = exact_payload(signer, terms, token_domain(self.network), valid_before)
         return header(terms, payload, f"foreign-{nonce.hex()}").decode()
 
     async def open_channel(self, errand: Errand, signer: Signer, atoms: int) -> ChannelConfig:
@@ -199,11 +205,11 @@ class Market:
     ) -> tuple[str, ChannelConfig]:
         """A foreign client's deposit that opens a channel and pays for this errand."""
         terms = await self.terms(errand, BATCH_SETTLEMENT_SCHEME)
-        address, chain_id = signer.address_bytes, NETWORK.chain_id
-        config = channel_config(seller_of(terms, "foreign"), 0, address, address, NETWORK)
+        address, chain_id = signer.address_bytes, self.network.chain_id
+        config = channel_config(seller_of(terms, "foreign"), 0, address, address, self.network)
         key = channel_id(config, chain_id)
         valid_before = int(time.time()) + terms.max_timeout_seconds
-        deposit = new_deposit(signer, config, key, atoms, valid_before, token_domain(NETWORK))
+        deposit = new_deposit(signer, config, key, atoms, valid_before, token_domain(self.network))
         signature = sign_voucher(signer.private, key, terms.amount_atoms, chain_id)
         payload = deposit_payload(config, key, terms.amount_atoms, signature, deposit)
         return header(terms, payload, f"foreign-{deposit.nonce.hex()}").decode(), config
@@ -290,12 +296,17 @@ def _code(body: bytes) -> str:
 
 
 @asynccontextmanager
-async def open_market(chain: ChainProcess, folder: Path) -> AsyncIterator[Market]:
+async def open_market(
+    chain: ChainProcess, folder: Path, network: Network = NETWORK
+) -> AsyncIterator[Market]:
     """Two new nodes on `chain`, running, the API listed on both, and a key for the app."""
     async with AsyncExitStack() as stack:
         api = Api()
         api_url = await stack.enter_async_context(api.listening())
-        seller, buyer = [await new_home(name, chain, folder, stack) for name in ("seller", "buyer")]
+        seller, buyer = [
+            await new_home(name, chain, folder, stack, network=network)
+            for name in ("seller", "buyer")
+        ]
         list_api(seller, api_url, ListingOrigin.OWN)
         secret = list_for_buyer(buyer, seller)
         transfer(chain, Signer.from_hex(chain.keys[9]), buyer.address, BUYER_ATOMS)
@@ -322,7 +333,7 @@ def transact(chain: ChainProcess, source: Signer, to: str, data: bytes) -> None:
     """A transaction of somebody else's, mined at once."""
     transaction = {
         "type": 2,
-        "chainId": NETWORK.chain_id,
+        "chainId": chain.chain_id,
         "nonce": int(chain.rpc("eth_getTransactionCount", source.address, "latest"), 16),
         "to": checksum(parse_address(to)),
         "value": 0,
@@ -339,10 +350,10 @@ def transact(chain: ChainProcess, source: Signer, to: str, data: bytes) -> None:
 
 
 async def new_home(
-    name: str, chain: ChainProcess, folder: Path, stack: AsyncExitStack, **where: str
+    name: str, chain: ChainProcess, folder: Path, stack: AsyncExitStack, **where: Any
 ) -> NodeHome:
-    """A node that was never started; `where` are its database and public address, if they are
-    not its own."""
+    """A node that was never started; `where` are its database, public address and network,
+    if they are not the usual ones."""
     relay = await stack.enter_async_context(FaultyRpc(chain.rpc_url))
     data_dir = folder / name
     await asyncio.to_thread(prepare_data_dir, data_dir)
@@ -350,7 +361,7 @@ async def new_home(
     await asyncio.to_thread(keystore.create, PASSPHRASE)
     keys = await asyncio.to_thread(keystore.unlock, PASSPHRASE)
     ports = free_port(), free_port()
-    home = NodeHome(name, folder, relay, *ports, keys, **where)  # type: ignore[arg-type]
+    home = NodeHome(name, folder, relay, *ports, keys, **where)
     fresh_database(home)
     chain.rpc("anvil_setBalance", home.address, hex(10**20))
     stack.push_async_callback(home.stop)

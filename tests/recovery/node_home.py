@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from finance.chain.rpc import Rpc
 from finance.ledger import Account
-from finance.networks import NETWORKS
+from finance.networks import NETWORKS, Network
 from finance.reconcile import Report, reconcile
 from finance.wallet.signer import Keys
 from node.db.engine import open_engine
@@ -59,6 +59,7 @@ class NodeHome:
     starts: int = 0
     database: str = ""  # where that is not SQLite in its folder
     public_url: str = ""  # where buyers reach it, if something stands before it
+    network: Network = NETWORK
 
     @property
     def data_dir(self) -> Path:
@@ -85,7 +86,7 @@ class NodeHome:
     def environment(self) -> dict[str, str]:
         return {
             "FAREBOX_DATA_DIR": str(self.data_dir),
-            "FAREBOX_NETWORK": NETWORK.name,
+            "FAREBOX_NETWORK": self.network.name,
             "FAREBOX_RPC_URLS": self.relay.url,
             "FAREBOX_PASSPHRASE": PASSPHRASE,
             "FAREBOX_DATABASE_URL": self.database_url,
@@ -158,8 +159,8 @@ class NodeHome:
         engine = open_engine(self.database_url)
         journal = Journal(engine)
         try:
-            async with Rpc([self.relay.upstream], NETWORK.chain_id) as rpc:
-                return await reconcile(journal, rpc, self.address, NETWORK)
+            async with Rpc([self.relay.upstream], self.network.chain_id) as rpc:
+                return await reconcile(journal, rpc, self.address, self.network)
         finally:
             await asyncio.to_thread(journal.close)
             engine.dispose()

@@ -88,9 +88,9 @@ def give_usdc(chain: AnyChain, address: str, atoms: int) -> None:
     chain.rpc("anvil_setStorageAt", USDC, hex(usdc_balance_slot(address)), f"0x{atoms:064x}")
 
 
-def usdc_of(chain: AnyChain, address: str) -> int:
+def usdc_of(chain: AnyChain, address: str, token: str = USDC) -> int:
     data = "0x70a08231" + address[2:].rjust(64, "0")
-    return int(chain.rpc("eth_call", {"to": USDC, "data": data}, "latest"), 16)
+    return int(chain.rpc("eth_call", {"to": token, "data": data}, "latest"), 16)
 
 
 def chain_now(chain: AnyChain) -> int:
