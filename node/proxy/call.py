@@ -14,7 +14,7 @@ from yarl import URL
 
 from finance.buying.buyer import Buyer
 from finance.buying.limits import SpendingRefused
-from finance.buying.lost import found, read_purchase
+from finance.buying.lost import ANSWER_LOST, found, read_purchase
 from finance.buying.purchase import Order, Payment, Verdict
 from finance.buying.recovery import settle_exact
 from finance.buying.terms import Terms, choose
@@ -40,7 +40,7 @@ from node.proxy.errors import (
 from node.proxy.headers import to_buyer, to_seller
 from node.proxy.minutes import Sold, sold_by_minute
 from node.proxy.plans import KEY_HEADER, SCHEME, Ordered, PlanKeys
-from node.proxy.refusal import answer_lost, offer_in, payment_refused, refusal_in
+from node.proxy.refusal import answer_lost, broken_off, offer_in, payment_refused, refusal_in
 from node.proxy.rows import counted_by, kept_of, record_of
 from node.proxy.seller import NotSent, SellerClient, read_up_to
 from node.proxy.sources import Source
@@ -196,8 +196,11 @@ class Calls:
             if answer.status == 402:
                 return None
             raise SellerFailed("seller_failed", f"The seller answered {answer.status}.")
-        start, complete = await _read_start(answer, keep=True)
         atoms = earlier.amount_atoms
+        try:
+            start, complete = await _read_start(answer, keep=True)
+        except SellerFailed as error:
+            raise broken_off(atoms) from error
         headers = to_buyer(answer.raw_headers, paid=True) + _ours(request, atoms, earlier.scheme)
         record = record_of(request, answer, earlier.scheme, atoms, len(start))
         writes = [record.write(), *found(earlier, int(time.time()))]
@@ -307,10 +310,14 @@ class Calls:
         )
         try:
             start, complete = await _read_start(answer, keep=keep)
-        except SellerFailed:
-            # The receipt came before the body broke: what was charged is booked all the same.
-            await self._buyer.books.book(payment, verdict)
-            raise
+        except SellerFailed as error:
+            # The receipt came before the body broke: what was charged is booked all the same,
+            # and its answer can still be asked for.
+            if verdict.state != PurchaseState.PAID:
+                await self._buyer.books.book(payment, verdict)
+                raise
+            await self._buyer.books.book(payment, replace(verdict, error=ANSWER_LOST))
+            raise broken_off(verdict.charged_atoms) from error
         cost = verdict.charged_atoms
         if verdict.state == PurchaseState.UNKNOWN and answer.status < 400:
             cost = payment.amount_atoms

@@ -49,6 +49,16 @@ def answer_lost() -> ProxyError:
     return SellerFailed("answer_lost", "Its charge is booked; ask the seller for help.")
 
 
+def broken_off(charged_atoms: int) -> ProxyError:
+    """The seller charged, and its answer did not arrive whole."""
+    return SellerFailed(
+        "seller_failed",
+        "The answer broke off after it was charged. Ask again with the same Idempotency-Key: the"
+        " seller may still have it, and nothing more is paid.",
+        charged=charged_atoms,
+    )
+
+
 def payment_refused(reason: str) -> ProxyError:
     """The seller took no payment; `reason` is its x402 error."""
     if reason == codes.CHANNEL_BUSY:

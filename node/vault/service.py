@@ -294,5 +294,5 @@ async def _unheard(work: Coroutine[Any, Any, object]) -> None:
     """What fails is in its row and in the alarm; nobody waits for it."""
     try:
         await work
-    except BackupError as error:
+    except (BackupError, FinanceError) as error:
         _log.warning("backup: %s", error)

@@ -37,8 +37,10 @@ class ScriptedSeller:
         self.requests: list[tuple[str, str, dict[bytes, bytes]]] = []
         self.charged: dict[bytes, int] = {}
         self.vouchers: dict[bytes, VoucherState] = {}
+        self.given: dict[bytes, Receipt | None] = {}  # by signature, see `keeps`
         self.behave: Behave = honest
         self.busy = False  # whether a 402 says that the channel serves another call
+        self.breaks_off = False  # whether an answer ends half-way
         self.hang = asyncio.Event()
 
     def required(self, error: str = "Payment required", **states: Any) -> bytes:
@@ -86,6 +88,8 @@ class ScriptedSeller:
         body = b'{"served":true}' if status < 400 else b"{}"
         headers = [*headers, (b"content-length", b"%d" % len(body)), (b"set-cookie", b"a=b")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
+        if self.breaks_off and status < 400:
+            return await send({"type": "http.response.body", "body": body[:5], "more_body": True})
         await send({"type": "http.response.body", "body": body})
 
 
@@ -123,3 +127,14 @@ async def honest(seller: ScriptedSeller, payment: Payment) -> tuple[int, Receipt
     if base != seller.charged.get(payment.payload.channel_id, 0):
         return 402, None
     return 200, charge(seller, payment)
+
+
+async def keeps(seller: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:
+    """`honest`, and the last signature charged gets its answer again."""
+    receipt = seller.given.get(payment.payload.signature)
+    if receipt is None:
+        status, receipt = await honest(seller, payment)
+        if status != 200:
+            return status, None
+        seller.given[payment.payload.signature] = receipt
+    return 200, receipt
