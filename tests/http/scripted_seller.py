@@ -88,9 +88,9 @@ class ScriptedSeller:
         body = b'{"served":true}' if status < 400 else b"{}"
         headers = [*headers, (b"content-length", b"%d" % len(body)), (b"set-cookie", b"a=b")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        if self.breaks_off and status < 400:
-            return await send({"type": "http.response.body", "body": body[:5], "more_body": True})
-        await send({"type": "http.response.body", "body": body})
+        cut = self.breaks_off and status < 400
+        part = body[:5] if cut else body
+        await send({"type": "http.response.body", "body": part, "more_body": cut})
 
 
 def payer_of(payment: Payment) -> str:
