@@ -46,7 +46,7 @@ STREAM_DELIVERED = text(
 )
 STREAM_BROKEN = text(
     "UPDATE seller_channel SET streaming_atoms = 0, charged_atoms = charged_atoms - :streaming"
-    " WHERE channel_id = :channel_id AND streaming_atoms = :streaming"
+    " WHERE channel_id = :channel_id AND streaming_atoms = :streaming AND streaming_owner = :owner"
 )
 OPEN_CHANNEL = text(
     "INSERT INTO seller_channel (channel_id, chain_id, payer, payer_authorizer, receiver,"
@@ -276,8 +276,8 @@ class SellerChannels:
         """
         rows = await asyncio.to_thread(_broken_streams, self._store.engine, departed)
         now, taken_back = int(time.time()), 0
-        for channel_id, streaming, call_id in rows:
-            batch = stream_broken(channel_id, call_id, streaming, now)
+        for owner, channel_id, streaming, call_id in rows:
+            batch = stream_broken(channel_id, call_id, streaming, owner, now)
             # Another process may have noticed as well.
             with suppress(StoreConflict):
                 await self._store.commit(Batch(batch))
@@ -333,12 +333,13 @@ def stream_delivered(channel_id: str, streaming: int) -> list[Write]:
     return [Write(STREAM_DELIVERED, {"channel_id": channel_id, "streaming": streaming})]
 
 
-def stream_broken(channel_id: str, call_id: str, streaming: int, at: int) -> list[Write]:
-    """The long answer broke off: the charge is taken back, its identifier is free again."""
+def stream_broken(channel_id: str, call_id: str, atoms: int, owner: int, at: int) -> list[Write]:
+    """A long answer of process `owner` broke off: no charge, its identifier is free again."""
     key = reversal_key(charge_key(call_id))
+    row = {"channel_id": channel_id, "streaming": atoms, "owner": owner}
     return [
-        Write(STREAM_BROKEN, {"channel_id": channel_id, "streaming": streaming}),
-        entry(key, Account.CHARGED, -streaming, at, channel_id=channel_id, call_id=call_id),
+        Write(STREAM_BROKEN, row),
+        entry(key, Account.CHARGED, -atoms, at, channel_id=channel_id, call_id=call_id),
         forget_streamed(call_id),
     ]
 
@@ -391,8 +392,9 @@ def _load(engine: Engine, key: str) -> Channel | None:
 
 def _broken_streams(
     engine: Engine, departed: Callable[[Set[int]], Set[int]]
-) -> list[tuple[str, int, str]]:
+) -> list[tuple[int, str, int, str]]:
+    """(owner, channel, atoms, call) of each."""
     with engine.connect() as connection:
         rows = connection.execute(_STREAMING).all()
     gone = departed({row.streaming_owner for row in rows})
-    return [(row[1], row[2], row[3]) for row in rows if row.streaming_owner in gone]
+    return [(row[0], row[1], row[2], row[3]) for row in rows if row.streaming_owner in gone]

@@ -225,19 +225,19 @@ async def _charge_stream(
     answer: Answer,
 ) -> None:
     """A long answer is charged before its first byte and taken back if it breaks off."""
-    amount, store = terms.amount_atoms, desk.seller.store
+    amount, store, owner = terms.amount_atoms, desk.seller.store, desk.presence.number
     headers = with_length(_paid_headers(match, terms, channel, answer), answer.length)
     charge = charge_writes(
         channel, amount, voucher.max_claimable, voucher.signature, call.id, call.at
     )
-    writes = stream_writes(charge, amount, desk.presence.number)
+    writes = stream_writes(charge, amount, owner)
     await store.commit(Batch(writes + _streamed(call, match, payment, headers)))
     note_charge(channel, amount, voucher.max_claimable, voucher.signature)
     channel.streaming = amount
     try:
         size = await send_all(call, answer, headers)
     except UpstreamError:
-        await store.commit(Batch(stream_broken(channel.key, call.id, amount, call.at)))
+        await store.commit(Batch(stream_broken(channel.key, call.id, amount, owner, call.at)))
         channel.charged -= amount
         channel.streaming = 0
         raise

@@ -50,6 +50,10 @@ _HOLD = text(
     "SELECT 1 FROM quota_lease WHERE subject = :subject AND meter = :meter"
     " AND window_start = :window_start AND owner = 0 FOR UPDATE"
 )
+_OWNERS = text(
+    "SELECT owner FROM quota_lease WHERE subject = :subject AND meter = :meter"
+    " AND window_start = :window_start AND owner <> 0"
+)
 # One statement, so that use and shares are of one moment. Owner 0 is what was used.
 _STANDING = text(
     "SELECT 0 AS owner, COALESCE(SUM(used), 0) AS amount FROM quota_usage"
@@ -177,11 +181,15 @@ class Leases:
         return granted, used, free
 
     def _standing(self, connection: Connection, key: Mapping[str, Any]) -> tuple[int, int]:
-        """What was used, and what is held by processes that live."""
+        """What was used, and what is held by processes that live.
+
+        Who is gone is asked first: all that it used is on disk then, and counted as used.
+        """
+        owners = set(connection.execute(_OWNERS, key).scalars())
+        departed = self._presence.departed(owners)
         whole = {**key, "shared": key["subject"].endswith(":")}
         rows = {row[0]: int(row[1]) for row in connection.execute(_STANDING, whole)}
         used = rows.pop(0)
-        departed = self._presence.departed(set(rows))
         if departed:
             connection.execute(_FORGET, {"owners": list(departed)})
         return used, sum(max(rows[owner], 0) for owner in rows.keys() - departed)

@@ -224,7 +224,7 @@ def reservation_kept(patch: MonkeyPatch) -> None:
     "test_a_long_answer_that_breaks_off_is_not_charged",
 )
 def broken_stream_charged(patch: MonkeyPatch) -> None:
-    def stands(channel_id: str, call_id: str, streaming: int, at: int) -> Any:
+    def stands(channel_id: str, call_id: str, streaming: int, owner: int, at: int) -> Any:
         return channels.stream_delivered(channel_id, streaming)
 
     patch.setattr(voucher, "stream_broken", stands)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Callable, Set
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,7 @@ from tests.laws.minutes import open_stream
 from tests.laws.worlds import NOWHERE, Shop, at_first_byte, on_disk
 
 LONG = "/v1/api/stream/40/10000"
+CHARGED = "SELECT SUM(amount) FROM ledger_entry WHERE account = 'charged'"
 
 
 async def test_failures_cost_nothing_and_the_voucher_buys_the_next_call(market: Market) -> None:
@@ -60,18 +62,45 @@ async def test_a_caller_who_left_before_the_first_byte_is_not_charged(market: Ma
 
 
 async def test_a_long_answer_cut_by_a_crash_is_not_charged(market: Market, tmp_path: Path) -> None:
-    database, crashed = market.journal.engine.url.database, tmp_path / "crashed.db"
-    # What a process killed then would leave on the disk.
-    await at_first_byte(market, LONG, lambda: _copy(database, crashed))
-    assert on_disk(crashed, "SELECT charged_atoms FROM seller_channel") == PRICE
-    engine = open_engine(f"sqlite:///{crashed}")
-    journal = Journal(engine)
-    mirror = Mirror(journal, Rpc([NOWHERE], NETWORK.chain_id), NETWORK)
-    await SellerChannels(journal, mirror).reverse_broken_streams(lambda all_: all_)
-    journal.close()
-    engine.dispose()
+    crashed = await _cut_by_a_crash(market, tmp_path)
+    assert await _taken_back(crashed, lambda all_: all_) == 1
     assert on_disk(crashed, "SELECT charged_atoms FROM seller_channel") == 0
     assert on_disk(crashed, "SELECT SUM(amount) FROM ledger_entry") == 0
+
+
+async def test_what_another_process_streams_meanwhile_stays_charged(
+    market: Market, tmp_path: Path
+) -> None:
+    crashed = await _cut_by_a_crash(market, tmp_path)
+
+    def departed(owners: Set[int]) -> Set[int]:
+        # The stream that was seen has ended well, and another process has begun the next.
+        with sqlite3.connect(crashed) as connection:
+            connection.execute("UPDATE seller_channel SET streaming_owner = streaming_owner + 1")
+        return owners
+
+    assert await _taken_back(crashed, departed) == 0
+    assert on_disk(crashed, "SELECT charged_atoms FROM seller_channel") == PRICE
+    assert on_disk(crashed, CHARGED) == PRICE
+
+
+async def _cut_by_a_crash(market: Market, folder: Path) -> Path:
+    """What a process killed at the first byte of a long answer would leave on the disk."""
+    database, crashed = market.journal.engine.url.database, folder / "crashed.db"
+    await at_first_byte(market, LONG, lambda: _copy(database, crashed))
+    assert on_disk(crashed, "SELECT charged_atoms FROM seller_channel") == PRICE
+    return crashed
+
+
+async def _taken_back(database: Path, departed: Callable[[Set[int]], Set[int]]) -> int:
+    engine = open_engine(f"sqlite:///{database}")
+    journal = Journal(engine)
+    mirror = Mirror(journal, Rpc([NOWHERE], NETWORK.chain_id), NETWORK)
+    try:
+        return await SellerChannels(journal, mirror).reverse_broken_streams(departed)
+    finally:
+        journal.close()
+        engine.dispose()
 
 
 def _copy(database: str | None, to: Path) -> None:

@@ -68,6 +68,8 @@ PRICE = 1_000
 LISTING = "Errands"
 SLUG = slug_of(LISTING)
 BUYER_ATOMS = 500_000_000
+LONG_BYTES = 600_000  # too many to be kept, or held in buffers, while they are given
+_LONG_PARTS, _LONG_SECONDS = 60, 1.8
 _RETRY_SECONDS = 0.25
 _CALL_SECONDS = aiohttp.ClientTimeout(total=40)
 
@@ -89,6 +91,7 @@ class Api:
     async def listening(self) -> AsyncIterator[str]:
         app = web.Application()
         app.router.add_get("/answer/{name}", self._answer)
+        app.router.add_get("/long/{name}", self._long)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -103,6 +106,16 @@ class Api:
         await asyncio.sleep(self.delay_seconds)
         self.headers += [each for each in request.headers if each.lower().startswith("payment")]
         return web.json_response(right_answer(name))
+
+    async def _long(self, request: web.Request) -> web.StreamResponse:
+        """It takes its time, so that something can happen meanwhile."""
+        answer = web.StreamResponse()
+        answer.content_length = LONG_BYTES
+        await answer.prepare(request)
+        for _ in range(_LONG_PARTS):
+            await answer.write(bytes(LONG_BYTES // _LONG_PARTS))
+            await asyncio.sleep(_LONG_SECONDS / _LONG_PARTS)
+        return answer
 
 
 @dataclass(slots=True)
@@ -137,9 +150,12 @@ class Market:
     def usdc(self, node: NodeHome) -> int:
         return usdc_of(self.chain, node.address, self.chain.usdc)
 
+    def at_proxy(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.buyer.console_port}/call/{SLUG}/{path}"
+
     async def ask(self, errand: Errand, seconds: float = 40) -> int:
         """One try through the proxy; its status, 0 when there is none."""
-        url = f"http://127.0.0.1:{self.buyer.console_port}/call/{SLUG}/answer/{errand.name}"
+        url = self.at_proxy(f"answer/{errand.name}")
         headers = {"Authorization": f"Bearer {self.secret}", "Idempotency-Key": errand.name}
         timeout = aiohttp.ClientTimeout(total=seconds)
         try:

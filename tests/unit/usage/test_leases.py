@@ -16,6 +16,7 @@ from finance.store import Batch
 from node.db.engine import open_engine
 from node.db.journal import Journal
 from node.db.migrations import upgrade
+from node.db.presence import Presence
 from node.usage import leases as leasing
 from node.usage.leases import Leases, open_leases
 from node.usage.quotas import Meter, QuotaExceeded, Quotas, key_subject, used_together
@@ -93,6 +94,30 @@ async def closed(parts: list[tuple[Quotas, Journal]]) -> None:
     for quotas, journal in parts:
         journal.close()
         await quotas.stop()
+
+
+async def test_a_process_that_ends_while_another_asks_has_used_what_it_used(
+    shared: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one, its_journal), (other, other_journal) = await opened(shared, 2)
+    # All of the limit is the first one's share, and it uses it up in its last moment.
+    held = [one.claim(key_subject("a"), Meter.CALLS, 1, 10, NOW, shared=True) for _ in range(10)]
+    increments = [each.commit() for each in await asyncio.gather(*held)]
+    loop, departed = asyncio.get_running_loop(), Presence.departed
+
+    async def end() -> None:
+        await its_journal.commit(Batch([], increments))
+        await closed([(one, its_journal)])
+
+    def late(self: Presence, numbers: set[int]) -> Any:
+        monkeypatch.setattr(Presence, "departed", departed)
+        asyncio.run_coroutine_threadsafe(end(), loop).result(20)
+        return departed(self, numbers)
+
+    monkeypatch.setattr(Presence, "departed", late)
+    with pytest.raises(QuotaExceeded):
+        await other.claim(key_subject("b"), Meter.CALLS, 1, 10, NOW, shared=True)
+    await closed([(other, other_journal)])
 
 
 async def test_a_share_is_used_without_asking_the_database(
