@@ -310,14 +310,15 @@ class Calls:
         )
         try:
             start, complete = await _read_start(answer, keep=keep)
-        except SellerFailed as error:
+        except BaseException as error:
             # The receipt came before the body broke: what was charged is booked all the same,
             # and its answer can still be asked for.
-            if verdict.state != PurchaseState.PAID:
-                await self._buyer.books.book(payment, verdict)
-                raise
-            await self._buyer.books.book(payment, replace(verdict, error=ANSWER_LOST))
-            raise broken_off(verdict.charged_atoms) from error
+            paid = verdict.state == PurchaseState.PAID
+            lost = replace(verdict, error=ANSWER_LOST) if paid else verdict
+            await self._buyer.books.book(payment, lost)
+            if paid and isinstance(error, SellerFailed):
+                raise broken_off(verdict.charged_atoms) from error
+            raise
         cost = verdict.charged_atoms
         if verdict.state == PurchaseState.UNKNOWN and answer.status < 400:
             cost = payment.amount_atoms

@@ -41,6 +41,7 @@ class ScriptedSeller:
         self.behave: Behave = honest
         self.busy = False  # whether a 402 says that the channel serves another call
         self.breaks_off = False  # whether an answer ends half-way
+        self.pauses = False  # whether it waits there for `hang`
         self.hang = asyncio.Event()
 
     def required(self, error: str = "Payment required", **states: Any) -> bytes:
@@ -88,9 +89,13 @@ class ScriptedSeller:
         body = b'{"served":true}' if status < 400 else b"{}"
         headers = [*headers, (b"content-length", b"%d" % len(body)), (b"set-cookie", b"a=b")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        cut = self.breaks_off and status < 400
-        part = body[:5] if cut else body
-        await send({"type": "http.response.body", "body": part, "more_body": cut})
+        if status < 400 and (self.breaks_off or self.pauses):
+            await send({"type": "http.response.body", "body": body[:5], "more_body": True})
+            body = body[5:]
+            if self.breaks_off:
+                return
+            await self.hang.wait()
+        await send({"type": "http.response.body", "body": body})
 
 
 def payer_of(payment: Payment) -> str:

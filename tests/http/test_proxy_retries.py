@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+
+import pytest
 
 from finance.x402.values import Payment, Receipt
 from tests.chain_fixtures import DevchainProcess
-from tests.http.proxy_world import BuyerNode, served
+from tests.http.proxy_world import SECRET, BuyerNode, Running, served
 from tests.http.scripted_seller import ScriptedSeller, honest, keeps
 
 
@@ -37,11 +40,12 @@ async def test_a_retry_that_fails_does_not_free_the_signature_before_it(
     assert len(set(seller.seen)) == 1
 
 
+@pytest.mark.parametrize("scheme", ["batch-settlement", "exact"])
 async def test_an_answer_that_broke_off_after_its_charge_is_asked_for_again(
-    tmp_path: Path, chain: DevchainProcess
+    tmp_path: Path, chain: DevchainProcess, scheme: str
 ) -> None:
     """The receipt came, the body did not: the seller has the answer, the signature gets it."""
-    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller(scheme)
     seller.behave = keeps
     async with served(seller) as base:
         node.list("x", base)
@@ -79,3 +83,44 @@ async def test_a_broken_answer_that_the_seller_did_not_keep_is_not_paid_again(
     assert len(set(seller.seen)) == 1
     assert node.booked("spent") == -seller.price
     node.check_books()
+
+
+async def test_a_call_that_is_cut_off_while_its_answer_comes_is_booked(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    """Its channel serves the next call, and its key still gets the answer."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+    seller.behave = keeps
+    async with served(seller) as base:
+        node.list("x", base)
+        async with node.running() as proxy:
+            seller.pauses = True
+            cut = asyncio.create_task(_ask(proxy, "k"))
+            async with asyncio.timeout(10):
+                while not seller.seen:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)  # its head is here
+            cut.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cut
+            seller.pauses = False
+            seller.hang.set()
+            answers = [await proxy.call("x/y", key=key) for key in ("after", "k")]
+    assert [each.status_code for each in answers] == [200, 200]
+    assert len(node.channels) == 1
+    assert node.booked("spent") == -2 * seller.price
+    node.check_books()
+
+
+async def _ask(proxy: Running, key: str) -> None:
+    """A call whose task is this one's."""
+    headers = [(b"authorization", b"Bearer " + SECRET.encode()), (b"idempotency-key", key.encode())]
+    scope = {"type": "http", "method": "GET", "raw_path": b"/call/x/y", "path": "/call/x/y"}
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(_: object) -> None:
+        """Nobody reads it."""
+
+    await proxy.proxy({**scope, "query_string": b"", "headers": headers}, receive, send)
