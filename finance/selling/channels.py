@@ -16,10 +16,10 @@ from typing import Any
 from sqlalchemy import Engine, Row, text
 
 from finance.errors import ChannelBusy, StoreConflict
-from finance.ledger import Account, charge_key, entry, reversal_key
+from finance.ledger import Account, charge_key, entry
 from finance.models import ChannelState
 from finance.selling.admission import ChannelBooks
-from finance.selling.answers import forget_streamed
+from finance.selling.long_answers import broken_streams, stream_broken
 from finance.selling.mirror import Mirror, OnchainState, config_of
 from finance.selling.turns import Locks, await_turn, end_turn
 from finance.store import Batch, Store, Write
@@ -39,14 +39,6 @@ _AS_DECIDED_ON = (
 CHARGE = text(_CHARGED + _AS_DECIDED_ON)
 CHARGE_STREAM = text(
     _CHARGED + ", streaming_atoms = :streaming, streaming_owner = :owner" + _AS_DECIDED_ON
-)
-STREAM_DELIVERED = text(
-    "UPDATE seller_channel SET streaming_atoms = 0"
-    " WHERE channel_id = :channel_id AND streaming_atoms = :streaming"
-)
-STREAM_BROKEN = text(
-    "UPDATE seller_channel SET streaming_atoms = 0, charged_atoms = charged_atoms - :streaming"
-    " WHERE channel_id = :channel_id AND streaming_atoms = :streaming AND streaming_owner = :owner"
 )
 OPEN_CHANNEL = text(
     "INSERT INTO seller_channel (channel_id, chain_id, payer, payer_authorizer, receiver,"
@@ -274,15 +266,14 @@ class SellerChannels:
 
         `departed` tells (blocking) which of these processes are gone.
         """
-        rows = await asyncio.to_thread(_broken_streams, self._store.engine, departed)
+        found = await asyncio.to_thread(broken_streams, self._store.engine, departed)
         now, taken_back = int(time.time()), 0
-        for owner, channel_id, streaming, call_id in rows:
-            batch = stream_broken(channel_id, call_id, streaming, owner, now)
+        for each in found:
             # Another process may have noticed as well.
             with suppress(StoreConflict):
-                await self._store.commit(Batch(batch))
+                await self._store.commit(Batch(stream_broken(each, now)))
                 taken_back += 1
-            await self.reload(channel_id)
+            await self.reload(each.channel_id)
         return taken_back
 
     def _make_room(self) -> None:
@@ -328,22 +319,6 @@ def note_charge(channel: Channel, amount: int, signed: int, signature: bytes) ->
     channel.signed, channel.signature = signed, signature
 
 
-def stream_delivered(channel_id: str, streaming: int) -> list[Write]:
-    """The long answer has left completely: the charge stands."""
-    return [Write(STREAM_DELIVERED, {"channel_id": channel_id, "streaming": streaming})]
-
-
-def stream_broken(channel_id: str, call_id: str, atoms: int, owner: int, at: int) -> list[Write]:
-    """A long answer of process `owner` broke off: no charge, its identifier is free again."""
-    key = reversal_key(charge_key(call_id))
-    row = {"channel_id": channel_id, "streaming": atoms, "owner": owner}
-    return [
-        Write(STREAM_BROKEN, row),
-        entry(key, Account.CHARGED, -atoms, at, channel_id=channel_id, call_id=call_id),
-        forget_streamed(call_id),
-    ]
-
-
 def open_channel(channel_id: bytes, config: ChannelConfig, chain_id: int, at: int) -> Write:
     """A row for a channel whose first deposit is on its way; none if there is one."""
     return Write(
@@ -370,12 +345,6 @@ _SETTLING = text(
     "SELECT 1 FROM onchain_payment WHERE channel_id = :id AND kind = 'deposit'"
     " AND state IN ('owed', 'sent') LIMIT 1"
 )
-_STREAMING = text(
-    "SELECT c.streaming_owner, c.channel_id, c.streaming_atoms,"
-    " (SELECT l.call_id FROM ledger_entry l WHERE l.channel_id = c.channel_id"
-    " AND l.account = 'charged' AND l.amount > 0 ORDER BY l.id DESC LIMIT 1)"
-    " FROM seller_channel c WHERE c.streaming_atoms > 0"
-)
 
 
 def _load(engine: Engine, key: str) -> Channel | None:
@@ -388,13 +357,3 @@ def _load(engine: Engine, key: str) -> Channel | None:
         pending = connection.execute(_SETTLING, {"id": key}).first() is not None
         channel.settling = pending or row.state == ChannelState.REFUNDING
         return channel
-
-
-def _broken_streams(
-    engine: Engine, departed: Callable[[Set[int]], Set[int]]
-) -> list[tuple[int, str, int, str]]:
-    """(owner, channel, atoms, call) of each."""
-    with engine.connect() as connection:
-        rows = connection.execute(_STREAMING).all()
-    gone = departed({row.streaming_owner for row in rows})
-    return [(row[0], row[1], row[2], row[3]) for row in rows if row.streaming_owner in gone]

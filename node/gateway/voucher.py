@@ -20,10 +20,9 @@ from finance.selling.channels import (
     Channel,
     charge_writes,
     note_charge,
-    stream_broken,
-    stream_delivered,
     stream_writes,
 )
+from finance.selling.long_answers import LongAnswer, stream_broken, stream_delivered
 from finance.store import Batch, Write
 from finance.x402 import codes, vouchers
 from finance.x402.offers import Terms
@@ -237,7 +236,8 @@ async def _charge_stream(
     try:
         size = await send_all(call, answer, headers)
     except UpstreamError:
-        await store.commit(Batch(stream_broken(channel.key, call.id, amount, owner, call.at)))
+        broken = LongAnswer(owner, channel.key, amount, call.id)
+        await store.commit(Batch(stream_broken(broken, call.at)))
         channel.charged -= amount
         channel.streaming = 0
         raise

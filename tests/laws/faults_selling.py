@@ -11,6 +11,7 @@ from pytest import MonkeyPatch
 from sqlalchemy import text
 
 from finance.selling import answers, channels, reservations
+from finance.selling.long_answers import LongAnswer, stream_delivered
 from finance.store import Batch
 from finance.x402 import offers, vouchers
 from finance.x402.offers import Offer, Terms
@@ -224,8 +225,8 @@ def reservation_kept(patch: MonkeyPatch) -> None:
     "test_a_long_answer_that_breaks_off_is_not_charged",
 )
 def broken_stream_charged(patch: MonkeyPatch) -> None:
-    def stands(channel_id: str, call_id: str, streaming: int, owner: int, at: int) -> Any:
-        return channels.stream_delivered(channel_id, streaming)
+    def stands(answer: LongAnswer, at: int) -> Any:
+        return stream_delivered(answer.channel_id, answer.atoms)
 
     patch.setattr(voucher, "stream_broken", stands)
 
@@ -246,7 +247,7 @@ def callers_who_left_charged(patch: MonkeyPatch) -> None:
     "test_a_long_answer_cut_by_a_crash_is_not_charged",
 )
 def crashed_streams_charged(patch: MonkeyPatch) -> None:
-    patch.setattr(channels, "_broken_streams", lambda engine, departed: [])
+    patch.setattr(channels, "broken_streams", lambda engine, departed: [])
 
 
 @fault(
