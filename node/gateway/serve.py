@@ -45,7 +45,7 @@ from node.gateway.refund import serve_refund
 from node.gateway.request import INLINE_BYTES, BodyTooLarge, Call
 from node.gateway.stream_socket import SocketCall, StreamOpened, offer_for_handshake
 from node.gateway.subscriber import PayInstead, serve_subscriber
-from node.gateway.voucher import Later, serve_voucher
+from node.gateway.voucher import Later, give_bought, serve_voucher
 from node.problems import Headers, known_problem
 
 PAYMENT_REQUIRED = b"payment-required"
@@ -100,7 +100,13 @@ async def _serve_paid(desk: Desk, call: Call, match: Match, offer: Offer) -> Non
     if call.payments != 1 or call.payment is None:
         raise PaymentMalformed("There is more than one payment in this request.")
     payment = decode_payment(call.payment)
-    offer.check_accepted(payment)
+    try:
+        offer.check_accepted(payment)
+    except PaymentRefused:
+        voucher = payment.payload
+        if isinstance(voucher, VoucherPayment) and await give_bought(desk, call, payment, voucher):
+            return
+        raise
     if payment.payment_identifier is None or isinstance(payment.payload, RefundPayment):
         later = await _serve_payment(desk, call, match, offer, payment)
     else:

@@ -7,7 +7,13 @@ from collections.abc import Coroutine
 from typing import Any
 
 from finance.errors import CumulativeMismatch, PaymentRefused, StoreConflict
-from finance.selling.admission import Admission, AtRiskExceeded, admit_voucher, is_delivery
+from finance.selling.admission import (
+    Admission,
+    AtRiskExceeded,
+    admit_voucher,
+    is_delivery,
+    is_last_voucher,
+)
 from finance.selling.answers import (
     STREAMED,
     KeptAnswer,
@@ -72,6 +78,19 @@ async def serve_voucher(
         raise ChannelRefusal(CumulativeMismatch("The channel has moved on."), channel) from None
     finally:
         channels.release(channel, turn)
+
+
+async def give_bought(desk: Desk, call: Call, payment: Payment, voucher: VoucherPayment) -> bool:
+    """Give the answer once more that the channel's last voucher has bought, whatever the terms
+    have become since; False for any other voucher."""
+    channels = desk.seller.channels
+    channel = await channels.get(voucher.channel_id)
+    if channel is not None and channels.shared:
+        await channels.reload(channel.key)
+    if channel is None or not is_last_voucher(voucher, channel.books()):
+        return False
+    await _give_again(desk, call, channel, payment, voucher)
+    return True
 
 
 async def find_channel(desk: Desk, call: Call, payment: VoucherPayment, terms: Terms) -> Channel:

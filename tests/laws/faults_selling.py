@@ -53,6 +53,18 @@ def channels_served_by_two(patch: MonkeyPatch) -> None:
 
 @fault(
     1,
+    "what was bought is sold again when its price has changed",
+    "test_a_call_that_was_bought_gets_its_answer_when_its_price_has_changed",
+)
+def bought_forgotten(patch: MonkeyPatch) -> None:
+    async def never(*_: Any) -> bool:
+        return False
+
+    patch.setattr(serve, "give_bought", never)
+
+
+@fault(
+    1,
     "the charge is not guarded by the amount it was decided on",
     "test_a_voucher_sent_to_two_processes_at_once_is_charged_once",
 )

@@ -117,6 +117,25 @@ async def test_the_same_call_again_gets_its_stored_answer(market: Market) -> Non
     assert await market.charged(payer) == PRICE
 
 
+async def test_a_call_that_was_bought_gets_its_answer_when_its_price_has_changed(
+    market: Market,
+) -> None:
+    """A payer that does not know yet whether it was charged must not be sold the call again."""
+    listing = market.sell()
+    payer = await market.payer()
+    url = market.url + "/v1/api/echo"
+    headers = {"PAYMENT-SIGNATURE": payer.voucher(await market.offer("/v1/api/echo"))}
+    first = await market.client.get(url, headers=headers)
+    listing.price_atoms = 2 * PRICE
+    market.reload()
+    again = await market.client.get(url, headers=headers)
+    assert (again.status_code, again.content) == (200, first.content)
+    other = await market.client.get(url + "?q=other", headers=headers)
+    assert (other.status_code, "payment-response" in other.headers) == (402, False)
+    assert market.upstream.total == 1
+    assert await market.charged(payer) == PRICE
+
+
 async def test_a_payment_identifier_with_another_payload_is_a_conflict(market: Market) -> None:
     market.sell()
     payer = await market.payer()
