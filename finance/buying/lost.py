@@ -6,12 +6,15 @@ same amount. The seller knows: it gives its kept answer to the signature it char
 
 from __future__ import annotations
 
+import asyncio
+
 from sqlalchemy import Engine, text
 from sqlmodel import Session
 
+from finance.buying.purchase import FREE_KEY
 from finance.ledger import Account, entry, purchase_key
 from finance.models import Purchase, PurchaseState
-from finance.store import Write
+from finance.store import Batch, Store, Write
 
 ANSWER_LOST = "answer_lost"
 _FOUND = text(
@@ -24,11 +27,35 @@ _NOT_THAT_ONE = text(
     " AND call_id <> :call_id AND state = 'paid' AND error = 'answer_lost'"
 )
 
+_CHARGED = text(
+    "SELECT call_id FROM purchase WHERE state = 'paid'"
+    " AND (call_id IN (:earlier, :this) OR call_id LIKE :further) LIMIT 1"
+)
+_KEEP_KEY = text("UPDATE purchase SET idempotency_key = :idempotency_key WHERE call_id = :call_id")
+
 
 def read_purchase(engine: Engine, call_id: str) -> Purchase | None:
     """The row as it stands; blocks."""
     with Session(engine, expire_on_commit=False) as session:
         return session.get(Purchase, call_id)
+
+
+async def charged_before(store: Store, earlier: Purchase, call_id: str) -> bool:
+    """Whether a refusal has proved that this call was charged already: by its `earlier` try or
+    by one of `call_id`, over the same amount. The Idempotency-Key then stays with that charge."""
+    paid = await asyncio.to_thread(_charged, store.engine, earlier.call_id, call_id)
+    if paid is None:
+        return False
+    key = {"key_id": earlier.key_id, "idempotency_key": earlier.idempotency_key}
+    kept = Write(_KEEP_KEY, {"idempotency_key": earlier.idempotency_key, "call_id": paid})
+    await store.commit(Batch([Write(FREE_KEY, key, rows=None), kept]))
+    return True
+
+
+def _charged(engine: Engine, earlier_id: str, call_id: str) -> str | None:
+    ids = {"earlier": earlier_id, "this": call_id, "further": f"{call_id}-%"}
+    with engine.connect() as connection:
+        return connection.execute(_CHARGED, ids).scalar()
 
 
 def found(purchase: Purchase, now: int) -> list[Write]:

@@ -14,7 +14,7 @@ from yarl import URL
 
 from finance.buying.buyer import Buyer
 from finance.buying.limits import SpendingRefused
-from finance.buying.lost import ANSWER_LOST, found, read_purchase
+from finance.buying.lost import ANSWER_LOST, charged_before, found, read_purchase
 from finance.buying.purchase import Order, Payment, Verdict
 from finance.buying.recovery import settle_exact
 from finance.buying.terms import Terms, choose
@@ -120,9 +120,11 @@ class Calls:
             if answer.status != 402:
                 return await self._free(request, answer)
             terms = self._read_terms(request, offer_in(answer))
-        return await self._paid(request, terms, fresh)
+        return await self._paid(request, terms, fresh, earlier)
 
-    async def _paid(self, request: Request, terms: Terms, fresh: bool) -> Answer:
+    async def _paid(
+        self, request: Request, terms: Terms, fresh: bool, earlier: Purchase | None
+    ) -> Answer:
         reason = ""
         for attempt in range(1, MAX_PAYMENTS + 1):
             if (agreed := request.order or request.agreed) is not None:
@@ -133,6 +135,8 @@ class Calls:
                 return await self._finish(request, payment, answer)
             required, reason = refusal_in(answer)
             mended = await self._buyer.books.refused(payment, required, reason)
+            if earlier and await charged_before(self._buyer.store, earlier, request.call_id):
+                raise answer_lost()
             newer = self._read_terms(request, required)
             changed = _essence(newer) != _essence(terms) or (not fresh and newer != terms)
             # An order is never signed twice: the first signature may still be charged.
