@@ -89,7 +89,7 @@ class Buyer:
         """
         if terms.scheme == EXACT:
             return await self._pay_exact(order, terms)
-        channel = await self.pools.acquire(seller_of(terms, order.origin))
+        channel = await self.pools.acquire(seller_of(terms, order.origin), order.channel_id)
         try:
             return await self._pay_voucher(order, terms, channel)
         except BaseException:

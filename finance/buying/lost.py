@@ -7,9 +7,10 @@ same amount. The seller knows: it gives its kept answer to the signature it char
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from sqlalchemy import Engine, text
-from sqlmodel import Session
+from sqlmodel import Session, col, select
 
 from finance.buying.purchase import FREE_KEY
 from finance.ledger import Account, entry, purchase_key
@@ -26,11 +27,6 @@ _NOT_THAT_ONE = text(
     " updated_at = :now WHERE channel_id = :channel_id AND cumulative_atoms = :cumulative"
     " AND call_id <> :call_id AND state = 'paid' AND error = 'answer_lost'"
 )
-
-_CHARGED = text(
-    "SELECT call_id FROM purchase WHERE state = 'paid'"
-    " AND (call_id IN (:earlier, :this) OR call_id LIKE :further) LIMIT 1"
-)
 _KEEP_KEY = text("UPDATE purchase SET idempotency_key = :idempotency_key WHERE call_id = :call_id")
 
 
@@ -40,10 +36,10 @@ def read_purchase(engine: Engine, call_id: str) -> Purchase | None:
         return session.get(Purchase, call_id)
 
 
-async def charged_before(store: Store, earlier: Purchase, call_id: str) -> bool:
-    """Whether a refusal has proved that this call was charged already: by its `earlier` try or
-    by one of `call_id`, over the same amount. The Idempotency-Key then stays with that charge."""
-    paid = await asyncio.to_thread(_charged, store.engine, earlier.call_id, call_id)
+async def charged_before(store: Store, earlier: Purchase, tried: Sequence[str]) -> bool:
+    """Whether a refusal has proved that a call was charged already: by its `earlier` try, or by
+    the same voucher under one of the ids `tried` since. Its Idempotency-Key then stays there."""
+    paid = await asyncio.to_thread(_paid_of, store.engine, [earlier.call_id, *tried])
     if paid is None:
         return False
     key = {"key_id": earlier.key_id, "idempotency_key": earlier.idempotency_key}
@@ -52,10 +48,12 @@ async def charged_before(store: Store, earlier: Purchase, call_id: str) -> bool:
     return True
 
 
-def _charged(engine: Engine, earlier_id: str, call_id: str) -> str | None:
-    ids = {"earlier": earlier_id, "this": call_id, "further": f"{call_id}-%"}
-    with engine.connect() as connection:
-        return connection.execute(_CHARGED, ids).scalar()
+def _paid_of(engine: Engine, call_ids: Sequence[str]) -> str | None:
+    paid = select(Purchase.call_id).where(
+        col(Purchase.call_id).in_(call_ids), col(Purchase.state) == PurchaseState.PAID
+    )
+    with Session(engine) as session:
+        return session.exec(paid).first()
 
 
 def found(purchase: Purchase, now: int) -> list[Write]:

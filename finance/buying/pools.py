@@ -34,10 +34,14 @@ class ChannelPools:
             self.sellers[seller] = found
         return found
 
-    async def acquire(self, seller: SellerId) -> Channel:
-        """A channel for one call: free, soon free, or new; raise ChannelBusy, RpcUnavailable."""
+    async def acquire(self, seller: SellerId, first: str | None = None) -> Channel:
+        """A channel for one call: `first` if it can be used, or one that is free, soon free, or
+        new; raise ChannelBusy, RpcUnavailable."""
+        pool = self.pool(seller)
         while True:
-            channel = await self._next(self.pool(seller))
+            channel = _take([pool], first) if first else None
+            if channel is None:
+                channel = await self._next(pool)
             try:
                 if channel.stale:
                     await self._deposits.sync(channel)
@@ -92,14 +96,7 @@ class ChannelPools:
 
         Raises ChannelBusy when another call has it.
         """
-        for pool in self.sellers.values():
-            for channel in pool.channels:
-                if channel.id_hex == channel_id_hex and channel.usable:
-                    if channel.busy:
-                        raise ChannelBusy("The channel of this payment is in use.")
-                    channel.busy = True
-                    return channel
-        return None
+        return _take(self.sellers.values(), channel_id_hex)
 
     def notice(self, events: Iterable[SeenEvent]) -> bool:
         """Whether money came, or will come, back out of some of these channels, perhaps by the
@@ -128,3 +125,14 @@ class ChannelPools:
         then calls go through others, or open one."""
         seconds = self._policy.elsewhere_seconds
         asyncio.get_running_loop().call_later(seconds, self.release, channel)
+
+
+def _take(pools: Iterable[SellerChannels], channel_id_hex: str) -> Channel | None:
+    for pool in pools:
+        for channel in pool.channels:
+            if channel.id_hex == channel_id_hex and channel.usable:
+                if channel.busy:
+                    raise ChannelBusy("The channel of this payment is in use.")
+                channel.busy = True
+                return channel
+    return None

@@ -69,7 +69,8 @@ FREE_KEY = text(
 class Order:
     """Who buys what. `origin` is scheme://host:port of the seller, `fingerprint` binds an
     Idempotency-Key to its request. A call that has to pay again has a further purchase id.
-    `guard` is written with the intent: where it does not hold, nothing is signed."""
+    `guard` is written with the intent: where it does not hold, nothing is signed. `channel_id`:
+    the one on which an earlier voucher of this call may have been charged; its next tells."""
 
     call_id: str
     key_id: str
@@ -80,6 +81,7 @@ class Order:
     purchase_id: str
     idempotency_key: str | None = None
     guard: Write | None = None
+    channel_id: str | None = None
 
 
 @dataclass(slots=True)

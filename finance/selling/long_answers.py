@@ -15,13 +15,13 @@ from finance.ledger import Account, charge_key, entry, reversal_key
 from finance.selling.answers import forget_streamed
 from finance.store import Write
 
-DELIVERED = text(
-    "UPDATE seller_channel SET streaming_atoms = 0"
-    " WHERE channel_id = :channel_id AND streaming_atoms = :streaming"
+_AS_GIVEN = (
+    " WHERE channel_id = :channel_id AND streaming_atoms = :streaming AND streaming_owner = :owner"
 )
+DELIVERED = text("UPDATE seller_channel SET streaming_atoms = 0" + _AS_GIVEN)
 BROKEN = text(
     "UPDATE seller_channel SET streaming_atoms = 0, charged_atoms = charged_atoms - :streaming"
-    " WHERE channel_id = :channel_id AND streaming_atoms = :streaming AND streaming_owner = :owner"
+    + _AS_GIVEN
 )
 # The last charge of a channel is the one that is being streamed.
 _STREAMING = text(
@@ -41,20 +41,28 @@ class LongAnswer(NamedTuple):
     call_id: str
 
 
-def stream_delivered(channel_id: str, streaming: int) -> list[Write]:
+def stream_delivered(answer: LongAnswer) -> list[Write]:
     """It has left completely: the charge stands."""
-    return [Write(DELIVERED, {"channel_id": channel_id, "streaming": streaming})]
+    return [Write(DELIVERED, _given(answer))]
 
 
 def stream_broken(answer: LongAnswer, at: int) -> list[Write]:
     """It broke off: the charge is taken back, its identifier is free again."""
-    owner, channel_id, atoms, call_id = answer
+    channel_id, call_id = answer.channel_id, answer.call_id
     key = reversal_key(charge_key(call_id))
     return [
-        Write(BROKEN, {"channel_id": channel_id, "streaming": atoms, "owner": owner}),
-        entry(key, Account.CHARGED, -atoms, at, channel_id=channel_id, call_id=call_id),
+        Write(BROKEN, _given(answer)),
+        entry(key, Account.CHARGED, -answer.atoms, at, channel_id=channel_id, call_id=call_id),
         forget_streamed(call_id),
     ]
+
+
+def _given(answer: LongAnswer) -> dict[str, str | int]:
+    return {
+        "channel_id": answer.channel_id,
+        "streaming": answer.atoms,
+        "owner": answer.owner,
+    }
 
 
 def broken_streams(engine: Engine, departed: Callable[[Set[int]], Set[int]]) -> list[LongAnswer]:

@@ -243,27 +243,27 @@ async def _charge_stream(
     answer: Answer,
 ) -> None:
     """A long answer is charged before its first byte and taken back if it breaks off."""
-    amount, store, owner = terms.amount_atoms, desk.seller.store, desk.presence.number
+    amount, store = terms.amount_atoms, desk.seller.store
+    given = LongAnswer(desk.presence.number, channel.key, amount, call.id)
     headers = with_length(_paid_headers(match, terms, channel, answer), answer.length)
     charge = charge_writes(
         channel, amount, voucher.max_claimable, voucher.signature, call.id, call.at
     )
-    writes = stream_writes(charge, amount, owner)
+    writes = stream_writes(charge, amount, given.owner)
     await store.commit(Batch(writes + _streamed(call, match, payment, headers)))
     note_charge(channel, amount, voucher.max_claimable, voucher.signature)
     channel.streaming = amount
     try:
         size = await send_all(call, answer, headers)
     except UpstreamError:
-        broken = LongAnswer(owner, channel.key, amount, call.id)
-        await store.commit(Batch(stream_broken(broken, call.at)))
+        await store.commit(Batch(stream_broken(given, call.at)))
         channel.charged -= amount
         channel.streaming = 0
         raise
     record = desk.record(
         call, match, answer.status, size, channel.payer, BATCH_SETTLEMENT_SCHEME, amount
     )
-    delivered = [*stream_delivered(channel.key, amount), record.write()]
+    delivered = [*stream_delivered(given), record.write()]
     await store.commit(Batch(delivered, [record.increment()]))
     channel.streaming = 0
 

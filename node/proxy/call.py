@@ -125,17 +125,19 @@ class Calls:
     async def _paid(
         self, request: Request, terms: Terms, fresh: bool, earlier: Purchase | None
     ) -> Answer:
-        reason = ""
+        reason, tried = "", list[str]()
         for attempt in range(1, MAX_PAYMENTS + 1):
             if (agreed := request.order or request.agreed) is not None:
                 agreed.check(terms.amount_atoms)
-            payment = await self._pay(_order(request, attempt), terms, reason)
+            order = _order(request, attempt, earlier)
+            tried.append(order.purchase_id)
+            payment = await self._pay(order, terms, reason)
             answer = await self._deliver(request, payment)
             if answer.status != 402:
                 return await self._finish(request, payment, answer)
             required, reason = refusal_in(answer)
             mended = await self._buyer.books.refused(payment, required, reason)
-            if earlier and await charged_before(self._buyer.store, earlier, request.call_id):
+            if earlier and await charged_before(self._buyer.store, earlier, tried):
                 raise answer_lost()
             newer = self._read_terms(request, required)
             changed = _essence(newer) != _essence(terms) or (not fresh and newer != terms)
@@ -343,7 +345,7 @@ class Calls:
 _MAY_BE_CHARGED = (PurchaseState.INTENT, PurchaseState.UNKNOWN)
 
 
-def _order(request: Request, attempt: int) -> Order:
+def _order(request: Request, attempt: int, earlier: Purchase | None = None) -> Order:
     purchase_id = request.call_id if attempt == 1 else f"{request.call_id}-{attempt}"
     return Order(
         request.call_id,
@@ -355,6 +357,7 @@ def _order(request: Request, attempt: int) -> Order:
         purchase_id,
         request.idempotency_key,
         None if request.order is None else request.order.guard,
+        None if earlier is None else earlier.channel_id,
     )
 
 

@@ -53,8 +53,8 @@ def broken_off(charged_atoms: int) -> ProxyError:
     """The seller charged, and its answer did not arrive whole."""
     return SellerFailed(
         "seller_failed",
-        "The answer broke off after it was charged. Ask again with the same Idempotency-Key: the"
-        " seller may still have it, and nothing more is paid.",
+        "The answer broke off after it was charged. A request with an Idempotency-Key can be sent"
+        " again: the seller may still have its answer, and nothing more is paid.",
         charged=charged_atoms,
     )
 

@@ -143,3 +143,9 @@ async def keeps(seller: ScriptedSeller, payment: Payment) -> tuple[int, Receipt 
             return status, None
         seller.given[payment.payload.signature] = receipt
     return 200, receipt
+
+
+async def hangs(seller: ScriptedSeller, _: Payment) -> tuple[int, Receipt | None]:
+    """Charges nothing, and answers once a test lets it."""
+    await seller.hang.wait()
+    return 200, None

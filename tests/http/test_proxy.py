@@ -9,7 +9,7 @@ import pytest
 from finance.x402.values import Payment, Receipt
 from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import BuyerNode, served
-from tests.http.scripted_seller import ScriptedSeller, charge, honest
+from tests.http.scripted_seller import ScriptedSeller, charge, hangs, honest
 
 PRICE = 1000
 
@@ -194,10 +194,6 @@ async def test_an_idempotency_key_buys_once_also_after_a_restart(node: BuyerNode
 
 async def test_a_retry_with_the_same_key_sends_the_same_signature(node: BuyerNode) -> None:
     seller = ScriptedSeller("exact")
-
-    async def hangs(this: ScriptedSeller, _: Payment) -> tuple[int, Receipt | None]:
-        await this.hang.wait()
-        return 200, None
 
     async with served(seller) as base:
         node.list("x", base)

@@ -10,7 +10,7 @@ import pytest
 from finance.x402.values import Payment, Receipt
 from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import SECRET, BuyerNode, Running, served
-from tests.http.scripted_seller import ScriptedSeller, charge, honest, keeps
+from tests.http.scripted_seller import ScriptedSeller, hangs, honest, keeps
 
 
 async def test_a_retry_that_fails_does_not_free_the_signature_before_it(
@@ -18,10 +18,6 @@ async def test_a_retry_that_fails_does_not_free_the_signature_before_it(
 ) -> None:
     """The first try may have been charged; that the second was turned away proves nothing."""
     node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
-
-    async def hangs(this: ScriptedSeller, _: Payment) -> tuple[int, Receipt | None]:
-        await this.hang.wait()
-        return 200, None
 
     async def starting(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
         return 503, None
@@ -38,32 +34,6 @@ async def test_a_retry_that_fails_does_not_free_the_signature_before_it(
             assert (await proxy.call("x/y", key="k")).status_code == 200
     assert len(seller.seen) == 3
     assert len(set(seller.seen)) == 1
-
-
-async def test_a_retry_that_meets_another_price_does_not_pay_for_the_call_twice(
-    tmp_path: Path, chain: DevchainProcess
-) -> None:
-    """The first try was charged, its answer did not come; the seller now wants more and does
-    not look at old vouchers, but proves that it has charged one."""
-    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
-
-    async def charges_and_hangs(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt]:
-        receipt = charge(this, payment)
-        await this.hang.wait()
-        return 200, receipt
-
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running(answer_seconds=0.5) as proxy:
-            seller.behave = charges_and_hangs
-            assert (await proxy.call("x/y", key="k")).status_code == 504
-            seller.hang.set()
-            seller.behave, seller.price = honest, 2_000
-            again = [await proxy.call("x/y", key="k") for _ in range(2)]
-            assert (await proxy.call("x/y", key="other")).status_code == 200
-    assert [each.json()["code"] for each in again] == ["answer_lost"] * 2
-    assert node.booked("spent") == -(1_000 + 2_000)
-    node.check_books()
 
 
 @pytest.mark.parametrize("scheme", ["batch-settlement", "exact"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest import MonkeyPatch
 
-from finance.buying import buyer, limits, purchase
+from finance.buying import buyer, limits, pools, purchase
 from node.plans.buying import orders
 from node.plans.buying.ports import PlacedOrder
 from node.plans.buying.upkeep import Upkeep
@@ -110,6 +110,28 @@ def deposits_unlimited(patch: MonkeyPatch) -> None:
 @fault(7, "a retry signs anew", "test_a_retry_sends_the_same_signature_again")
 def retry_signs_anew(patch: MonkeyPatch) -> None:
     patch.setattr(call, "_MAY_BE_CHARGED", ())
+
+
+@fault(
+    7,
+    "what a refusal proves of an earlier try is not looked at",
+    "test_a_retry_that_meets_another_price_is_not_charged_twice",
+)
+def proof_overlooked(patch: MonkeyPatch) -> None:
+    async def never(*_: Any) -> bool:
+        return False
+
+    patch.setattr(call, "charged_before", never)
+
+
+@fault(
+    7,
+    "a retry pays on whichever channel has most room",
+    "test_a_retry_that_meets_another_price_is_not_charged_twice",
+)
+def retry_on_any_channel(patch: MonkeyPatch) -> None:
+    acquire = pools.ChannelPools.acquire
+    patch.setattr(pools.ChannelPools, "acquire", lambda self, seller, first: acquire(self, seller))
 
 
 @fault(

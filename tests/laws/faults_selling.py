@@ -10,7 +10,7 @@ import msgspec
 from pytest import MonkeyPatch
 from sqlalchemy import text
 
-from finance.selling import answers, channels, reservations
+from finance.selling import answers, channels, long_answers, reservations
 from finance.selling.long_answers import LongAnswer, stream_delivered
 from finance.store import Batch
 from finance.x402 import offers, vouchers
@@ -238,7 +238,7 @@ def reservation_kept(patch: MonkeyPatch) -> None:
 )
 def broken_stream_charged(patch: MonkeyPatch) -> None:
     def stands(answer: LongAnswer, at: int) -> Any:
-        return stream_delivered(answer.channel_id, answer.atoms)
+        return stream_delivered(answer)
 
     patch.setattr(voucher, "stream_broken", stands)
 
@@ -260,6 +260,17 @@ def callers_who_left_charged(patch: MonkeyPatch) -> None:
 )
 def crashed_streams_charged(patch: MonkeyPatch) -> None:
     patch.setattr(channels, "broken_streams", lambda engine, departed: [])
+
+
+@fault(
+    3,
+    "a stream that another process gives is taken back with one that broke off",
+    "test_what_another_process_streams_meanwhile_stays_charged",
+)
+def any_stream_taken_back(patch: MonkeyPatch) -> None:
+    patch.setattr(
+        long_answers, "BROKEN", without(long_answers.BROKEN, " AND streaming_owner = :owner")
+    )
 
 
 @fault(

@@ -21,11 +21,9 @@ from tests.chain_fixtures import ChainProcess
 from tests.http.conftest import PRICE, Market
 from tests.http.plans_world import BELOW, Customer, Seller, open_seller
 from tests.http.proxy_world import SECRET, BuyerNode, served
-from tests.laws.worlds import Shop, Witness, at_first_byte, on_disk
+from tests.laws.worlds import CHARGED, Shop, Witness, at_first_byte, on_disk
 from tests.laws.x402_seller import X402Seller
 from tests.recovery.seller_world import World, usdc_of
-
-CHARGED = "SELECT SUM(amount) FROM ledger_entry WHERE account = 'charged'"
 
 
 async def test_no_answer_leaves_before_its_charge_is_on_disk(market: Market) -> None:

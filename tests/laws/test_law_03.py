@@ -18,10 +18,9 @@ from node.db.journal import Journal
 from tests.http.conftest import NETWORK, PRICE, Market
 from tests.http.plans_world import Seller
 from tests.laws.minutes import open_stream
-from tests.laws.worlds import NOWHERE, Shop, at_first_byte, on_disk
+from tests.laws.worlds import CHARGED, NOWHERE, Shop, at_first_byte, on_disk
 
 LONG = "/v1/api/stream/40/10000"
-CHARGED = "SELECT SUM(amount) FROM ledger_entry WHERE account = 'charged'"
 
 
 async def test_failures_cost_nothing_and_the_voucher_buys_the_next_call(market: Market) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 from finance.x402.values import BATCH_SETTLEMENT_SCHEME, DepositPayment, Payment, Receipt
 from node.accounts.audit import SYSTEM
 from node.plans.buying.upkeep import Upkeep
+from tests.chain_fixtures import ChainProcess
 from tests.http.proxy_world import BuyerNode, served
-from tests.http.scripted_seller import ScriptedSeller, honest
+from tests.http.scripted_seller import ScriptedSeller, charge, hangs, honest
 from tests.laws.plan_buyer import AGREED, LISTING, PRICE, bought, plan_seller, subscriptions
 from tests.laws.x402_seller import X402Seller
 
@@ -98,10 +100,6 @@ async def test_a_retry_that_meets_a_busy_channel_is_never_paid_anew(buyer: Buyer
     """It may be busy with the first try, whose answer is still being made."""
     seller = ScriptedSeller()
 
-    async def hangs(this: ScriptedSeller, _: Payment) -> tuple[int, Receipt | None]:
-        await this.hang.wait()
-        return 200, None
-
     async def at_work(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
         return 402, None
 
@@ -121,6 +119,44 @@ async def test_a_retry_that_meets_a_busy_channel_is_never_paid_anew(buyer: Buyer
             assert (await proxy.call("slow/x", key="order-1")).status_code == 200
     assert len(set(seller.seen)) == 1
     assert len(buyer.channels) == 1
+
+
+async def test_a_retry_that_meets_another_price_is_not_charged_twice(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    """The first try was charged, its answer did not come. The seller now wants more and does not
+    look at old vouchers; but it proves what it has charged on the channel of that try."""
+    buyer, seller, both = BuyerNode(tmp_path, chain), ScriptedSeller(), asyncio.Barrier(2)
+
+    async def together(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:
+        await both.wait()
+        return await honest(this, payment)
+
+    async def charges_and_hangs(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt]:
+        receipt = charge(this, payment)
+        await this.hang.wait()
+        return 200, receipt
+
+    async with served(seller) as base:
+        buyer.list("x", base)
+        async with buyer.running(answer_seconds=1.0) as proxy:
+            seller.behave = together
+            await asyncio.gather(proxy.call("x/1"), proxy.call("x/2"))
+            assert len(buyer.channels) == 2
+            seller.behave = hangs
+            other = asyncio.create_task(proxy.call("x/3"))
+            async with asyncio.timeout(10):
+                while len(seller.seen) < 3:
+                    await asyncio.sleep(0.01)
+            seller.behave = charges_and_hangs
+            assert (await proxy.call("x/4", key="k")).status_code == 504
+            await other
+            seller.hang.set()
+            seller.behave, seller.price = honest, 2_000
+            again = [await proxy.call("x/4", key="k") for _ in range(2)]
+    assert [each.json().get("code") for each in again] == ["answer_lost"] * 2
+    assert sum(seller.charged.values()) == -buyer.booked("spent") == 3_000
+    buyer.check_books()
 
 
 async def test_a_renewal_above_the_agreed_price_is_not_signed(

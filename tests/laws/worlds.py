@@ -49,6 +49,7 @@ from tests.upstream import Upstream
 NETWORK = NETWORKS["devnet"]
 CHAIN_URL = "FAREBOX_LAWS_CHAIN"
 NOWHERE = "http://127.0.0.1:9"
+CHARGED = "SELECT SUM(amount) FROM ledger_entry WHERE account = 'charged'"
 
 
 class RunningChain(ChainProcess):
