@@ -136,7 +136,7 @@ def retry_on_any_channel(patch: MonkeyPatch) -> None:
 
 @fault(
     7,
-    "a retry that the seller cannot take now is paid anew",
+    "a retry that the seller cannot take now is paid anew, on another channel",
     "test_a_retry_that_meets_a_busy_channel_is_never_paid_anew",
 )
 def busy_retry_paid_anew(patch: MonkeyPatch) -> None:
@@ -151,6 +151,7 @@ def busy_retry_paid_anew(patch: MonkeyPatch) -> None:
             return None
 
     patch.setattr(call.Calls, "_again", or_anew)
+    retry_on_any_channel(patch)
 
 
 @fault(

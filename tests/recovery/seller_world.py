@@ -121,7 +121,7 @@ class World:
         self.engine = open_engine(f"sqlite:///{self.folder / 'farebox.db'}")
         upgrade(self.engine)
         self.store = self.journal(self.engine)
-        self.rpc = Rpc([self.rpc_url], NETWORK.chain_id, timeout_seconds=3)
+        self.rpc = Rpc([self.rpc_url], NETWORK.chain_id)
         caps = GasCaps.default(NETWORK)
         self.sender = Sender(self.rpc, self.wallet, NETWORK, self.store, caps)
         self.mirror = Mirror(self.store, self.rpc, NETWORK)

@@ -55,7 +55,7 @@ async def sender_world(
     caps: GasCaps | None = None,
     network: Network = DEVNET,
     stuck_seconds: float = 2.0,
-    timeout_seconds: float = 1.0,
+    timeout_seconds: float = 10.0,
 ) -> AsyncIterator[SenderWorld]:
     """A started sender; leaving stops it and closes its database, as a shutdown does."""
     engine = open_engine(f"sqlite:///{database}")

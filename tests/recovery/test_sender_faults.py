@@ -100,7 +100,9 @@ async def test_a_broadcast_that_arrived_without_an_answer_is_paid_once(
     chain: DevchainProcess, proxy: FaultyRpc, number: int, tmp_path: Path, fault: Fault
 ) -> None:
     proxy.faults[_SEND] = fault
-    async with sender_world(tmp_path / "a.db", [proxy.url], chain.keys[number]) as world:
+    async with sender_world(
+        tmp_path / "a.db", [proxy.url], chain.keys[number], timeout_seconds=1
+    ) as world:
         tx_id = await _pay(world, chain, number)
         outcome = await world.sender.outcome(tx_id, 10)
         assert outcome.state is TxState.MINED
@@ -115,7 +117,7 @@ async def test_a_broadcast_lost_on_the_way_is_sent_again_as_the_same_bytes(
 ) -> None:
     proxy.faults[_SEND] = fault
     async with sender_world(
-        tmp_path / "a.db", [proxy.url], chain.keys[number], stuck_seconds=30
+        tmp_path / "a.db", [proxy.url], chain.keys[number], stuck_seconds=30, timeout_seconds=1
     ) as world:
         tx_id = await _pay(world, chain, number)
         signed = world.rows("SELECT tx_hash FROM chain_tx_attempt")

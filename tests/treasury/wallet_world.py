@@ -58,7 +58,7 @@ class WalletWorld:
         self.engine = open_engine(self.database_url)
         upgrade(self.engine)
         self.store = Journal(self.engine)
-        self.rpc = Rpc([self.rpc_url], NETWORK.chain_id, timeout_seconds=3)
+        self.rpc = Rpc([self.rpc_url], NETWORK.chain_id)
         caps = GasCaps.default(NETWORK)
         self.sender = Sender(self.rpc, self.wallet, NETWORK, self.store, caps)
         self.withdrawals = Withdrawals(self.store, self.sender, self.rpc, NETWORK)
