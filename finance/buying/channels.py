@@ -21,6 +21,8 @@ from finance.networks import Network
 from finance.x402 import digest, text
 from finance.x402.values import ChannelConfig
 
+Waiting = deque["asyncio.Future[Channel]"]
+
 
 class SellerId(NamedTuple):
     """Whom a channel pays, and through which server; channels with equal ids are alike."""
@@ -67,6 +69,7 @@ class Channel:
     deposit: SignedDeposit | None = None
     deposit_reservation: Reservation | None = None
     unresolved: list[OpenVoucher] = field(default_factory=list)
+    awaited: Waiting = field(default_factory=deque)  # by calls that need no other one
     head: bytes = b""
 
     def __post_init__(self) -> None:
@@ -151,7 +154,7 @@ class SellerChannels:
         self.seller = seller
         self.channels: list[Channel] = []
         self._most = most
-        self._waiting: deque[asyncio.Future[Channel]] = deque()
+        self._waiting: Waiting = deque()
 
     def take_free(self) -> Channel | None:
         """A free channel, made busy; the one with most room first. No await in here."""
@@ -171,14 +174,16 @@ class SellerChannels:
     def any_in_use(self) -> bool:
         return any(each.usable and each.busy for each in self.channels)
 
-    async def wait(self, seconds: float) -> Channel:
-        """The next channel that comes free; raise ChannelBusy after `seconds`."""
+    async def wait(self, seconds: float, channel: Channel | None = None) -> Channel:
+        """The next channel that comes free, or this `channel` once it does, which may not be
+        usable any more; raise ChannelBusy after `seconds`."""
         future: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
+        (self._waiting if channel is None else channel.awaited).append(future)
         try:
             return await asyncio.wait_for(future, seconds)
         except TimeoutError:
-            raise ChannelBusy("All channels to this seller are in use.") from None
+            which = "All channels to this seller are" if channel is None else "Its channel is"
+            raise ChannelBusy(f"{which} in use.") from None
         except asyncio.CancelledError:
             # Handed to us in the moment we gave up: pass it on.
             if future.done() and not future.cancelled():
@@ -186,12 +191,13 @@ class SellerChannels:
             raise
 
     def release(self, channel: Channel) -> None:
-        """Give a channel back, straight to whoever waits longest."""
-        while self._waiting and channel.usable:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(channel)
-                return
+        """Give a channel back, straight to whoever needs this one, or waits longest for any."""
+        for queue in (channel.awaited, self._waiting):
+            while queue and (channel.usable or queue is channel.awaited):
+                future = queue.popleft()
+                if not future.done():
+                    future.set_result(channel)
+                    return
         channel.busy = False
 
 

@@ -39,7 +39,7 @@ class ChannelPools:
         new; raise ChannelBusy, RpcUnavailable."""
         pool = self.pool(seller)
         while True:
-            channel = _take([pool], first) if first else None
+            channel = await self._reserve([pool], first) if first else None
             if channel is None:
                 channel = await self._next(pool)
             try:
@@ -91,12 +91,26 @@ class ChannelPools:
                 break
         return Channel(channel_id, text.to_hex(channel_id), config, pool.seller, busy=True)
 
-    def take(self, channel_id_hex: str) -> Channel | None:
-        """Reserve one certain channel; None if it is not known or must not be used.
+    async def reserve(self, channel_id_hex: str) -> Channel | None:
+        """One certain channel, once no other call has it; None if it is not known or must not
+        be used. Raises ChannelBusy."""
+        return await self._reserve(self.sellers.values(), channel_id_hex)
 
-        Raises ChannelBusy when another call has it.
-        """
-        return _take(self.sellers.values(), channel_id_hex)
+    async def _reserve(
+        self, pools: Iterable[SellerChannels], channel_id_hex: str
+    ) -> Channel | None:
+        channels = (each for pool in pools for each in pool.channels if each.usable)
+        channel = next((each for each in channels if each.id_hex == channel_id_hex), None)
+        if channel is None:
+            return None
+        if channel.busy:
+            pool = self.pool(channel.seller)
+            await pool.wait(self._policy.channel_wait_seconds, channel)
+        channel.busy = True
+        if channel.usable:
+            return channel
+        self.release(channel)
+        return None
 
     def notice(self, events: Iterable[SeenEvent]) -> bool:
         """Whether money came, or will come, back out of some of these channels, perhaps by the
@@ -125,14 +139,3 @@ class ChannelPools:
         then calls go through others, or open one."""
         seconds = self._policy.elsewhere_seconds
         asyncio.get_running_loop().call_later(seconds, self.release, channel)
-
-
-def _take(pools: Iterable[SellerChannels], channel_id_hex: str) -> Channel | None:
-    for pool in pools:
-        for channel in pool.channels:
-            if channel.id_hex == channel_id_hex and channel.usable:
-                if channel.busy:
-                    raise ChannelBusy("The channel of this payment is in use.")
-                channel.busy = True
-                return channel
-    return None

@@ -31,8 +31,9 @@ from finance.wallet.signer import Keys
 from node.egress import EgressPolicy
 from node.lines.websocket import Handshake
 from node.plans.buying.ports import Asked, PlacedOrder, Told
+from node.proxy.answer import Answer
 from node.proxy.body import ClientGone, Receive, read_body
-from node.proxy.call import Answer, Calls, Request
+from node.proxy.call import Calls, Request
 from node.proxy.demo import DemoDesk
 from node.proxy.errors import ProxyError, RequestRefused, rendered, translated
 from node.proxy.gate import Gate

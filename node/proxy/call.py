@@ -20,7 +20,6 @@ from finance.buying.recovery import settle_exact
 from finance.buying.terms import Terms, choose
 from finance.errors import FinanceError
 from finance.models import Purchase, PurchaseState
-from finance.money import Usdc
 from finance.store import Batch
 from finance.x402 import codes
 from finance.x402.values import EXACT, PaymentRequired
@@ -28,23 +27,16 @@ from finance.x402.wire import PAYMENT_RESPONSE_HEADER, PAYMENT_SIGNATURE_HEADER
 from node.lines.pool import Answer as Received
 from node.lines.websocket import Handshake
 from node.plans.buying.keys import HeldKey
-from node.problems import Headers
-from node.proxy import idempotency
+from node.proxy.answer import Answer, answer_of, ours, read_start
 from node.proxy.body import Body
-from node.proxy.errors import (
-    ProxyError,
-    RequestRefused,
-    SellerFailed,
-    translated,
-)
+from node.proxy.errors import ProxyError, RequestRefused, SellerFailed, translated
 from node.proxy.headers import to_buyer, to_seller
-from node.proxy.minutes import Sold, sold_by_minute
+from node.proxy.minutes import sold_by_minute
 from node.proxy.plans import KEY_HEADER, SCHEME, Ordered, PlanKeys
 from node.proxy.refusal import answer_lost, broken_off, offer_in, payment_refused, refusal_in
 from node.proxy.rows import counted_by, kept_of, record_of
-from node.proxy.seller import NotSent, SellerClient, read_up_to
+from node.proxy.seller import NotSent, SellerClient
 from node.proxy.sources import Source
-from node.proxy.stream import SWITCHING, Streamed
 from node.proxy.terms_cache import TermsCache
 from node.usage.quotas import Reservation
 
@@ -75,18 +67,6 @@ class Request:
     route: str = ""  # as it is counted, e.g. GET /forecast/{city}
     at_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     started: float = field(default_factory=time.perf_counter)
-
-
-@dataclass(slots=True)
-class Answer:
-    """What the app gets: `start` is all of it, or `more` has the rest to be streamed."""
-
-    status: int
-    headers: Headers
-    start: bytes
-    more: Received | None = None
-    stream: Streamed | None = None  # whose it is, where the time of `more` counts
-    minutes: Sold | None = None  # how that stream goes on to be paid
 
 
 class Calls:
@@ -162,9 +142,11 @@ class Calls:
         """What an earlier signature buys, or has bought; None if it certainly was not charged
         and a new payment may be made."""
         if earlier.state in _MAY_BE_CHARGED:
-            payment = self._reopen(request, earlier)
+            payment = await self._reopen(request, earlier)
             if payment is not None:
                 return await self._again(request, payment)
+            # Another call's proof has decided it, perhaps after it was read.
+            earlier = await self._row(earlier.call_id)
         cumulative = earlier.cumulative_atoms
         decided = earlier.channel_id and self._buyer.pools.decided(earlier.channel_id, cumulative)
         if decided or earlier.state == PurchaseState.PAID:
@@ -182,9 +164,8 @@ class Calls:
             # Perhaps with this very call: it must not be paid anew beside it.
             raise payment_refused(reason)
         if payment.channel is not None:
-            engine, purchase_id = self._buyer.store.engine, payment.order.purchase_id
-            row = await asyncio.to_thread(read_purchase, engine, purchase_id)
-            if row is not None and row.state == PurchaseState.PAID:
+            row = await self._row(payment.order.purchase_id)
+            if row.state == PurchaseState.PAID:
                 raise answer_lost()
             return None
         if not await settle_exact(self._buyer):
@@ -204,24 +185,30 @@ class Calls:
             raise SellerFailed("seller_failed", f"The seller answered {answer.status}.")
         atoms = earlier.amount_atoms
         try:
-            start, complete = await _read_start(answer, keep=True)
+            start, complete = await read_start(answer, keep=True)
         except SellerFailed as error:
             raise broken_off(atoms) from error
-        headers = to_buyer(answer.raw_headers, paid=True) + _ours(request, atoms, earlier.scheme)
+        headers = to_buyer(answer.raw_headers, paid=True) + ours(request, atoms, earlier.scheme)
         record = record_of(request, answer, earlier.scheme, atoms, len(start))
         writes = [record.write(), *found(earlier, int(time.time()))]
         if complete:
             writes.append(kept_of(request, answer.status, headers, start))
         await self._buyer.store.commit(Batch(writes, counted_by(request, record)))
-        return _answer(answer, headers, start, complete)
+        return answer_of(answer, headers, start, complete)
 
-    def _reopen(self, request: Request, earlier: Purchase) -> Payment | None:
+    async def _row(self, purchase_id: str) -> Purchase:
+        """A purchase as it stands in the books."""
+        row = await asyncio.to_thread(read_purchase, self._buyer.store.engine, purchase_id)
+        assert row is not None
+        return row
+
+    async def _reopen(self, request: Request, earlier: Purchase) -> Payment | None:
         order = replace(_order(request, 1), purchase_id=earlier.call_id)
         signed = earlier.payment_header.encode()
         payment = Payment(order, earlier.scheme, earlier.amount_atoms, signed, sent_before=True)
         if earlier.channel_id is None:
             return payment
-        channel = self._buyer.pools.take(earlier.channel_id)
+        channel = await self._buyer.pools.reserve(earlier.channel_id)
         if channel is None:
             return None
         if channel.charged != earlier.cumulative_atoms - earlier.amount_atoms:
@@ -298,15 +285,15 @@ class Calls:
         keep = once and answer.length is not None and answer.status < 400
         start, complete = (body or b"", True)
         if body is None:
-            start, complete = await _read_start(answer, keep=keep)
+            start, complete = await read_start(answer, keep=keep)
         headers = to_buyer(answer.raw_headers, paid=scheme is not None)
-        headers += _ours(request, 0, scheme)
+        headers += ours(request, 0, scheme)
         record = record_of(request, answer, scheme, 0, len(start))
         writes = [record.write()]
         if keep and complete:
             writes.append(kept_of(request, answer.status, headers, start))
         await self._buyer.store.commit(Batch(writes, counted_by(request, record)))
-        return _answer(answer, headers, start, complete)
+        return answer_of(answer, headers, start, complete)
 
     async def _finish(self, request: Request, payment: Payment, answer: Received) -> Answer:
         """Book what the answer proves, then hand it on."""
@@ -315,7 +302,7 @@ class Calls:
             payment, answer.status, answer.header(PAYMENT_RESPONSE_HEADER)
         )
         try:
-            start, complete = await _read_start(answer, keep=keep)
+            start, complete = await read_start(answer, keep=keep)
         except BaseException as error:
             # The receipt came before the body broke: what was charged is booked all the same,
             # and its answer can still be asked for.
@@ -329,13 +316,13 @@ class Calls:
         if verdict.state == PurchaseState.UNKNOWN and answer.status < 400:
             cost = payment.amount_atoms
         headers = to_buyer(answer.raw_headers, paid=True)
-        headers += _ours(request, cost, payment.scheme)
+        headers += ours(request, cost, payment.scheme)
         record = record_of(request, answer, payment.scheme, verdict.charged_atoms, len(start))
         writes = [record.write()]
         if keep and complete and verdict.state == PurchaseState.PAID:
             writes.append(kept_of(request, answer.status, headers, start))
         await self._buyer.books.book(payment, verdict, writes, counted_by(request, record))
-        result = _answer(answer, headers, start, complete)
+        result = answer_of(answer, headers, start, complete)
         result.minutes = sold_by_minute(answer, payment.terms, cost)
         if result.minutes is None and answer.header(b"farebox-stream") is not None:
             self._terms.drop(request)  # they are not what they were
@@ -364,36 +351,3 @@ def _order(request: Request, attempt: int, earlier: Purchase | None = None) -> O
 def _essence(terms: Terms) -> Terms:
     """The terms without the seller's texts."""
     return replace(terms, envelope=b"", with_id=False)
-
-
-async def _read_start(answer: Received, keep: bool) -> tuple[bytes, bool]:
-    """The whole body when it is short or has to be kept, nothing yet of a stream."""
-    if answer.status == SWITCHING:
-        return b"", False
-    length = answer.length
-    if length == 0 or answer.method == "HEAD" or answer.status in (204, 304):
-        answer.close()
-        return b"", True
-    if not keep and (length is None or length > idempotency.KEPT_BYTES):
-        return b"", False
-    return await read_up_to(answer, idempotency.KEPT_BYTES)
-
-
-def _answer(answer: Received, headers: Headers, start: bytes, complete: bool) -> Answer:
-    length = answer.length if answer.method == "HEAD" or not complete else None
-    if length is None and complete:
-        length = len(start)
-    if length is not None and answer.status not in (204, 304):
-        headers.append((b"content-length", b"%d" % length))
-    return Answer(answer.status, headers, start, None if complete else answer)
-
-
-def _ours(request: Request, cost: int, scheme: str | None) -> Headers:
-    headers = [
-        (b"farebox-call-id", request.call_id.encode()),
-        (b"farebox-cost", str(Usdc(cost)).encode()),
-        (b"farebox-demo", b"false"),
-    ]
-    if scheme is not None:
-        headers.append((b"farebox-scheme", scheme.encode()))
-    return headers

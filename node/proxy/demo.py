@@ -22,7 +22,8 @@ from catalog.samples import DemoAnswer
 from finance.store import Batch, Store
 from node.lines.pool import Answer as Received
 from node.problems import Headers
-from node.proxy.call import Answer, Request
+from node.proxy.answer import Answer
+from node.proxy.call import Request
 from node.proxy.errors import ProxyError, RequestRefused, SellerFailed
 from node.proxy.headers import to_buyer, to_seller
 from node.proxy.seller import SellerClient, read_up_to

@@ -35,7 +35,8 @@ from node.usage.keys import KeyRecord
 from node.usage.streams import MINUTE, Stream, Streams
 
 if TYPE_CHECKING:
-    from node.proxy.call import Answer, Request
+    from node.proxy.answer import Answer
+    from node.proxy.call import Request
 
 LEAD_SECONDS = 15
 GRACE_SECONDS = 10

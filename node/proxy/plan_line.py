@@ -16,8 +16,9 @@ from finance.x402.wire import PAYMENT_REQUIRED_HEADER, decode_required
 from node.lines.pool import Answer as Received
 from node.plans.buying.ports import Asked, Place, PlacedOrder, Told
 from node.problems import Headers, read_problem
+from node.proxy.answer import Answer
 from node.proxy.body import Body, read_body
-from node.proxy.call import Answer, Request
+from node.proxy.call import Request
 from node.proxy.errors import ProxyError, SellerFailed, rendered
 from node.proxy.minutes import ROUTE
 from node.proxy.plans import KEY_HEADER, Ordered

@@ -7,8 +7,8 @@ import logging
 from node.lines.errors import LineError
 from node.lines.pool import Answer as Received
 from node.problems import Headers
+from node.proxy.answer import Answer
 from node.proxy.body import Receive
-from node.proxy.call import Answer
 from node.proxy.seller import rest_of
 from node.proxy.stream import Send, counted, send_events
 from node.usage.streams import Stream, Streams

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from node.problems import Headers
-from node.proxy.call import Answer
+from node.proxy.answer import Answer
 from node.proxy.errors import ProxyError, SellerFailed, SellerSilent, rendered
 from node.proxy.seller import read_up_to
 from node.usage.calls import new_call_id

@@ -115,10 +115,48 @@ async def test_a_retry_that_meets_a_busy_channel_is_never_paid_anew(buyer: Buyer
                 assert (busy.status_code, busy.json()["code"]) == (409, "channel_busy")
                 assert busy.headers["retry-after"] == "1"
             seller.behave = honest
-            await asyncio.sleep(1.1)  # the channel is left alone for a second
+            # The channel is left alone for a second, and waited for.
             assert (await proxy.call("slow/x", key="order-1")).status_code == 200
     assert len(set(seller.seen)) == 1
     assert len(buyer.channels) == 1
+
+
+async def test_a_retry_that_waits_for_its_channel_learns_what_was_proved_meanwhile(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    """The first try was charged, its answer did not come. While the retry waits for the channel,
+    the call that has it is told so. This seller keeps no answers."""
+    buyer, seller, corrected = BuyerNode(tmp_path, chain), ScriptedSeller(), asyncio.Event()
+
+    async def charges_and_hangs(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt]:
+        receipt = charge(this, payment)
+        await this.hang.wait()
+        return 200, receipt
+
+    async def takes_its_time(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:
+        await corrected.wait()
+        return await honest(this, payment)
+
+    async with served(seller) as base:
+        buyer.list("x", base)
+        async with buyer.running(answer_seconds=1.0) as proxy:
+            await proxy.call("x/1")
+            seller.behave = charges_and_hangs
+            assert (await proxy.call("x/2", key="k")).status_code == 504
+            seller.hang.set()
+            seller.behave = takes_its_time
+            other = asyncio.create_task(proxy.call("x/3"))
+            async with asyncio.timeout(10):
+                while len(seller.seen) < 3:
+                    await asyncio.sleep(0.01)
+            retry = asyncio.create_task(proxy.call("x/2", key="k"))
+            await asyncio.sleep(0.3)
+            corrected.set()
+            assert (await other).status_code == 200
+            assert (await retry).json()["code"] == "answer_lost"
+    assert len(buyer.channels) == 1
+    assert sum(seller.charged.values()) == -buyer.booked("spent") == 3_000
+    buyer.check_books()
 
 
 async def test_a_retry_that_meets_another_price_is_not_charged_twice(
