@@ -214,6 +214,8 @@ class Bookkeeper:
         try:
             return await self._mend(payment, channel, required, reason, verdict)
         except SellerUntrustworthy as error:
+            if payment.sent_before:  # what it says now does not prove that nothing was charged
+                verdict = replace(verdict, state=PurchaseState.UNKNOWN)
             await self._book_open(payment, channel, replace(verdict, stop=str(error)), (), ())
             return False
         finally:

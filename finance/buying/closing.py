@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from finance.buying.answers import check_correction
 from finance.buying.buyer import Buyer
@@ -28,7 +28,7 @@ from finance.buying.closing_rows import (
     read_closing,
     step_write,
 )
-from finance.buying.proofs import adopt, adoption
+from finance.buying.proofs import adopt, adoption, none_charged
 from finance.buying.purchase import channel_charged
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.rpc import Rpc
@@ -132,7 +132,7 @@ class Closings:
 
     async def _reserve(self, channel_id: str) -> Channel:
         """The channel, taken from the calls that use it."""
-        channel = self._find(channel_id)
+        channel = self._buyer.pools.find(channel_id)
         if channel is None or channel.state == ChannelState.CLOSED:
             raise ChannelNotClosable("This channel is closed, or not one of ours.")
         for _ in range(_BUSY_LOOKS):
@@ -146,13 +146,6 @@ class Closings:
             raise ChannelNotClosable(f"This channel {what}.")
         channel.busy = True
         return channel
-
-    def _find(self, channel_id: str) -> Channel | None:
-        for pool in self._buyer.pools.sellers.values():
-            for channel in pool.channels:
-                if channel.id_hex == channel_id:
-                    return channel
-        return None
 
     # To the end
 
@@ -181,7 +174,7 @@ class Closings:
     async def _advance(self, channel_id: str) -> bool:
         """One step; whether it was the last."""
         row = await asyncio.to_thread(read_closing, self._buyer.store.engine, channel_id)
-        channel = self._find(channel_id)
+        channel = self._buyer.pools.find(channel_id)
         if row is None or channel is None:
             _LOG.error("closing %s: the channel is not known any more", channel_id)
             return True
@@ -329,6 +322,11 @@ class Closings:
         note: str,
         sentence: str,
     ) -> None:
-        writes: list[Any] = end_writes(row, step, state, note, int(time.time()))
+        now = int(time.time())
+        writes = end_writes(row, step, state, note, now)
+        if state == ChannelState.CLOSED:
+            writes += none_charged(channel, channel.charged, self._buyer.spending, now)
         await self._buyer.store.commit(Batch([*writes, self._announce(sentence)]))
         channel.state = state
+        if state == ChannelState.CLOSED:
+            channel.unresolved.clear()

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 from finance.buying.channels import Channel
 from finance.buying.limits import EVERY, Ask, Limits, Spending
 from finance.buying.onchain import ChainView, OnchainChannel
-from finance.buying.proofs import adopt, adoption
+from finance.buying.proofs import adopt, adoption, none_charged
 from finance.buying.purchase import channel_synced, deposited
 from finance.buying.signing import SignedDeposit
 from finance.buying.terms import Terms
@@ -111,9 +111,13 @@ class Deposits:
             writes.append(channel_synced(channel, charged, onchain, state, now))
             if channel.deposit_reservation and expired and not used:
                 writes += self._spending.release(channel.deposit_reservation)
+            if state == ChannelState.CLOSED:
+                writes += none_charged(channel, charged, self._spending, now)
             await self._store.commit(Batch(writes))
         if charged > channel.charged:
             adopt(channel, charged)
+        if state == ChannelState.CLOSED:
+            channel.unresolved.clear()
         channel.balance, channel.total_claimed, _ = onchain
         channel.state, channel.stale = state, pending
         if not pending:

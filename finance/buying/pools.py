@@ -39,7 +39,7 @@ class ChannelPools:
         new; raise ChannelBusy, RpcUnavailable."""
         pool = self.pool(seller)
         while True:
-            channel = await self._reserve([pool], first) if first else None
+            channel = await self.reserve(first, seller) if first else None
             if channel is None:
                 channel = await self._next(pool)
             try:
@@ -91,17 +91,11 @@ class ChannelPools:
                 break
         return Channel(channel_id, text.to_hex(channel_id), config, pool.seller, busy=True)
 
-    async def reserve(self, channel_id_hex: str) -> Channel | None:
-        """One certain channel, once no other call has it; None if it is not known or must not
-        be used. Raises ChannelBusy."""
-        return await self._reserve(self.sellers.values(), channel_id_hex)
-
-    async def _reserve(
-        self, pools: Iterable[SellerChannels], channel_id_hex: str
-    ) -> Channel | None:
-        channels = (each for pool in pools for each in pool.channels if each.usable)
-        channel = next((each for each in channels if each.id_hex == channel_id_hex), None)
-        if channel is None:
+    async def reserve(self, channel_id_hex: str, seller: SellerId | None = None) -> Channel | None:
+        """One certain channel, to a certain `seller` if need be, once no other call has it; None
+        if it is not known or must not be used. Raises ChannelBusy."""
+        channel = self.find(channel_id_hex)
+        if channel is None or not channel.usable or seller not in (None, channel.seller):
             return None
         if channel.busy:
             pool = self.pool(channel.seller)
@@ -122,13 +116,10 @@ class ChannelPools:
             channel.stale = True
         return bool(stale)
 
-    def decided(self, channel_id_hex: str, cumulative: int) -> bool:
-        """Whether a voucher over `cumulative` can be charged no more: the channel is past it."""
-        return any(
-            channel.id_hex == channel_id_hex and channel.usable and channel.charged >= cumulative
-            for pool in self.sellers.values()
-            for channel in pool.channels
-        )
+    def find(self, channel_id_hex: str | None) -> Channel | None:
+        """One certain channel, whatever its state; None if it is not known."""
+        channels = (each for pool in self.sellers.values() for each in pool.channels)
+        return next((each for each in channels if each.id_hex == channel_id_hex), None)
 
     def release(self, channel: Channel) -> None:
         """Hand a channel to the next call."""

@@ -6,6 +6,8 @@ chain. It says how much was charged in all; every voucher up to there is decided
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from finance.buying.channels import Channel, OpenVoucher
 from finance.buying.limits import Spending
 from finance.buying.lost import ANSWER_LOST
@@ -86,10 +88,21 @@ def superseded(
     channel: Channel, charged: int, paid_id: str, spending: Spending, now: int
 ) -> list[Write]:
     """Writes for the open vouchers a paid one decides: none but itself was charged."""
+    decided = [each for each in channel.unresolved if each.cumulative <= charged]
+    return _not_charged([each for each in decided if each.call_id != paid_id], spending, now)
+
+
+def none_charged(channel: Channel, charged: int, spending: Spending, now: int) -> list[Write]:
+    """Writes for the vouchers above `charged` on a channel that holds no more than that: nobody
+    can claim them."""
+    open_ = [each for each in channel.unresolved if each.cumulative > charged]
+    return _not_charged(open_, spending, now)
+
+
+def _not_charged(vouchers: Sequence[OpenVoucher], spending: Spending, now: int) -> list[Write]:
     writes: list[Write] = []
-    for each in channel.unresolved:
-        if each.cumulative <= charged and each.call_id != paid_id:
-            writes.append(ended(each.call_id, _UNUSED, now, seen=False))
-            if each.reservation is not None:
-                writes += spending.release(each.reservation)
+    for each in vouchers:
+        writes.append(ended(each.call_id, _UNUSED, now, seen=False))
+        if each.reservation is not None:
+            writes += spending.release(each.reservation)
     return writes

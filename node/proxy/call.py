@@ -19,7 +19,7 @@ from finance.buying.purchase import Order, Payment, Verdict
 from finance.buying.recovery import settle_exact
 from finance.buying.terms import Terms, choose
 from finance.errors import FinanceError
-from finance.models import Purchase, PurchaseState
+from finance.models import ChannelState, Purchase, PurchaseState
 from finance.store import Batch
 from finance.x402 import codes
 from finance.x402.values import EXACT, PaymentRequired
@@ -33,7 +33,14 @@ from node.proxy.errors import ProxyError, RequestRefused, SellerFailed, translat
 from node.proxy.headers import to_buyer, to_seller
 from node.proxy.minutes import sold_by_minute
 from node.proxy.plans import KEY_HEADER, SCHEME, Ordered, PlanKeys
-from node.proxy.refusal import answer_lost, broken_off, offer_in, payment_refused, refusal_in
+from node.proxy.refusal import (
+    answer_lost,
+    broken_off,
+    charge_unknown,
+    offer_in,
+    payment_refused,
+    refusal_in,
+)
 from node.proxy.rows import counted_by, kept_of, record_of
 from node.proxy.seller import NotSent, SellerClient
 from node.proxy.sources import Source
@@ -121,8 +128,10 @@ class Calls:
                 raise answer_lost()
             newer = self._read_terms(request, required)
             changed = _essence(newer) != _essence(terms) or (not fresh and newer != terms)
-            # An order is never signed twice: the first signature may still be charged.
-            if request.order is not None or not (mended or changed):
+            # An order is never signed twice: the first signature may still be charged. Nor is
+            # a seller paid again whose answer did not add up.
+            stopped = payment.channel is not None and payment.channel.state == ChannelState.STOPPED
+            if request.order is not None or stopped or not (mended or changed):
                 break
             terms, fresh = newer, True
         raise payment_refused(reason)
@@ -147,9 +156,12 @@ class Calls:
                 return await self._again(request, payment)
             # Another call's proof has decided it, perhaps after it was read.
             earlier = await self._row(earlier.call_id)
-        cumulative = earlier.cumulative_atoms
-        decided = earlier.channel_id and self._buyer.pools.decided(earlier.channel_id, cumulative)
-        if decided or earlier.state == PurchaseState.PAID:
+        channel = self._buyer.pools.find(earlier.channel_id)
+        usable = channel is not None and channel.usable
+        if earlier.state in _MAY_BE_CHARGED and not usable:
+            raise charge_unknown()
+        decided = channel is not None and channel.charged >= earlier.cumulative_atoms
+        if earlier.state == PurchaseState.PAID or (usable and decided):
             return await self._shown_again(request, earlier)
         return None
 
@@ -163,14 +175,14 @@ class Calls:
         if reason == codes.CHANNEL_BUSY:
             # Perhaps with this very call: it must not be paid anew beside it.
             raise payment_refused(reason)
-        if payment.channel is not None:
-            row = await self._row(payment.order.purchase_id)
-            if row.state == PurchaseState.PAID:
-                raise answer_lost()
-            return None
-        if not await settle_exact(self._buyer):
+        if payment.channel is None:
+            await settle_exact(self._buyer)
+        row = await self._row(payment.order.purchase_id)
+        if row.state == PurchaseState.PAID:
             raise answer_lost()
-        raise payment_refused(reason)
+        if row.state in _MAY_BE_CHARGED:
+            raise payment_refused(reason) if payment.channel is None else charge_unknown()
+        return None
 
     async def _shown_again(self, request: Request, earlier: Purchase) -> Answer | None:
         """Show a signature that can be charged no more: a seller that keeps answers gives the
@@ -319,7 +331,7 @@ class Calls:
         headers += ours(request, cost, payment.scheme)
         record = record_of(request, answer, payment.scheme, verdict.charged_atoms, len(start))
         writes = [record.write()]
-        if keep and complete and verdict.state == PurchaseState.PAID:
+        if keep and complete and answer.status < 400:
             writes.append(kept_of(request, answer.status, headers, start))
         await self._buyer.books.book(payment, verdict, writes, counted_by(request, record))
         result = answer_of(answer, headers, start, complete)

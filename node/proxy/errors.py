@@ -52,6 +52,7 @@ TABLE: Final[dict[str, tuple[int, str]]] = {
     "internal_error": (500, "Something went wrong here"),
     "seller_failed": (502, "The seller failed"),
     "answer_lost": (502, "The seller charged for this call, but its answer was lost"),
+    "charge_unknown": (502, "Whether this call was charged is not known"),
     "offer_unreadable": (502, "The seller's offer cannot be read"),
     "chain_unavailable": (503, "The chain cannot be asked at the moment"),
     "store_unavailable": (503, "The books cannot be written at the moment"),

@@ -49,6 +49,16 @@ def answer_lost() -> ProxyError:
     return SellerFailed("answer_lost", "Its charge is booked; ask the seller for help.")
 
 
+def charge_unknown() -> ProxyError:
+    """Nothing more is signed for a call whose first signature may be charged for ever."""
+    return SellerFailed(
+        "charge_unknown",
+        "An earlier request with this Idempotency-Key was paid through a channel that is used no"
+        " more, or not known; the payment may still be charged. To pay for the call once more, use"
+        " a new key.",
+    )
+
+
 def broken_off(charged_atoms: int) -> ProxyError:
     """The seller charged, and its answer did not arrive whole."""
     return SellerFailed(

@@ -74,6 +74,8 @@ class ScriptedSeller:
     def _corrective(self, payment: Payment) -> bytes:
         if self.busy:
             return self.required(codes.CHANNEL_BUSY)
+        if isinstance(payment.payload, ExactPayment):
+            return self.required("invalid_exact_evm_nonce_already_used")
         channel_id = payment.payload.channel_id
         states = states_wire(self.state(payment), self.vouchers.get(channel_id))
         import msgspec
@@ -132,6 +134,11 @@ async def honest(seller: ScriptedSeller, payment: Payment) -> tuple[int, Receipt
     if base != seller.charged.get(payment.payload.channel_id, 0):
         return 402, None
     return 200, charge(seller, payment)
+
+
+async def charges_double(seller: ScriptedSeller, payment: Payment) -> tuple[int, Receipt]:
+    """Serves, and says that it has taken twice its price."""
+    return 200, charge(seller, payment, 2 * seller.price)
 
 
 async def keeps(seller: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:

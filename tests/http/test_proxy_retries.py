@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from finance.buying import recovery
 from finance.x402.values import Payment, Receipt
 from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import SECRET, BuyerNode, Running, served
-from tests.http.scripted_seller import ScriptedSeller, hangs, honest, keeps
+from tests.http.scripted_seller import ScriptedSeller, charges_double, hangs, honest, keeps
 
 
 async def test_a_retry_that_fails_does_not_free_the_signature_before_it(
@@ -79,6 +80,43 @@ async def test_a_broken_answer_that_the_seller_did_not_keep_is_not_paid_again(
     assert len(set(seller.seen)) == 1
     assert node.booked("spent") == -seller.price
     node.check_books()
+
+
+async def test_an_answer_that_came_with_a_wrong_receipt_is_kept_and_not_paid_again(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+    seller.behave = charges_double
+    async with served(seller) as base:
+        node.list("x", base)
+        async with node.running() as proxy:
+            answers = [await proxy.call("x/y", key="k") for _ in range(2)]
+    assert [each.json() for each in answers] == [{"served": True}] * 2
+    assert answers[1].headers["farebox-replayed"] == "true"
+    assert len(seller.seen) == 1
+
+
+async def test_an_authorization_that_ran_out_unused_is_paid_anew(
+    tmp_path: Path, chain: DevchainProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller("exact")
+
+    async def too_late(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
+        seller.behave = honest
+        return 402, None
+
+    async with served(seller) as base:
+        node.list("x", base)
+        async with node.running(answer_seconds=0.5) as proxy:
+            seller.behave = hangs
+            assert (await proxy.call("x/y", key="k")).status_code == 504
+            seller.hang.set()
+            seller.behave = too_late
+            monkeypatch.setattr(recovery, "EXPIRED_SECONDS", -600)
+            assert (await proxy.call("x/y", key="k")).status_code == 200
+    assert len(seller.seen) == 3
+    assert len(set(seller.seen)) == 2
+    assert node.booked("spent") == -seller.price
 
 
 async def test_a_call_that_is_cut_off_while_its_answer_comes_is_booked(

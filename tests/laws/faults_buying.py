@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest import MonkeyPatch
 
-from finance.buying import buyer, limits, pools, purchase
+from finance.buying import booking, buyer, limits, pools, purchase
 from node.plans.buying import orders
 from node.plans.buying.ports import PlacedOrder
 from node.plans.buying.upkeep import Upkeep
@@ -132,6 +132,40 @@ def proof_overlooked(patch: MonkeyPatch) -> None:
 def retry_on_any_channel(patch: MonkeyPatch) -> None:
     acquire = pools.ChannelPools.acquire
     patch.setattr(pools.ChannelPools, "acquire", lambda self, seller, first: acquire(self, seller))
+
+
+@fault(
+    7,
+    "what may have been charged on a channel that is used no more is paid through another",
+    "test_what_a_stopped_channel_may_have_been_charged_is_not_paid_through_another",
+)
+def undecided_paid_elsewhere(patch: MonkeyPatch) -> None:
+    replayed = call.Calls._replayed
+
+    async def or_anew(self: call.Calls, request: Any, earlier: Any) -> Any:
+        try:
+            return await replayed(self, request, earlier)
+        except ProxyError as error:
+            if error.code != "charge_unknown":
+                raise
+            return None
+
+    patch.setattr(call.Calls, "_replayed", or_anew)
+
+
+@fault(
+    7,
+    "a seller that proves nonsense has its word taken that it charged nothing",
+    "test_a_seller_that_proves_nonsense_is_not_paid_again_for_the_call",
+)
+def nonsense_believed(patch: MonkeyPatch) -> None:
+    refused = booking.Bookkeeper.refused
+
+    async def as_if_new(self: booking.Bookkeeper, payment: Any, *rest: Any) -> bool:
+        payment.sent_before = False
+        return await refused(self, payment, *rest)
+
+    patch.setattr(booking.Bookkeeper, "refused", as_if_new)
 
 
 @fault(

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 
 from finance.x402.values import BATCH_SETTLEMENT_SCHEME, DepositPayment, Payment, Receipt
+from finance.x402.wire import decode_payment
 from node.accounts.audit import SYSTEM
 from node.plans.buying.upkeep import Upkeep
 from tests.chain_fixtures import ChainProcess
 from tests.http.proxy_world import BuyerNode, served
-from tests.http.scripted_seller import ScriptedSeller, charge, hangs, honest
+from tests.http.scripted_seller import ScriptedSeller, charge, charges_double, hangs, honest
 from tests.laws.plan_buyer import AGREED, LISTING, PRICE, bought, plan_seller, subscriptions
 from tests.laws.x402_seller import X402Seller
 
@@ -157,6 +158,51 @@ async def test_a_retry_that_waits_for_its_channel_learns_what_was_proved_meanwhi
     assert len(buyer.channels) == 1
     assert sum(seller.charged.values()) == -buyer.booked("spent") == 3_000
     buyer.check_books()
+
+
+async def test_what_a_stopped_channel_may_have_been_charged_is_not_paid_through_another(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+    async with served(seller) as base:
+        node.list("x", base)
+        async with node.running(answer_seconds=0.5) as proxy:
+            seller.behave = hangs
+            assert (await proxy.call("x/y", key="k")).status_code == 504
+            seller.hang.set()
+            seller.behave = charges_double
+            await proxy.call("x/z")
+            seller.behave = honest
+            retries = [await proxy.call("x/y", key="k") for _ in range(2)]
+            assert (await proxy.call("x/y", key="new")).status_code == 200
+    assert [each.json().get("code") for each in retries] == ["charge_unknown"] * 2
+    assert [channel.state for channel in node.channels].count("stopped") == 1
+    assert len({decode_payment(each).payload.channel_id for each in seller.seen[:-1]}) == 1
+
+
+async def test_a_seller_that_proves_nonsense_is_not_paid_again_for_the_call(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    """Neither within the call, though it asks for another price now, nor by its retry."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+
+    async def nonsense(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:
+        charge(this, payment, 10**9)
+        this.price += 1
+        return 402, None
+
+    async with served(seller) as base:
+        node.list("x", base)
+        async with node.running(answer_seconds=0.5) as proxy:
+            seller.behave = hangs
+            assert (await proxy.call("x/y", key="k")).status_code == 504
+            seller.hang.set()
+            seller.behave = nonsense
+            retries = [await proxy.call("x/y", key="k") for _ in range(2)]
+            assert len(set(seller.seen)) == 1
+            assert (await proxy.call("x/z")).status_code == 402
+    assert [each.json().get("code") for each in retries] == ["charge_unknown"] * 2
+    assert len(set(seller.seen)) == 2
 
 
 async def test_a_retry_that_meets_another_price_is_not_charged_twice(

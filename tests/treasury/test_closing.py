@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,19 @@ async def test_a_seller_gives_back_what_is_unspent(market: Market) -> None:
 
 
 async def test_a_seller_that_is_gone_keeps_nothing_but_what_it_is_owed(market: Market) -> None:
-    """The money leaves through the contract, over a restart, and nothing is signed meanwhile."""
+    """The money leaves through the contract, over a restart, and nothing is signed meanwhile,
+    least of all for a call that may have been charged."""
     for number in range(3):
         await market.buy(Errand(f"errand {number}"))
+    left_open = Errand("left open")
+    market.api.delay_seconds = 60
+    asked = asyncio.create_task(market.ask(left_open))
+    async with asyncio.timeout(10):
+        while not market.api.served[left_open.name]:
+            await asyncio.sleep(0.05)
     await market.seller.kill_9()
+    assert await asked >= 500
+    market.api.delay_seconds = 0
     async with program(market.buyer) as api:
         [channel] = await channels(api)
         assert await close(api, channel["channel_id"]) == 200
@@ -85,6 +95,8 @@ async def test_a_seller_that_is_gone_keeps_nothing_but_what_it_is_owed(market: M
         signed = "SELECT signed_atoms FROM buyer_channel"
         before = await market.buyer.number(signed)
         assert await market.ask(Errand("while it is closed")) != 200
+        assert await market.ask(left_open) == 502
+        assert any(each.startswith("502 charge_unknown") for each in left_open.tries)
         assert await market.buyer.number(signed) == before
         wait = waiting["closing"]["finalize_after"] - chain_now(market.chain)
         assert wait > 0
@@ -100,4 +112,7 @@ async def test_a_seller_that_is_gone_keeps_nothing_but_what_it_is_owed(market: M
     await market.seller.start()
     await market.claim_all()
     assert market.usdc(market.seller) == 3 * PRICE
+    # Of what is taken out nothing can be charged any more: that call may be paid for anew.
+    never = "SELECT COUNT(*) FROM purchase WHERE state = 'failed' AND error = 'not_charged'"
+    assert await market.buyer.number(never) == 1
     await market.reconcile()
