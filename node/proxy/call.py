@@ -331,7 +331,7 @@ class Calls:
         headers += ours(request, cost, payment.scheme)
         record = record_of(request, answer, payment.scheme, verdict.charged_atoms, len(start))
         writes = [record.write()]
-        if keep and complete and answer.status < 400:
+        if keep and complete and (verdict.state == PurchaseState.PAID or answer.status < 400):
             writes.append(kept_of(request, answer.status, headers, start))
         await self._buyer.books.book(payment, verdict, writes, counted_by(request, record))
         result = answer_of(answer, headers, start, complete)

@@ -11,7 +11,7 @@ from finance.buying import recovery
 from finance.x402.values import Payment, Receipt
 from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import SECRET, BuyerNode, Running, served
-from tests.http.scripted_seller import ScriptedSeller, charges_double, hangs, honest, keeps
+from tests.http.scripted_seller import ScriptedSeller, charge, charges_double, hangs, honest, keeps
 
 
 async def test_a_retry_that_fails_does_not_free_the_signature_before_it(
@@ -80,6 +80,25 @@ async def test_a_broken_answer_that_the_seller_did_not_keep_is_not_paid_again(
     assert len(set(seller.seen)) == 1
     assert node.booked("spent") == -seller.price
     node.check_books()
+
+
+async def test_an_error_that_was_charged_for_is_the_answer(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+
+    async def charges_for_nothing(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt]:
+        return 404, charge(this, payment)
+
+    seller.behave = charges_for_nothing
+    async with served(seller) as base:
+        node.list("x", base)
+        async with node.running() as proxy:
+            answers = [await proxy.call("x/y", key="k") for _ in range(2)]
+    assert [each.status_code for each in answers] == [404, 404]
+    assert answers[1].headers["farebox-replayed"] == "true"
+    assert len(seller.seen) == 1
+    assert node.booked("spent") == -seller.price
 
 
 async def test_an_answer_that_came_with_a_wrong_receipt_is_kept_and_not_paid_again(
