@@ -35,10 +35,17 @@ MAX_LOOKS = 4
 _UNDONE = frozenset({"40P01", "40001"})
 
 
+class _Outcome(asyncio.Future[None]):
+    """Not cancelled together with whoever waits for it."""
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        return False
+
+
 class _Waiting(NamedTuple):
     batch: Batch
     loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[None]
+    future: _Outcome
 
 
 class Journal:
@@ -62,18 +69,23 @@ class Journal:
 
     async def commit(self, batch: Batch) -> None:
         """Apply `batch` durably. Raises StoreConflict (a guard did not hold, nothing was
-        written) or StoreUnavailable (the database refused; nothing was written)."""
+        written) or StoreUnavailable (the database refused; nothing was written). Who is
+        cancelled meanwhile learns that first, and is cancelled where it waits next: what it
+        does in between keeps its memory equal to its books."""
         if self._closed:
             raise StoreUnavailable("the journal is closed: the node is shutting down")
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        future = _Outcome(loop=loop)
         gathered = self._gathered.get(loop)
         if gathered is None:
             gathered = self._gathered[loop] = []
             loop.call_soon(self._look, loop, 0, 0)
         gathered.append(_Waiting(batch, loop, future))
-        # A caller that is cancelled stops waiting; its batch is written all the same.
-        await future
+        try:
+            await future
+        except asyncio.CancelledError:
+            _cancel_later()
+            future.result()
 
     def close(self) -> None:
         """Write what is queued, then stop."""
@@ -218,7 +230,7 @@ def _conflict(error: Exception) -> StoreConflict:
 
 def _answer(group: Sequence[_Waiting], outcomes: Sequence[Exception | None]) -> None:
     """Wake the callers, once per event loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[None], Exception | None]]]
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Outcome, Exception | None]]]
     by_loop = defaultdict(list)
     for waiting, outcome in zip(group, outcomes, strict=True):
         by_loop[waiting.loop].append((waiting.future, outcome))
@@ -227,11 +239,17 @@ def _answer(group: Sequence[_Waiting], outcomes: Sequence[Exception | None]) -> 
             loop.call_soon_threadsafe(_resolve, results)
 
 
-def _resolve(results: Sequence[tuple[asyncio.Future[None], Exception | None]]) -> None:
+def _resolve(results: Sequence[tuple[_Outcome, Exception | None]]) -> None:
     for future, error in results:
-        if future.cancelled():
-            continue
         if error is None:
             future.set_result(None)
         else:
             future.set_exception(error)
+
+
+def _cancel_later() -> None:
+    """Cancel the running task anew, as the one cancellation that it has asked for."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.uncancel()
+    task.cancel()

@@ -37,7 +37,7 @@ class ScriptedSeller:
         self.requests: list[tuple[str, str, dict[bytes, bytes]]] = []
         self.charged: dict[bytes, int] = {}
         self.vouchers: dict[bytes, VoucherState] = {}
-        self.given: dict[bytes, Receipt | None] = {}  # by signature, see `keeps`
+        self.given: dict[tuple[str, bytes], Receipt | None] = {}  # by call, see `keeps`
         self.behave: Behave = honest
         self.busy = False  # whether a 402 says that the channel serves another call
         self.breaks_off = False  # whether an answer ends half-way
@@ -142,13 +142,14 @@ async def charges_double(seller: ScriptedSeller, payment: Payment) -> tuple[int,
 
 
 async def keeps(seller: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:
-    """`honest`, and the last signature charged gets its answer again."""
-    receipt = seller.given.get(payment.payload.signature)
+    """`honest`, and a call that was charged gets its answer again."""
+    call = seller.requests[-1][1], payment.raw_digest
+    receipt = seller.given.get(call)
     if receipt is None:
         status, receipt = await honest(seller, payment)
         if status != 200:
             return status, None
-        seller.given[payment.payload.signature] = receipt
+        seller.given[call] = receipt
     return 200, receipt
 
 

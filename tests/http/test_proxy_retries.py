@@ -6,9 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from sqlalchemy import TextClause
 
 from finance.buying import recovery
+from finance.buying.purchase import END_PURCHASE, INSERT_PURCHASE
+from finance.store import Batch
 from finance.x402.values import Payment, Receipt
+from node.db.journal import Journal
 from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import SECRET, BuyerNode, Running, served
 from tests.http.scripted_seller import ScriptedSeller, charge, charges_double, hangs, honest, keeps
@@ -162,6 +166,36 @@ async def test_a_call_that_is_cut_off_while_its_answer_comes_is_booked(
     assert [each.status_code for each in answers] == [200, 200]
     assert len(node.channels) == 1
     assert node.booked("spent") == -2 * seller.price
+    node.check_books()
+
+
+@pytest.mark.parametrize("statement", [INSERT_PURCHASE, END_PURCHASE])
+async def test_a_call_that_is_cut_off_while_it_is_written_leaves_its_channel_right(
+    tmp_path: Path, chain: DevchainProcess, monkeypatch: pytest.MonkeyPatch, statement: TextClause
+) -> None:
+    """Be it what it signs, or what it was charged."""
+    node, seller, commit = BuyerNode(tmp_path, chain), ScriptedSeller(), Journal.commit
+
+    async def commit_and_cut(journal: Journal, batch: Batch) -> None:
+        if any(write.statement is statement for write in batch.writes):
+            asyncio.get_running_loop().call_soon(cut.cancel)
+        await commit(journal, batch)
+
+    seller.behave = keeps
+    async with served(seller) as base:
+        node.list("x", base)
+        async with node.running() as proxy:
+            assert (await proxy.call("x/y")).status_code == 200
+            with monkeypatch.context() as patch:
+                patch.setattr(Journal, "commit", commit_and_cut)
+                cut = asyncio.create_task(_ask(proxy, "k"))
+                with pytest.raises(asyncio.CancelledError):
+                    await cut
+            calls = (("x/z", "after"), ("x/y", "k"), ("x/z", "last"))
+            answers = [await proxy.call(path, key=key) for path, key in calls]
+    assert [each.status_code for each in answers] == [200] * 3
+    assert len(node.channels) == 1
+    assert sum(seller.charged.values()) == -node.booked("spent") == 4 * seller.price
     node.check_books()
 
 
