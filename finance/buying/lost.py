@@ -27,6 +27,10 @@ _NOT_THAT_ONE = text(
     " updated_at = :now WHERE channel_id = :channel_id AND cumulative_atoms = :cumulative"
     " AND call_id <> :call_id AND state = 'paid' AND error = 'answer_lost'"
 )
+_LOST = text(
+    "UPDATE purchase SET error = 'answer_lost' WHERE key_id = :key_id"
+    " AND idempotency_key = :idempotency_key AND state = 'paid'"
+)
 _KEEP_KEY = text("UPDATE purchase SET idempotency_key = :idempotency_key WHERE call_id = :call_id")
 
 
@@ -54,6 +58,11 @@ def _paid_of(engine: Engine, call_ids: Sequence[str]) -> str | None:
     )
     with Session(engine) as session:
         return session.exec(paid).first()
+
+
+def lost(key_id: str, idempotency_key: str) -> Write:
+    """The answer of a paid call did not come whole, and was not kept."""
+    return Write(_LOST, {"key_id": key_id, "idempotency_key": idempotency_key}, rows=None)
 
 
 def found(purchase: Purchase, now: int) -> list[Write]:

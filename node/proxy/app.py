@@ -19,6 +19,7 @@ from typing import Any
 from sqlalchemy import insert
 
 from finance.buying.buyer import Buyer
+from finance.buying.lost import lost
 from finance.buying.onchain import ChainReader
 from finance.buying.policy import BuyingPolicy
 from finance.buying.recovery import restore, settle_channels, settle_exact
@@ -193,7 +194,18 @@ class Proxy:
             _log.exception("call %s failed here", call_id)
             await send_whole(send, *rendered(ProxyError("internal_error"), call_id))
             return
-        await send_answer(self._streams, send, receive, answer)
+        if not await send_answer(self._streams, send, receive, answer):
+            await self._note_lost(scope, answer)
+
+    async def _note_lost(self, scope: Scope, answer: Answer) -> None:
+        """What broke off on its way can be asked for again under its Idempotency-Key."""
+        name = find(scope["headers"], b"idempotency-key")
+        if name is None or answer.stream is None:
+            return
+        with contextlib.suppress(StoreConflict, StoreUnavailable):
+            await self._store.commit(
+                Batch([lost(answer.stream.key.id, name.decode("ascii", "replace"))])
+            )
 
     async def _carry(self, upgrade: Upgrade, answer: Answer) -> None:
         assert answer.more is not None and answer.stream is not None

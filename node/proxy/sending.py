@@ -10,23 +10,25 @@ from node.problems import Headers
 from node.proxy.answer import Answer
 from node.proxy.body import Receive
 from node.proxy.seller import rest_of
-from node.proxy.stream import Send, counted, send_events
+from node.proxy.stream import Send, counted, is_stream, send_events
 from node.usage.streams import Stream, Streams
 
 _log = logging.getLogger(__name__)
 
 
-async def send_answer(streams: Streams, send: Send, receive: Receive, answer: Answer) -> None:
-    """All of it; the time of a stream is counted."""
+async def send_answer(streams: Streams, send: Send, receive: Receive, answer: Answer) -> bool:
+    """All of it; whether it came whole. The time of a stream is counted."""
     if answer.more is None:
         await send_whole(send, answer.status, answer.start, answer.headers)
-        return
+        return True
     try:
         with counted(streams, answer.stream, answer.more, receive) as stream:
             await _send_on(send, answer, answer.more, stream)
+        return True
     except LineError as error:
         # Without the last, empty part the server cuts the connection: the app sees it broke.
         _log.info("a stream broke off: %r", error)
+        return is_stream(answer.more)  # its end is whenever it ends
     finally:
         answer.more.close()
 

@@ -42,6 +42,7 @@ class ScriptedSeller:
         self.busy = False  # whether a 402 says that the channel serves another call
         self.breaks_off = False  # whether an answer ends half-way
         self.pauses = False  # whether it waits there for `hang`
+        self.body = b'{"served":true}'
         self.hang = asyncio.Event()
 
     def required(self, error: str = "Payment required", **states: Any) -> bytes:
@@ -88,12 +89,13 @@ class ScriptedSeller:
         return ChannelState(channel_id, max(charged, 1), 0, 0, 0, charged)
 
     async def _answer(self, send: Any, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        body = b'{"served":true}' if status < 400 else b"{}"
+        body = self.body if status < 400 else b"{}"
         headers = [*headers, (b"content-length", b"%d" % len(body)), (b"set-cookie", b"a=b")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         if status < 400 and (self.breaks_off or self.pauses):
-            await send({"type": "http.response.body", "body": body[:5], "more_body": True})
-            body = body[5:]
+            half = len(body) // 2
+            await send({"type": "http.response.body", "body": body[:half], "more_body": True})
+            body = body[half:]
             if self.breaks_off:
                 return
             await self.hang.wait()

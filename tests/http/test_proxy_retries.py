@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import TextClause
 
@@ -13,6 +14,7 @@ from finance.buying.purchase import END_PURCHASE, INSERT_PURCHASE
 from finance.store import Batch
 from finance.x402.values import Payment, Receipt
 from node.db.journal import Journal
+from node.proxy.idempotency import KEPT_BYTES
 from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import SECRET, BuyerNode, Running, served
 from tests.http.scripted_seller import ScriptedSeller, charge, charges_double, hangs, honest, keeps
@@ -83,6 +85,35 @@ async def test_a_broken_answer_that_the_seller_did_not_keep_is_not_paid_again(
     assert [each.json()["code"] for each in lost] == ["answer_lost"] * 2
     assert len(set(seller.seen)) == 1
     assert node.booked("spent") == -seller.price
+    node.check_books()
+
+
+async def test_a_long_answer_that_broke_off_is_asked_for_again(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    """It is too long to be kept here. The seller takes back what it charged for the half of it."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+
+    async def takes_back(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt]:
+        receipt = charge(this, payment)
+        this.charged[payment.payload.channel_id] -= this.price
+        return 200, receipt
+
+    async with served(seller) as base:
+        node.list("x", base)
+        async with node.running() as proxy:
+            await proxy.call("x/before")
+            seller.body = bytes(3 * KEPT_BYTES)
+            seller.behave, seller.breaks_off = takes_back, True
+            for _ in range(2):
+                with pytest.raises(httpx.RemoteProtocolError):
+                    await proxy.call("x/y", key="k")
+            seller.behave, seller.breaks_off = honest, False
+            whole, again = [await proxy.call("x/y", key="k") for _ in range(2)]
+    assert (whole.status_code, whole.content) == (200, seller.body)
+    assert (again.status_code, again.json()["code"]) == (409, "answer_not_kept")
+    assert len(set(seller.seen)) == 2
+    assert sum(seller.charged.values()) == -node.booked("spent") == 2 * seller.price
     node.check_books()
 
 
