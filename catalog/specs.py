@@ -25,6 +25,15 @@ MAX_MESSAGE = 300
 CPU_SECONDS = 20
 MEMORY_BYTES = 1_500_000_000
 _VERSION = re.compile(r"3\.[01]\.\d{1,3}(-.{1,20})?")
+# What holds values of any kind, unless one of the second kind has something by that name.
+_VALUES = frozenset(("example", "examples", "default"))
+_NAMES = frozenset(
+    (
+        *("paths", "webhooks", "pathItems", "callbacks", "parameters", "headers", "requestBodies"),
+        *("responses", "links", "content", "encoding", "variables", "securitySchemes", "schemas"),
+        *("properties", "patternProperties", "dependentSchemas", "definitions", "$defs"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +131,11 @@ def _broken_references(root: Any) -> Iterator[Problem]:
 
 
 def _is_schema_word(place: list[str | int]) -> bool:
-    """Not a property that happens to be called `$ref`, and not inside an example."""
-    inside_example = "example" in place or "examples" in place or "default" in place
-    return not inside_example and (not place or place[-1] != "properties")
+    """Not inside an example; the answer or the property called `default` is none."""
+    return not any(
+        part in _VALUES and holder not in _NAMES
+        for holder, part in zip(["", *place], place, strict=False)
+    )
 
 
 def _fault_of(root: Any, name: str, target: str) -> str:
@@ -169,17 +180,30 @@ def look_up(root: Any, reference: str) -> Any:
     return value
 
 
+class _NothingOutside(dict[str, Any]):
+    """The library's readers of addresses and files, by scheme: none of them reads. It has others
+    for a scheme that is not in here."""
+
+    def __contains__(self, _scheme: object) -> bool:
+        return True
+
+
 def _schema_problems(value: Any, version: str) -> Iterator[Problem]:
     """What the OpenAPI Initiative's schemas find."""
     # Imported here: it takes half a second, and the paid path never needs it.
+    from jsonschema_path import SchemaPath
     from openapi_spec_validator import OpenAPIV30SpecValidator, OpenAPIV31SpecValidator
+    from referencing.exceptions import Unresolvable
 
     kind = OpenAPIV30SpecValidator if version.startswith("3.0") else OpenAPIV31SpecValidator
     found: list[tuple[tuple[str, str], Problem]] = []
+    root = SchemaPath.from_dict(value, handlers=_NothingOutside(), resolved_cache_maxsize=128)
     try:
-        for error in islice(kind(value).iter_errors(), MAX_PROBLEMS):
+        for error in islice(kind(root).iter_errors(), MAX_PROBLEMS):
             problem = _problem_of(error)
             found.append(((problem.pointer, problem.message), problem))
+    except Unresolvable as error:  # of an example, say, which is not looked into above
+        yield Problem(f"{error.ref[:80]!r} leads nowhere, or out of this document.")
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         # The library stumbles over some documents it has already found faults in.
         if not found:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -109,6 +111,41 @@ def test_references_never_lead_out_of_the_document(target: str) -> None:
     [problem] = check_spec(text).problems
     assert "leads out" in problem.message
     assert problem.pointer == "/paths/~1a/get/responses/200/$ref"
+
+
+def hiding_places(target: str) -> Iterator[str]:
+    """Documents with a reference where a word for values of any kind is a name, or is above it."""
+    out = {"$ref": target}
+    for version in ("3.0.3", "3.1.0"):
+        for operation in (
+            {"responses": {"default": out}},
+            {"responses": {"default": {"description": "", "headers": {"X": out}}}},
+        ):
+            yield spec_text(openapi=version, paths={"/a": {"get": operation}})
+        for schema in (
+            {"properties": {"default": out}},
+            {"properties": {"example": {"properties": {"properties": out}}}},
+            {"default": out},
+            {"allOf": [{"$ref": "#/components/schemas/B/default"}]},
+        ):
+            other = {"default": {"properties": {"x": out}}}
+            schemas = {"A": schema, "B": other, "default": {"items": out, "type": "array"}}
+            yield spec_text(openapi=version, components={"schemas": schemas})
+
+
+def test_nothing_outside_of_a_document_is_fetched_wherever_its_reference_hides() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        for text in hiding_places(f"http://127.0.0.1:{listener.getsockname()[1]}/secrets.json"):
+            problems = check_spec(text).problems
+            assert problems and all("out of this document" in each.message for each in problems)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+
+
+def test_an_example_may_hold_what_is_no_reference() -> None:
+    schema = {"type": "object", "example": {"$ref": "https://example.org", "$id": "x"}}
+    assert check_spec(spec_text(components={"schemas": {"A": schema}})).problems == ()
 
 
 def test_references_that_lead_nowhere_or_back_are_told() -> None:
