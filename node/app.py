@@ -18,6 +18,7 @@ from typing import Any
 
 import uvloop
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from catalog.editing import read_listings, read_samples
 from catalog.listings import PricedListing, compile_listings
@@ -205,7 +206,7 @@ class Node:
         try:
             async with asyncio.timeout(seconds):
                 await self._parts.money.mirror.refresh(int(time.time()), max_age_seconds=0)
-        except (FinanceError, TimeoutError) as error:
+        except (FinanceError, SQLAlchemyError, TimeoutError) as error:
             _log.warning("channels could not be held against the chain: %r", error)
             return False
         return True
@@ -369,7 +370,7 @@ class Node:
     async def _claim(self) -> None:
         try:
             report = await self._parts.money.claims.claim(Reason.REQUESTED)
-        except FinanceError as error:
+        except (FinanceError, SQLAlchemyError) as error:
             _log.warning("what is owed cannot be claimed now: %s", error)
         else:
             if report.channels:

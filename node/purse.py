@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from finance.arrivals import Arrivals, Sighting
 from finance.balance import read_wallet
 from finance.chain.events import SeenEvent
@@ -76,5 +78,5 @@ class Purse:
             await self._arrivals.note_eth(Sighting(block, int(gas), nonce))
         except ChainError as error:
             _log.warning("balances cannot be read now: %s", error)
-        except (StoreConflict, StoreUnavailable) as error:
+        except (StoreConflict, StoreUnavailable, SQLAlchemyError) as error:
             _log.warning("what arrived cannot be written down now: %s", error)

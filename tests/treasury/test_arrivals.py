@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from sqlalchemy import create_engine, make_url
 
 from finance.arrivals import Arrivals, Outgo, Sighting, unexplained
 from finance.chain.watcher import SeenEvent, Watcher
@@ -14,6 +20,7 @@ from finance.withdrawals import find_withdrawal
 from finance.x402.text import checksum, parse_address
 from node.purse import Purse
 from node.usage.events import event
+from tests.chain_fixtures import DevchainProcess
 from tests.treasury.wallet_world import ETHER, NETWORK, SOMEBODY, WalletWorld
 
 
@@ -90,6 +97,44 @@ async def test_what_we_send_is_no_arrival(world: WalletWorld) -> None:
     await world.until(lambda: (found := find_withdrawal(world.engine, view.id)) and found.ended)
     await purse.look()
     assert arrived(world) == []
+
+
+async def test_balances_are_followed_through_a_restart_of_the_database(
+    chain: DevchainProcess, tmp_path: Path, postgres_url: str
+) -> None:
+    """Nothing that follows the wallet may end with it: the node would stop."""
+    async with WalletWorld(chain, tmp_path, database_url=postgres_url) as world:
+        purse = purse_of(world)
+        following = asyncio.create_task(purse.follow(iter(range(10**9)).__next__))
+        try:
+            await world.until(lambda: purse.looked_at)
+            with unreachable(postgres_url):
+                seen = purse.looked_at
+                await world.until(lambda: following.done() or purse.looked_at > seen + 2)
+            assert not following.done()
+            send_eth(world, 7)
+            await world.until(lambda: arrived(world) == [("ETH", "7", "")])
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+
+@contextmanager
+def unreachable(url: str) -> Iterator[None]:
+    """The database ends every connection and takes no new one, as while its server restarts."""
+    name = make_url(url).database
+    server = make_url(url).set(database="postgres")
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        connection.exec_driver_sql(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        )
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    engine.dispose()
 
 
 def test_a_transaction_of_ours_that_is_not_booked_yet_leaves_the_question_open() -> None:
