@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -63,10 +64,10 @@ class Courier:
                     pass
             except SQLAlchemyError as error:
                 _log.warning("deliveries cannot be read now: %s", type(error).__name__)
-            try:
-                await asyncio.wait_for(self._wake.wait(), LOOK_SECONDS)
-            except TimeoutError:
-                continue
+            # Not wait_for: on Python 3.11 it swallows a cancellation that meets a wake-up.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._wake.wait()
 
     async def deliver_due(self) -> int:
         """One round: all that is due, side by side; how many were tried."""

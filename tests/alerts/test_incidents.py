@@ -56,6 +56,20 @@ async def test_thirty_two_endings_at_once_are_told_once(engine: Engine) -> None:
     ]
 
 
+@pytest.mark.parametrize("steps", range(4))
+async def test_a_node_that_is_stopped_in_the_moment_of_an_incident_stops(
+    world: World, steps: int
+) -> None:
+    following = asyncio.create_task(world.courier.follow())
+    await asyncio.sleep(0.1)
+    world.alerts.wake.set()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    following.cancel()
+    await asyncio.wait([following], timeout=1)
+    assert following.done()
+
+
 async def test_next_incident_is_told_anew(world: World) -> None:
     for number in range(3):
         await world.alerts.raise_(Rule.UPSTREAM_DOWN, "lst_1", f"Down, time {number}.", "/listings")
