@@ -15,6 +15,7 @@ SQLITE_NAME = "database.sqlite"
 POSTGRES_NAME = "database.pgdump"
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_SMALL_BYTES = 1 << 20  # every member but the database is held in memory
+MOST_OWED = 1_000  # channels that a manifest names; a node may have a million
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}(/[a-zA-Z0-9][a-zA-Z0-9._-]{0,99})?")
 
 
@@ -44,7 +45,8 @@ class Setting(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Times in Unix seconds. `counts`: rows per table. `block_height` and `wallet_nonce`
     (transactions the wallet had sent) are None when no endpoint answered. `outside`: what the
-    restored node must be told again."""
+    restored node must be told again. `owed` names the channels that owe most, `further_channels`
+    counts the others, which owe `further_atoms`."""
 
     format: int = FORMAT
     id: str
@@ -62,11 +64,18 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     owed: list[Owed]
     members: list[Member]
     outside: list[Setting] = []
+    further_channels: int = 0
+    further_atoms: int = 0
 
     @property
     def owed_atoms(self) -> int:
         """USDC atoms in vouchers that only this backup and the lost disk know of."""
-        return sum(each.atoms for each in self.owed)
+        return sum(each.atoms for each in self.owed) + self.further_atoms
+
+    @property
+    def owed_channels(self) -> int:
+        """In how many channels they are."""
+        return len(self.owed) + self.further_channels
 
     @property
     def database_member(self) -> Member:

@@ -18,7 +18,14 @@ from backups.errors import BackupBusy, CheckFailed, FolderUnusable
 from backups.folder import hold_folder, place, require_space, unusable, work_folder
 from backups.header import BackupKey
 from backups.keyring import make_key, open_key
-from backups.manifest import MAX_SMALL_BYTES, POSTGRES_NAME, SQLITE_NAME, Manifest, Setting
+from backups.manifest import (
+    MAX_SMALL_BYTES,
+    MOST_OWED,
+    POSTGRES_NAME,
+    SQLITE_NAME,
+    Manifest,
+    Setting,
+)
 from backups.reading import open_front, read_backup, read_manifest, read_through
 from backups.retention import Keeping
 
@@ -248,7 +255,9 @@ def _take_snapshot(
         wallet_nonce=facts.wallet_nonce,
         database="sqlite" if isinstance(request.database, Sqlite) else "postgres",
         counts=counts,
-        owed=owed,
+        owed=owed[:MOST_OWED],
+        further_channels=len(owed[MOST_OWED:]),
+        further_atoms=sum(each.atoms for each in owed[MOST_OWED:]),
         members=[*(each.member for each in smalls), describe(taken, taken.name)],
         outside=facts.outside,
     )

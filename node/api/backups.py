@@ -247,7 +247,7 @@ def _backup(backup: BackupView) -> BackupOut:
             database=inside.database,
             counts=inside.counts,
             owed_atoms=inside.owed_atoms,
-            owed_channels=len(inside.owed),
+            owed_channels=inside.owed_channels,
             outside={each.name: each.value for each in inside.outside},
         )
     names = BackupOut.model_fields.keys() - {"inside", "path"}

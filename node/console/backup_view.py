@@ -237,7 +237,7 @@ def detail_of(
         facts=facts,
         counts=[(name.replace("_", " "), count(rows)) for name, rows in counts if rows],
         owed=amount(Usdc(inside.owed_atoms), 6) if inside else None,
-        owed_channels=count(len(inside.owed)) if inside else "",
+        owed_channels=count(inside.owed_channels) if inside else "",
         s3_key=backup.s3_key,
         s3_error=backup.s3_error,
         mail_error=backup.mail_error,

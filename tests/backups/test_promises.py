@@ -23,6 +23,7 @@ from sqlalchemy import text
 from backups.client import run_task
 from backups.errors import FolderUnusable, WorkerDied
 from backups.header import BackupKey
+from backups.manifest import Owed
 from backups.models import BackupState
 from backups.tasks import Extract, MakeKey, Outcome, Request
 from finance.errors import ChainError
@@ -260,6 +261,26 @@ async def test_what_is_owed_and_cannot_be_claimed_first_is_named_and_told(home: 
     assert "could not be claimed first (no endpoint answered); 3.000000 USDC was open" in re.sub(
         r"\b3 USDC", "3.000000 USDC", found.remark
     )
+
+
+async def test_a_node_that_a_crowd_owes_is_backed_up_with_the_whole_sum(home: Home) -> None:
+    """What is too little to claim may stay owed in each of a great many channels."""
+    _use_key(home)
+    _owe(home, 5_000)
+    with writer(home.engine).begin() as connection:
+        columns = connection.exec_driver_sql("PRAGMA table_info(seller_channel)")
+        names = [each[1] for each in columns]
+        changed = {"channel_id": "printf('0x%064x', number)", "charged_atoms": "7"}
+        values = ", ".join(changed.get(name, name) for name in names)
+        connection.exec_driver_sql(
+            "WITH RECURSIVE many(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM many WHERE"
+            f" number < 20000) INSERT INTO seller_channel SELECT {values} FROM seller_channel, many"
+        )
+    made = await home.vault.back_up_now("manual")
+    assert made.manifest is not None
+    assert (made.manifest.owed_atoms, made.manifest.owed_channels) == (5_000 + 140_000, 20_001)
+    assert made.manifest.owed[0] == Owed("0xc1", 5_000)
+    assert (await look_inside(made.path, PASSWORD)).manifest == made.manifest
 
 
 def _owe(home: Home, atoms: int) -> None:
