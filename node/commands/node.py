@@ -169,10 +169,10 @@ def _backups(settings: Settings) -> dict[str, Any]:
     from node.vault.records import last_good_at
     from node.vault.standing import backup_overdue
 
-    engine = open_engine(settings.database)
+    engine, now = open_engine(settings.database), int(time.time())
     try:
-        last = last_good_at(engine)
-        found = backup_overdue(engine, int(time.time()))
+        last = last_good_at(engine, now)
+        found = backup_overdue(engine, now)
     except SQLAlchemyError:
         return {"last_backup": None, "backup_overdue": None}
     finally:

@@ -43,7 +43,7 @@ def read_overview(vault: Vault, now: int) -> Overview:
     good = records.good_backups(engine)
     choices = read_preference(engine, BackupChoices)
     password_set = _has_key(engine)
-    last = good[0] if good else None
+    last = next((each for each in good if each.started_at <= now), None)
     tested = [each for each in good if each.tested_at is not None]
     return Overview(
         password_set=password_set,

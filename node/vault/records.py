@@ -198,24 +198,26 @@ def kept_of(backups: Sequence[BackupView]) -> list[Kept]:
     return [Kept(each.id, each.started_at) for each in backups]
 
 
-def last_good_at(engine: Engine) -> int | None:
-    """When the newest good backup was begun: what came later is not in it (blocking)."""
-    return _newest(engine, col(Backup.started_at), col(Backup.state) == BackupState.GOOD)
+def last_good_at(engine: Engine, now: int) -> int | None:
+    """When the newest good backup was begun: what came later is not in it (blocking). Here and
+    below nothing counts that a clock, which was wrong then, puts into the future."""
+    return _newest(engine, now, col(Backup.started_at), col(Backup.state) == BackupState.GOOD)
 
 
-def last_try_at(engine: Engine) -> int:
+def last_try_at(engine: Engine, now: int) -> int:
     """When a backup was last begun, 0 if never (blocking)."""
-    return _newest(engine, col(Backup.started_at)) or 0
+    return _newest(engine, now, col(Backup.started_at)) or 0
 
 
-def last_test_at(engine: Engine) -> int | None:
+def last_test_at(engine: Engine, now: int) -> int | None:
     """When a test restore was last made (blocking)."""
-    return _newest(engine, col(Backup.tested_at))
+    return _newest(engine, now, col(Backup.tested_at))
 
 
-def _newest(engine: Engine, column: Any, *conditions: Any) -> int | None:
+def _newest(engine: Engine, now: int, column: Any, *conditions: Any) -> int | None:
+    query = select(func.max(column)).where(column <= now, *conditions)
     with engine.connect() as connection:
-        found: int | None = connection.scalar(select(func.max(column)).where(*conditions))
+        found: int | None = connection.scalar(query)
     return found
 
 

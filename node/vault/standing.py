@@ -14,4 +14,4 @@ def backup_overdue(engine: Engine, now: int) -> Overdue:
     """By the days the operator chose, since the last good one or the first start (blocking)."""
     started = read_preference(engine, FirstStart).at or now
     days = read_preference(engine, BackupChoices).overdue_days
-    return overdue(now, started, last_good_at(engine), days)
+    return overdue(now, started, last_good_at(engine, now), days)

@@ -119,14 +119,14 @@ class Upkeep:
     async def _due(self, now: int) -> bool:
         engine = self._vault.engine
         every = (await asyncio.to_thread(read_preference, engine, BackupChoices)).every_hours
-        good = await asyncio.to_thread(records.last_good_at, engine)
-        tried = await asyncio.to_thread(records.last_try_at, engine)
+        good = await asyncio.to_thread(records.last_good_at, engine, now)
+        tried = await asyncio.to_thread(records.last_try_at, engine, now)
         return backup_due(now, every, good, tried)
 
     async def _due_test(self, now: int) -> BackupView | None:
         """The newest good one that is not being looked at for the first time."""
         engine = self._vault.engine
-        if not test_due(now, await asyncio.to_thread(records.last_test_at, engine)):
+        if not test_due(now, await asyncio.to_thread(records.last_test_at, engine, now)):
             return None
         good, _ = await asyncio.to_thread(records.list_backups, engine, 0, 1, True)
         return good[0] if good else None

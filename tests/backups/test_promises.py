@@ -300,6 +300,24 @@ def _owe(home: Home, atoms: int) -> None:
         connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({marks})"), values)
 
 
+async def test_after_a_clock_that_was_wrong_the_schedule_goes_on_as_it_was_chosen(
+    home: Home,
+) -> None:
+    """A backup and a test restore of a year in the future, as the history tells it."""
+    _use_key(home)
+    vault, now = home.vault, int(time.time())
+    ahead = now + 365 * 86_400
+    made = await vault.back_up_now("scheduled")
+    records.change(home.engine, made.id, started_at=ahead, verified_at=ahead, tested_at=ahead)
+    upkeep = Upkeep(vault, Copies(home.engine, home.keys.unseal))
+    assert vault.overdue(now).ever is False
+    for later in range(1, 4):
+        await upkeep.run(int(time.time()) + later * 60)
+    _, count = records.list_backups(home.engine)
+    assert count == 2, "one a day, not one a minute"
+    assert vault.overdue(now + 31 * 86_400).overdue
+
+
 async def test_a_restore_is_tried_out_every_week_and_its_result_shows(home: Home) -> None:
     _use_key(home)
     change_choices(home.engine, BackupChoices(every_hours=0), SYSTEM, 1)
