@@ -97,13 +97,12 @@ class Sender:
 
     async def start(self) -> None:
         """Pick up everything a former run left unfinished, and follow it. Needs no RPC."""
-        reverted_since = unix_now() - int(2 * self._reorg_seconds())
         unfinished = await asyncio.to_thread(
             load_unfinished,
             self._store.engine,
             self._network.chain_id,
             self._signer.address,
-            reverted_since,
+            unix_now() - int(2 * self._network.reorg_depth * self._network.block_seconds),
         )
         for tx in unfinished:
             if tx.state is TxState.INTENDED:
@@ -356,7 +355,7 @@ class Sender:
                 await self._offer(tx)
 
     def _is_stuck(self, tx: Tx, now: float) -> bool:
-        return now - tx.signed_at >= self._stuck_seconds
+        return now - tx.signed_at >= self._stuck_seconds and not tx.too_dear
 
     def _offer_seconds(self, tx: Tx) -> float:
         """A second while we do not know that anybody has it, else a while."""
@@ -369,14 +368,18 @@ class Sender:
             await self._follower.displaced(tx)
 
     async def _offer(self, tx: Tx) -> None:
-        """The same bytes again: harmless however often."""
-        tx.offered_at = time.monotonic()
-        result = await self._rpc.broadcast(tx.attempts[-1].raw)
-        tx.accepted = result.accepted
-        if result.accepted:
+        """The same bytes again, harmless however often; of those the wallet can still pay for."""
+        tx.offered_at, tx.too_dear = time.monotonic(), False
+        for attempt in reversed(tx.attempts):
+            result = await self._rpc.broadcast(attempt.raw)
+            tx.accepted = result.accepted
+            if result.refusals:
+                _LOG.info("transaction %s is not taken: %s", tx.id, result.refusals[-1])
+            if not result.refusals or read_refusal(result) is not Refusal.FINAL:
+                break
+            tx.too_dear = True
+        if tx.accepted:
             await self._mark_broadcast(tx)
-        elif result.refusals:
-            _LOG.info("transaction %s is not taken: %s", tx.id, result.refusals[-1])
 
     async def _replace(self, tx: Tx) -> None:
         """Same nonce, same contents, at least 12.5 % higher fees; all attempts stay watched."""
@@ -394,6 +397,3 @@ class Sender:
         await self._store.commit(Batch([move(tx, tx.state), insert_attempt(tx.id, attempt)]))
         tx.attempts.append(attempt)
         await self._offer(tx)
-
-    def _reorg_seconds(self) -> float:
-        return self._network.reorg_depth * self._network.block_seconds

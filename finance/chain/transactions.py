@@ -69,6 +69,8 @@ class Tx:
     launching: bool = False
     # Some endpoint said in this run that it has the newest attempt.
     accepted: bool = False
+    # The newest attempt was refused for good: outbidding it would be so, too.
+    too_dear: bool = False
 
     @property
     def worst_fee_wei(self) -> int:

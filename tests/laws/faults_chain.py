@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
@@ -147,6 +148,19 @@ def nonce_burnt(patch: MonkeyPatch) -> None:
 )
 def stuck_for_ever(patch: MonkeyPatch) -> None:
     patch.setattr(Sender, "_is_stuck", lambda self, tx, now: False)
+
+
+@fault(
+    6,
+    "only the dearest form of what is stuck is offered",
+    "test_a_stuck_transfer_that_the_wallet_cannot_outbid_is_offered_as_it_was",
+)
+def outbid_for_ever(patch: MonkeyPatch) -> None:
+    async def offer(self: Sender, tx: Tx) -> None:
+        tx.offered_at = time.monotonic()
+        tx.accepted = (await self._rpc.broadcast(tx.attempts[-1].raw)).accepted
+
+    patch.setattr(Sender, "_offer", offer)
 
 
 @fault(6, "gas is not simulated", "test_what_the_chain_would_refuse_is_not_paid_for")

@@ -95,6 +95,36 @@ async def test_a_stuck_transfer_is_replaced_by_one_that_pays_more(
         assert second[0] * 8 >= first[0] * 9
 
 
+class PoorRpc(ForgetfulRpc):
+    """Forgets the first transaction it is given until it has refused another: the wallet has no
+    more to pay than the first one costs."""
+
+    refused = 0
+
+    def _refusal(self, call: dict[str, Any]) -> dict[str, Any] | None:
+        if call["method"] != SEND or self.forgotten is None:
+            return super()._refusal(call)
+        if call["params"][0] == self.forgotten:
+            return None if self.refused else super()._refusal(call)
+        self.refused += 1
+        error = {"code": -32000, "message": "insufficient funds for gas * price + value"}
+        return {"jsonrpc": "2.0", "id": call["id"], "error": error}
+
+
+async def test_a_stuck_transfer_that_the_wallet_cannot_outbid_is_offered_as_it_was(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    to = somebody()
+    async with (
+        PoorRpc(chain.rpc_url) as proxy,
+        sender_world(tmp_path / "a.db", [proxy.url], funded_key(chain), stuck_seconds=0.5) as world,
+    ):
+        tx_id = await world.sender.send("t", "x", chain.usdc, transfer(to, 7))
+        with suppress(SettlementUnknown):
+            await world.sender.outcome(tx_id, 5)
+        assert usdc_of(chain, to) == 7 and proxy.refused
+
+
 async def test_what_the_chain_would_refuse_is_not_paid_for(
     chain: ChainProcess, tmp_path: Path
 ) -> None:

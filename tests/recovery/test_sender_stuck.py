@@ -11,6 +11,7 @@ import pytest
 from finance.models import TxState
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.sender_world import (
+    FAR_AWAY,
     SenderWorld,
     eth_of,
     fresh_address,
@@ -92,6 +93,25 @@ async def test_what_the_pool_forgot_is_offered_again(
         chain.rpc("evm_mine")
         assert (await world.sender.outcome(tx_id, 10)).tx_hash == first[0]
     assert usdc_of(chain, fresh_address(1)) == 1
+
+
+async def test_what_the_wallet_cannot_outbid_is_offered_again_as_it_was(
+    chain: DevchainProcess, tmp_path: Path
+) -> None:
+    """All of the wallet's ETH is on its way: no higher fee is left, and the pool forgets it."""
+    chain.rpc("evm_setAutomine", False)
+    value, key = 10**18, chain.keys[0]
+    async with sender_world(tmp_path / "a.db", [chain.rpc_url], key, stuck_seconds=1) as world:
+        tx_id = await world.sender.send("t", "x", FAR_AWAY, b"", value)
+        ((first, max_fee, _),) = _attempts(world)
+        all_of_it = value + world.tx("x").gas_limit * max_fee
+        chain.rpc("anvil_setBalance", world.sender.address, hex(all_of_it))
+        await _until(lambda: len(_attempts(world)) >= 2)
+        chain.rpc("anvil_dropTransaction", first)
+        await _until(lambda: chain.rpc("eth_getTransactionByHash", first) is not None)
+        chain.rpc("evm_mine")
+        assert (await world.sender.outcome(tx_id, 10)).tx_hash == first
+    assert eth_of(chain, FAR_AWAY) == value
 
 
 async def test_the_first_attempt_may_be_the_one_that_is_mined(
