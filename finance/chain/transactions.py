@@ -94,6 +94,8 @@ _REOPEN = (
         to=bindparam("new_to"),
         data=bindparam("new_data"),
         value_wei=bindparam("new_value"),
+        # Its gas is of the day on which it is paid, not of one on which it was put off.
+        created_at=bindparam("now"),
         updated_at=bindparam("now"),
     )
 )

@@ -19,7 +19,7 @@ from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.follower import Follower
 from finance.chain.sender import Sender
 from finance.chain.sightings import Sightings
-from finance.chain.transactions import Tx, assign
+from finance.chain.transactions import DAY_SECONDS, Tx, assign, reopen, unix_now
 from finance.errors import CallReverted, SettlementFailed, SettlementUnknown
 from finance.models import TxState
 from finance.selling import carrier, claim_policy, claims
@@ -179,6 +179,19 @@ def gas_uncapped(patch: MonkeyPatch) -> None:
 @fault(6, "gas paid today is forgotten", "test_gas_above_the_cap_of_a_day_is_not_paid")
 def day_cap_forgotten(patch: MonkeyPatch) -> None:
     patch.setattr(senders, "gas_spent_since", lambda *question: 0)
+
+
+@fault(
+    6,
+    "gas of what was put off counts on the day it was first wanted",
+    "test_what_was_put_off_counts_on_the_day_it_is_paid",
+)
+def put_off_gas_forgotten(patch: MonkeyPatch) -> None:
+    def of_yesterday(*intent: Any) -> Write:
+        write = reopen(*intent)
+        return Write(write.statement, {**write.params, "now": unix_now() - DAY_SECONDS})
+
+    patch.setattr(senders, "reopen", of_yesterday)
 
 
 # Law 8

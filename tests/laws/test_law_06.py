@@ -19,7 +19,7 @@ from tests.chain_fixtures import ChainProcess
 from tests.laws.test_law_05 import SEND, funded_key, somebody
 from tests.recovery.faulty_rpc import FaultyRpc
 from tests.recovery.seller_world import usdc_of
-from tests.recovery.sender_world import nonce_of, sender_world, transfer
+from tests.recovery.sender_world import SenderWorld, nonce_of, sender_world, transfer
 
 ETHER = 10**18
 
@@ -151,15 +151,45 @@ async def test_gas_above_the_cap_of_a_day_is_not_paid(chain: ChainProcess, tmp_p
         for each in range(5):
             tx_id = await world.sender.send("t", str(each), chain.usdc, transfer(to, 1))
             await world.sender.outcome(tx_id, 10)
-        query = "SELECT gas_limit * max_fee_wei FROM chain_tx t JOIN chain_tx_attempt a"
-        worst = world.rows(f"{query} ON a.tx_id = t.id ORDER BY t.id DESC")[0][0]
-        assert -world.gas_booked() > worst
+        worst = _worst_of_last(world)
     # Room for one more, had nothing been paid today.
     caps = GasCaps(ETHER, ETHER, worst * 3 // 2)
     async with sender_world(data, [chain.rpc_url], key, caps=caps) as world:
         with pytest.raises(GasCapExceeded):
             await world.sender.send("t", "one more", chain.usdc, transfer(to, 1))
         assert world.tx("one more").state == TxState.REJECTED
+    assert usdc_of(chain, to) == 5
+
+
+def _worst_of_last(world: SenderWorld) -> int:
+    """What the last transaction could have cost at most: less than all that was paid."""
+    query = "SELECT gas_limit * max_fee_wei FROM chain_tx t JOIN chain_tx_attempt a"
+    worst = int(world.rows(f"{query} ON a.tx_id = t.id ORDER BY t.id DESC")[0][0])
+    assert -world.gas_booked() > worst
+    return worst
+
+
+async def test_what_was_put_off_counts_on_the_day_it_is_paid(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    """The cap was reached yesterday; today the same is sent under the same name."""
+    key, to, data = funded_key(chain), somebody(), tmp_path / "a.db"
+    caps = GasCaps(ETHER, ETHER, 1)
+    async with sender_world(data, [chain.rpc_url], key, caps=caps) as world:
+        for each in range(5):
+            with pytest.raises(GasCapExceeded):
+                await world.sender.send("t", str(each), chain.usdc, transfer(to, 1))
+        with world.engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE chain_tx SET created_at = created_at - 86400")
+    async with sender_world(data, [chain.rpc_url], key) as world:
+        for each in range(5):
+            tx_id = await world.sender.send("t", str(each), chain.usdc, transfer(to, 1))
+            await world.sender.outcome(tx_id, 10)
+        worst = _worst_of_last(world)
+    caps = GasCaps(ETHER, ETHER, worst * 3 // 2)
+    async with sender_world(data, [chain.rpc_url], key, caps=caps) as world:
+        with pytest.raises(GasCapExceeded):
+            await world.sender.send("t", "one more", chain.usdc, transfer(to, 1))
     assert usdc_of(chain, to) == 5
 
 
