@@ -138,9 +138,10 @@ def list_sessions(engine: Engine, now: int, user_id: str | None = None) -> list[
         return [_session(row) for row in connection.execute(statement.order_by(*order))]
 
 
-def end_session(connection: Connection, token_hash: str) -> None:
-    """Sign out the browser with this token, in the caller's transaction."""
-    connection.execute(delete(UserSession).where(col(UserSession.token_hash) == token_hash))
+def end_session(connection: Connection, token_hash: str) -> bool:
+    """Sign out the browser with this token, in the caller's transaction; whether it was in."""
+    ended = delete(UserSession).where(col(UserSession.token_hash) == token_hash)
+    return bool(connection.execute(ended).rowcount)
 
 
 def end_sessions_of(connection: Connection, user_id: str, except_id: str | None = None) -> int:

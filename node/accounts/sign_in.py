@@ -10,6 +10,7 @@ from sqlmodel import col
 
 from node.accounts import attempts
 from node.accounts.audit import Actor, record
+from node.accounts.errors import SignInRefused
 from node.accounts.models import User
 from node.accounts.sessions import (
     Client,
@@ -73,9 +74,11 @@ def close_signed_in(
     new_hash: str | None,
     old_token_hash: str | None,
 ) -> NewSession:
-    """The password was right: a session, or half of one where a code is due (blocking)."""
+    """The password was right: a session, or half of one where a code is due (blocking).
+    Raises SignInRefused when it is not any more."""
     complete = not attempt.totp_secret_sealed
     with writer(engine).begin() as connection:
+        _require_unchanged(connection, attempt)
         if new_hash is not None:
             _store(connection, attempt.user_id, password_hash=new_hash)
         if old_token_hash is not None:
@@ -97,12 +100,12 @@ def close_with_code(
     client: Client,
     now: int,
 ) -> NewSession | None:
-    """Spend the code and trade the half session for a whole one; None: not valid (blocking)."""
+    """Spend the code and trade the half session for a whole one; None: not valid, or the half
+    was ended meanwhile (blocking)."""
     with writer(engine).begin() as connection:
         used = use_code(connection, attempt.user_id, secret, code, now)
-        if used is None:
+        if used is None or not end_session(connection, half_hash):
             return None
-        end_session(connection, half_hash)
         session = begin_session(connection, attempt.user_id, client, now)
         _signed_in(connection, attempt, client, now, used)
         return session
@@ -111,14 +114,30 @@ def close_with_code(
 def close_new_password(
     engine: Engine, attempt: Attempt, new_hash: str, client: Client, now: int
 ) -> NewSession:
-    """Store the user's own new password: every session ends, a new one begins (blocking)."""
+    """Store the user's own new password: every session ends, a new one begins (blocking).
+    Raises SignInRefused when the old one is not theirs any more."""
     actor = Actor(attempt.user_id, attempt.name, client.address)
     with writer(engine).begin() as connection:
+        _require_unchanged(connection, attempt)
         _store(connection, attempt.user_id, password_hash=new_hash, temporary_password=False)
         attempts.forgive(connection, attempt.user_id)
         end_sessions_of(connection, attempt.user_id)
         record(connection, actor, "password.change", attempt.user_id, now)
         return begin_session(connection, attempt.user_id, client, now)
+
+
+def _require_unchanged(connection: Connection, attempt: Attempt) -> None:
+    """Checking a password takes a while, in which it may be changed and its sessions ended: one
+    begun with the old password would outlive that. Holds the user's row until the commit."""
+    same = (
+        (col(User.id) == attempt.user_id)
+        & (col(User.password_hash) == attempt.password_hash)
+        & (col(User.totp_secret_sealed) == attempt.totp_secret_sealed)
+        & col(User.disabled).is_(False)
+    )
+    hold = update(User).where(same).values(password_hash=attempt.password_hash)
+    if not connection.execute(hold).rowcount:
+        raise SignInRefused("The account was changed at this moment. Sign in again.")
 
 
 def _signed_in(

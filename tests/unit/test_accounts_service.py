@@ -30,6 +30,7 @@ from node.accounts.models import AuditEntry, User
 from node.accounts.passwords import hash_password
 from node.accounts.service import Accounts
 from node.accounts.sessions import IDLE_SECONDS, LONGEST_SECONDS, Client, list_sessions
+from node.accounts.sign_in import close_new_password, close_signed_in, open_attempt
 from node.accounts.tokens import create_token, revoke_token
 from node.accounts.trail import TrailFilter, all_entries, read_trail
 from node.accounts.users import NewUser, UserView
@@ -402,6 +403,47 @@ async def test_a_new_password_ends_every_other_session(world: World) -> None:
     for token in (elsewhere, here):
         assert await world.accounts.identify_session(token, "", NOW) is None
     assert session.token not in (elsewhere, here)
+
+
+@pytest.mark.parametrize("change", ["password", "reset", "disabled", "factor"])
+async def test_a_sign_in_on_its_way_does_not_outlive_a_change_of_its_password(
+    world: World, change: str
+) -> None:
+    """Its password was right when it was looked at, and is not when the session would begin."""
+    user = world.add()
+    _, identity = await world.signed_in()
+    actor, other = Actor.of(identity), "another horse, another battery"
+    thief = open_attempt(world.engine, NOW, name="ada")
+    assert thief is not None
+    match change:
+        case "password":
+            await world.accounts.change_password(identity, PASSWORD, other, HERE, NOW)
+        case "reset":
+            users.reset_password(world.engine, user.id, hashed(other), actor, NOW)
+        case "disabled":
+            world.add("eve")
+            users.set_disabled(world.engine, user.id, True, actor, NOW)
+        case _:
+            world.enrol(user)
+    before = [each.id for each in list_sessions(world.engine, NOW)]
+    options = {"new_hash": hashed(), "old_token_hash": None}
+    with pytest.raises(SignInRefused):
+        close_signed_in(world.engine, thief, HERE, NOW, **options)
+    with pytest.raises(SignInRefused):
+        close_new_password(world.engine, thief, hashed("of the thief, for ever"), HERE, NOW)
+    assert [each.id for each in list_sessions(world.engine, NOW)] == before
+
+
+async def test_half_a_sign_in_that_was_ended_is_not_completed(world: World) -> None:
+    user = world.add()
+    app, _ = world.enrol(user)
+    half = await world.accounts.sign_in("ada", PASSWORD, HERE, NOW)
+    assert await world.accounts.waits_for_code(half.token, NOW)
+    # Another process, so that this one remembers the half for some seconds.
+    users.reset_password(world.engine, user.id, hashed("reset by an admin"), COMMAND, NOW)
+    with pytest.raises(SignInRefused):
+        await world.accounts.sign_in_with_code(half.token, app.at(NOW + 30), HERE, NOW)
+    assert list_sessions(world.engine, NOW) == []
 
 
 async def test_a_reset_password_ends_sessions_tokens_and_on_request_the_factor(
