@@ -57,8 +57,8 @@ _OWNERS = text(
     "SELECT DISTINCT owner FROM onchain_payment WHERE state IN ('reserved', 'owed', 'sent')"
 )
 _BY_NONCE = text(
-    "SELECT id, state, fingerprint, error, tx_hash FROM onchain_payment WHERE chain_id = :chain_id"
-    " AND token = :token AND payer = :payer AND nonce = :nonce"
+    "SELECT id, state, fingerprint, error, tx_hash, charge_atoms FROM onchain_payment"
+    " WHERE chain_id = :chain_id AND token = :token AND payer = :payer AND nonce = :nonce"
 )
 
 
@@ -92,6 +92,7 @@ class Known:
     fingerprint: str
     error: str | None
     tx_hash: str | None
+    amount_atoms: int  # what its call costs
 
 
 def authorization_of(payment: ExactPayment | DepositPayment, terms: Terms) -> Authorization:
@@ -194,4 +195,4 @@ def find_known(engine: Engine, authorization: Authorization) -> Known | None:
     if row is None:
         return None
     state = PaymentState(row.state)
-    return Known(row.id, state, row.fingerprint, row.error, row.tx_hash)
+    return Known(row.id, state, row.fingerprint, row.error, row.tx_hash, row.charge_atoms)

@@ -7,7 +7,8 @@ happens in between, the same payment presented again finds the same answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from msgspec import structs
@@ -55,7 +56,7 @@ from node.gateway.forward import BUFFER_BYTES, Answer
 from node.gateway.headers import to_caller
 from node.gateway.match import Match
 from node.gateway.purchase import Purchase, receipt_of
-from node.gateway.request import INLINE_BYTES, BodyTooLarge, Call, CallerGone
+from node.gateway.request import Call, CallerGone
 from node.gateway.spool import Spool
 from node.gateway.stream_events import EVENTS_SECONDS, give_events
 from node.gateway.stream_socket import SocketCall, StreamOpened
@@ -75,34 +76,60 @@ async def serve_onchain(desk: Desk, call: Call, match: Match, payment: Payment) 
         return await _serve(desk, call, match, payment, spool)
 
 
+async def give_settled(desk: Desk, call: Call, match: Match, payment: Payment) -> bool:
+    """Give the answer that an authorization has bought, or is buying, whatever the terms have
+    become since; False for one that the books do not know, or that was released."""
+    with Spool(desk.room) as spool:
+        purchase = _purchase(call, match, payment, spool)
+        with _alone(desk, purchase.authorization.key):
+            known = await _find_taken(desk, purchase)
+            if known is not None:
+                await _serve_known(desk, purchase, known)
+            return known is not None
+
+
 async def _serve(
     desk: Desk, call: Call, match: Match, payment: Payment, spool: Spool
 ) -> Later | None:
-    assert isinstance(payment.payload, ExactPayment | DepositPayment)
-    assert match.route is not None and match.route.offer is not None
-    authorization = authorization_of(payment.payload, match.route.offer.terms)
-    purchase = Purchase(call, match, payment, authorization, payment.accepted.scheme, spool)
-    if isinstance(payment.payload, ExactPayment):
-        exact.check_authorization(payment.payload, purchase.terms, call.at)
-    if authorization.key in desk.in_flight:
-        raise Refused("payment_in_flight", RETRY_SOON)
-    desk.in_flight.add(authorization.key)
-    try:
-        known = await asyncio.to_thread(find_known, desk.seller.store.engine, authorization)
-        if known is None or known.state is PaymentState.RELEASED:
+    purchase = _purchase(call, match, payment, spool)
+    with _alone(desk, purchase.authorization.key):
+        known = await _find_taken(desk, purchase)
+        if known is None:
             return await _serve_new(desk, purchase)
         await _serve_known(desk, purchase, known)
         return None
+
+
+def _purchase(call: Call, match: Match, payment: Payment, spool: Spool) -> Purchase:
+    assert isinstance(payment.payload, ExactPayment | DepositPayment)
+    assert match.route is not None and match.route.offer is not None
+    terms = match.route.offer.terms
+    authorization, scheme = authorization_of(payment.payload, terms), payment.accepted.scheme
+    return Purchase(call, match, payment, authorization, scheme, terms.amount_atoms, spool)
+
+
+@contextmanager
+def _alone(desk: Desk, key: str) -> Iterator[None]:
+    """Raises Refused while another call of this process pays with this authorization."""
+    if key in desk.in_flight:
+        raise Refused("payment_in_flight", RETRY_SOON)
+    desk.in_flight.add(key)
+    try:
+        yield
     finally:
-        desk.in_flight.discard(authorization.key)
+        desk.in_flight.discard(key)
+
+
+async def _find_taken(desk: Desk, purchase: Purchase) -> Known | None:
+    """What the books say of the authorization; None if it is there to be reserved."""
+    known = await asyncio.to_thread(find_known, desk.seller.store.engine, purchase.authorization)
+    return None if known is None or known.state is PaymentState.RELEASED else known
 
 
 async def _serve_known(desk: Desk, purchase: Purchase, known: Known) -> None:
-    """An authorization the books know: its own call gets its answer, no other does."""
-    try:
-        await purchase.call.read_body(INLINE_BYTES)
-    except BodyTooLarge:
-        raise AuthorizationReused("This authorization has paid for another call.") from None
+    """An authorization the books know: its own call gets its answer, no other does. It was good
+    when it was taken: that it has expired since, or that the price is another, matters no more."""
+    await purchase.call.digest_body()
     if known.state is PaymentState.RESERVED:
         raise Refused("payment_in_flight", RETRY_SOON)
     presented = present_authorization(known.state, purchase.asked(), known.fingerprint, known.error)
@@ -118,11 +145,12 @@ async def _serve_known(desk: Desk, purchase: Purchase, known: Known) -> None:
             kept = structs.replace(kept, body=b"")
     if kept is None:
         raise AuthorizationReused("This authorization has bought its answer.")
-    await give_kept(desk, purchase, kept, tx_hash)
+    await give_kept(desk, replace(purchase, amount_atoms=known.amount_atoms), kept, tx_hash)
 
 
 async def _serve_new(desk: Desk, purchase: Purchase) -> Later | None:
     if isinstance(purchase.payload, ExactPayment):
+        exact.check_authorization(purchase.payload, purchase.terms, purchase.call.at)
         await desk.seller.checks.check(purchase.payload, purchase.terms)
         return await _serve_reserved(desk, purchase)
     channel = await _take_channel(desk, purchase, purchase.payload)
@@ -249,7 +277,7 @@ async def _owe(desk: Desk, purchase: Purchase, answer: Answer) -> KeptAnswer:
         purchase.spool.size or len(answer.head),
         purchase.authorization.payer,
         purchase.scheme,
-        purchase.terms.amount_atoms,
+        purchase.amount_atoms,
     )
     if purchase.spool.used:
         async with desk.room.alone():

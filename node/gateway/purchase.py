@@ -18,13 +18,14 @@ from node.gateway.spool import Spool
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
-    """One on-chain payment for one call."""
+    """One on-chain payment for one call; `amount_atoms` is what the call costs."""
 
     call: Call
     match: Match
     payment: Payment
     authorization: Authorization
     scheme: str
+    amount_atoms: int
     spool: Spool
     channel: Channel | None = None
 
@@ -55,7 +56,7 @@ async def receipt_of(desk: Desk, purchase: Purchase, tx_hash: str) -> bytes:
                 transaction=tx_hash,
                 network=terms.network,
                 payer=purchase.authorization.payer,
-                amount=terms.amount_atoms,
+                amount=purchase.amount_atoms,
             )
         )
     channel = await desk.seller.channels.get(payload.channel_id)
@@ -76,7 +77,7 @@ async def receipt_of(desk: Desk, purchase: Purchase, tx_hash: str) -> bytes:
             network=terms.network,
             payer=purchase.authorization.payer,
             amount=payload.deposit_amount,
-            charged_amount=terms.amount_atoms,
+            charged_amount=purchase.amount_atoms,
             channel_state=state,
         )
     )

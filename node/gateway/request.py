@@ -42,6 +42,7 @@ class Call:
     """A request and what becomes of it. `body_digest` is known once the body was read."""
 
     __slots__ = (
+        "_digested",
         "_given",
         "_gone",
         "_inline",
@@ -108,6 +109,7 @@ class Call:
                 self.demo = value not in (b"", b"0", b"false")
         self._gone = False
         self._inline: bytes | None = None
+        self._digested = False
         self._streaming = False
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -152,7 +154,7 @@ class Call:
             return self._inline
         if self._given == 0:
             return None
-        if self._given > self.max_body_bytes:
+        if self._given > self.max_body_bytes or self._digested:
             raise BodyTooLarge
         if self.streams_body:
             return self._stream()
@@ -171,6 +173,22 @@ class Call:
             self._inline = b"".join(chunks)
             self.body_digest = hashlib.blake2b(self._inline, digest_size=32).digest()
         return self._inline
+
+    async def digest_body(self) -> None:
+        """Read all of the body, to compare what a payment has bought with what is asked for. One
+        too long to be kept cannot be forwarded afterwards."""
+        if self._inline is not None or self._digested:
+            return
+        digest, chunks, size = hashlib.blake2b(digest_size=32), list[bytes](), 0
+        async for chunk in self._chunks():
+            size += len(chunk)
+            if size > self.max_body_bytes:
+                raise BodyTooLarge
+            digest.update(chunk)
+            if size <= INLINE_BYTES:
+                chunks.append(chunk)
+        self._inline = b"".join(chunks) if size <= INLINE_BYTES else None
+        self._digested, self.body_digest = True, digest.digest()
 
     async def _stream(self) -> AsyncIterator[bytes]:
         digest, size = hashlib.blake2b(digest_size=32), 0

@@ -40,9 +40,9 @@ from node.gateway.desk import (
 )
 from node.gateway.forward import Made
 from node.gateway.match import Match
-from node.gateway.onchain import serve_onchain
+from node.gateway.onchain import give_settled, serve_onchain
 from node.gateway.refund import serve_refund
-from node.gateway.request import INLINE_BYTES, BodyTooLarge, Call
+from node.gateway.request import Call
 from node.gateway.stream_socket import SocketCall, StreamOpened, offer_for_handshake
 from node.gateway.subscriber import PayInstead, serve_subscriber
 from node.gateway.voucher import Later, give_bought, serve_voucher
@@ -100,25 +100,41 @@ async def _serve_paid(desk: Desk, call: Call, match: Match, offer: Offer) -> Non
     if call.payments != 1 or call.payment is None:
         raise PaymentMalformed("There is more than one payment in this request.")
     payment = decode_payment(call.payment)
+    identifier = None if isinstance(payment.payload, RefundPayment) else payment.payment_identifier
+    key = identifier and identifier_answer_key(match.listing.id, identifier)
     try:
         offer.check_accepted(payment)
     except PaymentRefused:
-        voucher = payment.payload
-        if isinstance(voucher, VoucherPayment) and await give_bought(desk, call, payment, voucher):
+        if await _give_what_it_bought(desk, call, match, offer, payment, key):
             return
         raise
-    if payment.payment_identifier is None or isinstance(payment.payload, RefundPayment):
+    if key is None:
         later = await _serve_payment(desk, call, match, offer, payment)
     else:
-        later = await _serve_identified(desk, call, match, offer, payment)
+        later = await _serve_identified(desk, call, match, offer, payment, key)
     if later is not None:
         await later
 
 
+async def _give_what_it_bought(
+    desk: Desk, call: Call, match: Match, offer: Offer, payment: Payment, key: str | None
+) -> bool:
+    """Give the answer once more that this payment has bought, whatever the terms have become
+    since; False if it has bought none. `key` is its identifier's."""
+    if key is not None and await _give_identified(desk, call, payment, key):
+        return True
+    match payment.payload:
+        case VoucherPayment() as voucher:
+            return await give_bought(desk, call, offer.terms, payment, voucher)
+        case ExactPayment() | DepositPayment():
+            return await give_settled(desk, call, match, payment)
+        case RefundPayment():
+            return False
+
+
 async def _serve_identified(
-    desk: Desk, call: Call, match: Match, offer: Offer, payment: Payment
+    desk: Desk, call: Call, match: Match, offer: Offer, payment: Payment, key: str
 ) -> Later | None:
-    key = identifier_answer_key(match.listing.id, payment.payment_identifier or "")
     if key in desk.in_flight:
         raise Refused("payment_in_flight", RETRY_SOON)
     desk.in_flight.add(key)
@@ -137,10 +153,7 @@ async def _give_identified(desk: Desk, call: Call, payment: Payment, key: str) -
     kept = await asyncio.to_thread(read_answer, desk.seller.store.engine, key)
     if kept is None:
         return False
-    try:
-        await call.read_body(INLINE_BYTES)
-    except BodyTooLarge:
-        raise Refused("payment_identifier_conflict") from None
+    await call.digest_body()
     asked = fingerprint(call.method, call.target, call.body_digest, payment.raw_digest)
     if kept.fingerprint != asked:
         raise Refused("payment_identifier_conflict")

@@ -46,7 +46,7 @@ from node.gateway.desk import (
 from node.gateway.forward import Answer, UpstreamError
 from node.gateway.headers import to_caller
 from node.gateway.match import Match
-from node.gateway.request import INLINE_BYTES, Call, CallerGone
+from node.gateway.request import Call, CallerGone
 from node.gateway.stream_events import EVENTS_SECONDS, give_events
 from node.gateway.stream_socket import SWITCHING
 from node.problems import Headers
@@ -80,17 +80,22 @@ async def serve_voucher(
         channels.release(channel, turn)
 
 
-async def give_bought(desk: Desk, call: Call, payment: Payment, voucher: VoucherPayment) -> bool:
+async def give_bought(
+    desk: Desk, call: Call, terms: Terms, payment: Payment, voucher: VoucherPayment
+) -> bool:
     """Give the answer once more that the channel's last voucher has bought, whatever the terms
-    have become since; False for any other voucher."""
+    have become since; False for any other voucher. Raises ChannelBusy while it may be buying."""
     channels = desk.seller.channels
     channel = await channels.get(voucher.channel_id)
-    if channel is not None and channels.shared:
-        await channels.reload(channel.key)
-    if channel is None or not is_last_voucher(voucher, channel.books()):
+    if channel is None or channel.config != voucher.config:
         return False
-    await _give_again(desk, call, channel, payment, voucher)
-    return True
+    vouchers.check_voucher_signature(voucher, terms)
+    turn = await channels.take(channel)
+    bought = is_last_voucher(voucher, channel.books())
+    channels.release(channel, turn)
+    if bought:
+        await _give_again(desk, call, channel, payment, voucher)
+    return bought
 
 
 async def find_channel(desk: Desk, call: Call, payment: VoucherPayment, terms: Terms) -> Channel:
@@ -130,7 +135,7 @@ async def _give_again(
     desk: Desk, call: Call, channel: Channel, payment: Payment, voucher: VoucherPayment
 ) -> None:
     """The channel's last voucher once more: the same call gets its answer, no other does."""
-    await call.read_body(INLINE_BYTES)
+    await call.digest_body()
     key = channel_answer_key(channel.key)
     kept = await asyncio.to_thread(read_answer, desk.seller.store.engine, key)
     asked = fingerprint(call.method, call.target, call.body_digest, payment.raw_digest)

@@ -72,6 +72,27 @@ async def test_a_voucher_sent_fifty_times_at_once_buys_one_call(market: Market) 
             assert answer.headers["retry-after"] == "1"
 
 
+async def test_a_call_that_is_being_bought_is_not_sold_again_at_another_price(
+    market: Market,
+) -> None:
+    listing = market.sell()
+    payer = await market.payer()
+    url = market.url + "/v1/api/slow/0.5"
+    headers = {"PAYMENT-SIGNATURE": payer.voucher(await market.offer("/v1/api/slow/0.5"))}
+    first = asyncio.create_task(market.client.get(url, headers=headers))
+    while not market.upstream.total:
+        await asyncio.sleep(0.01)
+    listing.price_atoms = 2 * PRICE
+    market.reload()
+    meanwhile = await market.client.get(url, headers=headers)
+    assert decode_required(meanwhile.headers["payment-required"]).error == BUSY
+    bought = await first
+    again = await market.client.get(url, headers=headers)
+    assert (again.status_code, again.content) == (200, bought.content)
+    assert market.upstream.total == 1
+    assert await market.charged(payer) == PRICE
+
+
 async def test_the_same_call_again_gets_the_stored_answer_without_a_second_charge(
     market: Market,
 ) -> None:

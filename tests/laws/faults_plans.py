@@ -101,10 +101,10 @@ def failed_calls_counted(patch: MonkeyPatch) -> None:
 
 @fault(
     4,
-    "a payment sent again is offered another price",
-    "test_a_payment_sent_again_finds_its_answer_though_the_price_has_changed",
+    "a payment sent again finds no plan",
+    "test_a_payment_sent_again_finds_its_answer_though_the_plan_has_changed",
 )
-def paid_prices_forgotten(patch: MonkeyPatch) -> None:
+def paid_plans_forgotten(patch: MonkeyPatch) -> None:
     async def nothing(*_: Any) -> None:
         return None
 

@@ -65,6 +65,45 @@ def bought_forgotten(patch: MonkeyPatch) -> None:
 
 @fault(
     1,
+    "an authorization that has bought its call is judged by the terms of today",
+    "test_an_authorization_finds_its_answer_when_the_price_has_changed",
+)
+def settled_forgotten(patch: MonkeyPatch) -> None:
+    async def never(*_: Any) -> bool:
+        return False
+
+    patch.setattr(serve, "give_settled", never)
+
+
+@fault(
+    1,
+    "an authorization that has expired is refused before it is looked up",
+    "test_an_authorization_finds_its_answer_when_it_has_expired",
+)
+def expired_forgotten(patch: MonkeyPatch) -> None:
+    find_taken = onchain._find_taken
+
+    async def unless_expired(desk: Any, purchase: Any) -> Any:
+        onchain.exact.check_authorization(purchase.payload, purchase.terms, purchase.call.at)
+        return await find_taken(desk, purchase)
+
+    patch.setattr(onchain, "_find_taken", unless_expired)
+
+
+@fault(
+    1,
+    "only a short upload is compared with what its payment has bought",
+    "test_an_upload_sent_again_finds_its_answer_however_long_it_is",
+)
+def uploads_not_compared(patch: MonkeyPatch) -> None:
+    async def short(self: Any) -> None:
+        await self.read_body(request.INLINE_BYTES)
+
+    patch.setattr(request.Call, "digest_body", short)
+
+
+@fault(
+    1,
     "the charge is not guarded by the amount it was decided on",
     "test_a_voucher_sent_to_two_processes_at_once_is_charged_once",
 )

@@ -16,9 +16,11 @@ from finance.models import PaymentState
 from finance.networks import NETWORKS
 from finance.selling.channels import Channel, SellerChannels
 from finance.selling.mirror import Mirror
+from finance.x402.exact import EXPIRY_BUFFER_SECONDS
 from finance.x402.extensions import PAYMENT_IDENTIFIER
 from finance.x402.values import ChannelConfig
 from node.db.journal import Journal
+from node.gateway.request import INLINE_BYTES
 from node.gateway.stream_minutes import GRACE_SECONDS
 from node.usage.quotas import Meter
 from tests.http.conftest import PRICE, Market
@@ -134,6 +136,67 @@ async def test_a_call_that_was_bought_gets_its_answer_when_its_price_has_changed
     assert (other.status_code, "payment-response" in other.headers) == (402, False)
     assert market.upstream.total == 1
     assert await market.charged(payer) == PRICE
+
+
+@pytest.mark.parametrize("scheme", ["exact", "deposit"])
+async def test_an_authorization_finds_its_answer_when_the_price_has_changed(
+    shop: Shop, scheme: str
+) -> None:
+    payer = shop.payer()
+    exact = scheme == "exact"
+    payment = shop.world.exact(payer) if exact else shop.world.deposit(payer, 10 * PRICE)
+    async with shop.open_gateway() as url:
+        headers = await shop.header(url, payment)
+        first = await shop.client.get(url + "/v1/api/echo", headers=headers)
+        shop.reprice(2 * PRICE)
+        other = await shop.client.get(url + "/v1/api/echo?other=1", headers=headers)
+        again = await shop.client.get(url + "/v1/api/echo", headers=headers)
+    assert (other.status_code, "payment-response" in other.headers) == (402, False)
+    assert (again.status_code, again.content) == (200, first.content)
+    assert again.headers["payment-response"] == first.headers["payment-response"]
+    assert shop.upstream.total == 1
+
+
+async def test_an_authorization_finds_its_answer_when_it_has_expired(shop: Shop) -> None:
+    payment = shop.world.exact(shop.payer(), valid_for=EXPIRY_BUFFER_SECONDS + 3)
+    async with shop.open_gateway() as url:
+        headers = await shop.header(url, payment)
+        first = await shop.client.get(url + "/v1/api/echo", headers=headers)
+        expired = payment.authorization.valid_before - EXPIRY_BUFFER_SECONDS + 1
+        await asyncio.sleep(expired - time.time())
+        again = await shop.client.get(url + "/v1/api/echo", headers=headers)
+    assert (again.status_code, again.content) == (200, first.content)
+    assert shop.upstream.total == 1
+
+
+async def test_an_upload_sent_again_finds_its_answer_however_long_it_is(market: Market) -> None:
+    market.sell()
+    payer = await market.payer()
+    url, body = market.url + "/v1/api/echo", b"x" * (INLINE_BYTES + 1)
+    for extensions in (None, IDENTIFIER):
+        required = await market.offer("/v1/api/echo")
+        headers = {"PAYMENT-SIGNATURE": payer.voucher(required, extensions=extensions)}
+        first = await market.client.post(url, headers=headers, content=body)
+        payer.charged += PRICE
+        again = await market.client.post(url, headers=headers, content=body)
+        other = await market.client.post(url, headers=headers, content=body + b"x")
+        assert (again.status_code, again.content) == (200, first.content)
+        assert other.status_code == (402 if extensions is None else 409)
+    assert market.upstream.total == 2
+    assert await market.charged(payer) == 2 * PRICE
+
+
+async def test_an_upload_paid_on_chain_finds_its_answer_however_long_it_is(shop: Shop) -> None:
+    payment, body = shop.world.exact(shop.payer()), b"x" * (INLINE_BYTES + 1)
+    async with shop.open_gateway() as url:
+        headers = await shop.header(url, payment)
+        path = url + "/v1/api/echo"
+        first = await shop.client.post(path, headers=headers, content=body)
+        again = await shop.client.post(path, headers=headers, content=body)
+        other = await shop.client.post(path, headers=headers, content=body + b"x")
+    assert (first.status_code, other.status_code) == (200, 402)
+    assert (again.status_code, again.content) == (200, first.content)
+    assert shop.upstream.total == 1
 
 
 async def test_a_payment_identifier_with_another_payload_is_a_conflict(market: Market) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from sqlalchemy import text
 
 from finance.store import Batch, Write
@@ -108,15 +109,15 @@ async def test_a_free_plan_is_only_for_whoever_signs(planned: Seller) -> None:
     assert (await planned.take_free(plan, owner)).status_code == 200
 
 
-async def test_a_payment_sent_again_finds_its_answer_though_the_price_has_changed(
-    planned: Seller,
+@pytest.mark.parametrize("change", ["price_atoms = 2 * price_atoms", "retired_at = 1"])
+async def test_a_payment_sent_again_finds_its_answer_though_the_plan_has_changed(
+    planned: Seller, change: str
 ) -> None:
     plan, customer = planned.plan(), planned.customer()
     path, body = f"{BELOW}/plans/{plan.id}", {"key_hash": customer.key_hash}
     payment = await planned.payment(path, customer)
     first = await planned.pay(path, customer, body, payment)
-    terms = text("UPDATE plan SET price_atoms = 2 * price_atoms")
     with planned.world.engine.begin() as connection:
-        connection.execute(terms)
+        connection.execute(text(f"UPDATE plan SET {change}"))
     again = await planned.pay(path, customer, body, payment)
     assert (again.status_code, again.content) == (200, first.content)

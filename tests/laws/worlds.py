@@ -79,7 +79,11 @@ class Shop:
         self, world: World, upstream: Upstream, upstream_port: int, client: httpx.AsyncClient
     ) -> None:
         self.world, self.upstream, self.client = world, upstream, client
-        self._upstream_port = upstream_port
+        self._upstream_port, self._open = upstream_port, list[Gateway]()
+        base = f"http://127.0.0.1:{upstream_port}/base"
+        self.listing = Listing(
+            id="id-api", slug="api", name="The api", base_url=base, price_atoms=PRICE
+        )
         self.max_timeout_seconds = 30
         self.watcher = Watcher(world.rpc, world.store, NETWORK, world.wallet.address, self._handle)
 
@@ -111,19 +115,25 @@ class Shop:
             unseal=bytes.fromhex,
             claim_soon=world.claims.claim_soon,
         )
-        base = f"http://127.0.0.1:{self._upstream_port}/base"
-        row = Listing(id="id-api", slug="api", name="The api", base_url=base, price_atoms=PRICE)
-        return Gateway(seller, compile_listings([row], []))
+        return Gateway(seller, compile_listings([self.listing], []))
+
+    def reprice(self, atoms: int) -> None:
+        """Every open gateway sells at this price from now on."""
+        self.listing.price_atoms = atoms
+        for gateway in self._open:
+            gateway.reload(compile_listings([self.listing], []))
 
     @asynccontextmanager
     async def open_gateway(self, wrap: Callable[[Any], Any] | None = None) -> AsyncIterator[str]:
         """One gateway that serves; its URL. `wrap` stands between it and the network."""
         port = free_port()
         gateway = self.gateway(port)
+        self._open.append(gateway)
         await gateway.start()
         async with serving(wrap(gateway) if wrap else gateway, port):
             yield f"http://127.0.0.1:{port}"
         await gateway.stop()
+        self._open.remove(gateway)
 
     async def offer(self, url: str, path: str = "/v1/api/echo") -> PaymentRequired:
         answer = await self.client.get(url + path)
