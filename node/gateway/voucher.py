@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from finance.errors import CumulativeMismatch, PaymentRefused, StoreConflict
+from finance.errors import CumulativeMismatch, PaymentRefused, StoreConflict, StoreUnavailable
 from finance.selling.admission import (
     Admission,
     AtRiskExceeded,
@@ -51,7 +52,12 @@ from node.gateway.stream_events import EVENTS_SECONDS, give_events
 from node.gateway.stream_socket import SWITCHING
 from node.problems import Headers
 
+log = logging.getLogger("farebox.gateway")
+
 Later = Coroutine[Any, Any, None]
+
+# Between two tries to write how a long answer ended.
+END_SECONDS = 0.5
 
 
 async def serve_voucher(
@@ -248,29 +254,41 @@ async def _charge_stream(
     answer: Answer,
 ) -> None:
     """A long answer is charged before its first byte and taken back if it breaks off."""
-    amount, store = terms.amount_atoms, desk.seller.store
+    amount = terms.amount_atoms
     given = LongAnswer(desk.presence.number, channel.key, amount, call.id)
     headers = with_length(_paid_headers(match, terms, channel, answer), answer.length)
     charge = charge_writes(
         channel, amount, voucher.max_claimable, voucher.signature, call.id, call.at
     )
     writes = stream_writes(charge, amount, given.owner)
-    await store.commit(Batch(writes + _streamed(call, match, payment, headers)))
+    await desk.seller.store.commit(Batch(writes + _streamed(call, match, payment, headers)))
     note_charge(channel, amount, voucher.max_claimable, voucher.signature)
     channel.streaming = amount
     try:
         size = await send_all(call, answer, headers)
     except UpstreamError:
-        await store.commit(Batch(stream_broken(given, call.at)))
+        await _write_end(desk, channel, Batch(stream_broken(given, call.at)))
         channel.charged -= amount
-        channel.streaming = 0
         raise
     record = desk.record(
         call, match, answer.status, size, channel.payer, BATCH_SETTLEMENT_SCHEME, amount
     )
     delivered = [*stream_delivered(given), record.write()]
-    await store.commit(Batch(delivered, [record.increment()]))
-    channel.streaming = 0
+    await _write_end(desk, channel, Batch(delivered, [record.increment()]))
+
+
+async def _write_end(desk: Desk, channel: Channel, end: Batch) -> None:
+    """How a long answer ended. Until that is written nothing can be charged to its channel, so
+    it is tried for as long as the database takes nothing; the channel is held meanwhile."""
+    while True:
+        try:
+            await desk.seller.store.commit(end)
+        except StoreUnavailable as error:
+            log.warning("the end of a long answer cannot be written now: %s", error)
+            await asyncio.sleep(END_SECONDS)
+        else:
+            channel.streaming = 0
+            return
 
 
 def _streamed(call: Call, match: Match, payment: Payment, headers: Headers) -> list[Write]:

@@ -284,6 +284,19 @@ def broken_stream_charged(patch: MonkeyPatch) -> None:
 
 @fault(
     3,
+    "the end of a long answer is written at once or never",
+    "test_a_long_answer_whose_end_cannot_be_written_is_booked_once_it_can",
+)
+def end_written_once(patch: MonkeyPatch) -> None:
+    async def once(desk: Any, channel: Any, end: Batch) -> None:
+        await desk.seller.store.commit(end)
+        channel.streaming = 0
+
+    patch.setattr(voucher, "_write_end", once)
+
+
+@fault(
+    3,
     "nobody looks whether the caller is still there",
     "test_a_caller_who_left_before_the_first_byte_is_not_charged",
 )

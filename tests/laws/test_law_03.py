@@ -15,10 +15,10 @@ from finance.selling.channels import SellerChannels
 from finance.selling.mirror import Mirror
 from node.db.engine import open_engine
 from node.db.journal import Journal
-from tests.http.conftest import NETWORK, PRICE, Market
+from tests.http.conftest import NETWORK, PRICE, Market, free_port, serving
 from tests.http.plans_world import Seller
 from tests.laws.minutes import open_stream
-from tests.laws.worlds import CHARGED, NOWHERE, Shop, at_first_byte, on_disk
+from tests.laws.worlds import CHARGED, NOWHERE, Shop, Witness, at_first_byte, on_disk
 
 LONG = "/v1/api/stream/40/10000"
 
@@ -44,6 +44,33 @@ async def test_a_long_answer_that_breaks_off_is_not_charged(market: Market) -> N
         await market.buy(payer, "/v1/api/break/400000")
     assert await market.charged(payer) == 0
     assert market.rows("SELECT SUM(amount) FROM ledger_entry") == [(0,)]
+    assert (await market.buy(payer, "/v1/api/echo")).status_code == 200
+
+
+@pytest.mark.parametrize(("path", "charged"), [("stream/50/20000", PRICE), ("break/400000", 0)])
+async def test_a_long_answer_whose_end_cannot_be_written_is_booked_once_it_can(
+    market: Market, path: str, charged: int
+) -> None:
+    def rename(before: str, after: str) -> None:
+        with market.journal.engine.begin() as connection:
+            for table in ("call", "stored_answer"):
+                names = f"{table}{before} RENAME TO {table}{after}"
+                connection.exec_driver_sql(f"ALTER TABLE {names}")
+
+    market.sell()
+    payer, port = await market.payer(), free_port()
+    headers = {"PAYMENT-SIGNATURE": payer.voucher(await market.offer(f"/v1/api/{path}"))}
+    async with serving(Witness(market.gateway, lambda: rename("", "_gone")), port):
+        url = f"http://127.0.0.1:{port}/v1/api/{path}"
+        asking = asyncio.create_task(market.client.get(url, headers=headers))
+        await asyncio.sleep(0.7)
+        rename("_gone", "")
+        await asyncio.gather(asking, return_exceptions=True)
+        await asyncio.sleep(1.2)
+    assert market.rows("SELECT charged_atoms, streaming_atoms FROM seller_channel") == [
+        (charged, 0)
+    ]
+    payer.charged = charged
     assert (await market.buy(payer, "/v1/api/echo")).status_code == 200
 
 
