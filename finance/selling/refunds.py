@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sqlalchemy import Engine, Row, bindparam, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.sender import TxOutcome
@@ -115,8 +116,8 @@ class Refunds:
             await self._store.commit(Batch([Write(_CLOSE_TO_VOUCHERS, seen)]))
         except StoreConflict:
             raise ChannelBusy("The channel is in use, or being refunded already.") from None
-        await self._channels.reload(channel_id)
         task = self._spawn(self._send_and_finish(row, atoms, state.refund_nonce))
+        await self._channels.reload(channel_id)
         try:
             async with asyncio.timeout(timeout):
                 return await asyncio.shield(task)
@@ -126,7 +127,7 @@ class Refunds:
     async def _send_and_finish(self, row: Row[Any], atoms: int, nonce: int) -> Refunded:
         try:
             await self._send(row, atoms, nonce)
-        except FinanceError as error:
+        except (FinanceError, SQLAlchemyError) as error:
             # The transaction's row says whether anything has left.
             _LOG.warning("refund of %s: %s", row.channel_id, error)
         return await self._finish(row.channel_id, nonce)
@@ -157,7 +158,7 @@ class Refunds:
                 return await self._try_finish(channel_id, nonce)
             except SettlementFailed:
                 raise
-            except FinanceError as error:
+            except (FinanceError, SQLAlchemyError) as error:
                 _LOG.warning("refund of %s: %s; it is followed on", channel_id, error)
                 await asyncio.sleep(_PAUSE_SECONDS)
 

@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from finance.chain.bookings import next_turns
 from finance.chain.rpc import Rpc
 from finance.chain.sender import Sender
@@ -199,10 +201,19 @@ class Settlement:
             if row is not None and row.state in (PaymentState.OWED, PaymentState.SENT):
                 left.append(payment_id)
                 continue
-            if row is not None and row.channel_id is not None:
-                await self._channels.reload(row.channel_id)
-            self._tell(payment_id, row)
+            if row is None or row.channel_id is None or await self._reload(row.channel_id):
+                self._tell(payment_id, row)
+            else:
+                left.append(payment_id)
         return left
+
+    async def _reload(self, channel_id: str) -> bool:
+        try:
+            await self._channels.reload(channel_id)
+        except SQLAlchemyError as error:
+            _LOG.warning("channel %s cannot be read now: %s", channel_id, error)
+            return False
+        return True
 
     def _tell(self, payment_id: str, row: Owed | None) -> None:
         self._open.discard(payment_id)

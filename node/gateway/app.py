@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from sqlalchemy.exc import SQLAlchemyError
 
 from catalog.listings import PathAmbiguous, PricedListing
-from finance.errors import FinanceError
+from finance.errors import FinanceError, StoreUnavailable
 from finance.selling.reservations import release_of, reserving_owners
 from finance.store import Batch
 from node.gateway.desk import Desk, Refused
@@ -176,6 +176,8 @@ class Gateway:
                 await give_problem(call, error.code)
             case FinanceError():
                 await give_problem(call, *problem_of(error))
+            case SQLAlchemyError():
+                await give_problem(call, *problem_of(StoreUnavailable()))
             case _:
                 await give_problem(call, "internal_error")
 
@@ -184,6 +186,8 @@ class Gateway:
             log.warning("call %s: %s (%s)", call.id, error.code, error.reason)
         elif isinstance(error, FinanceError):
             log.warning("call %s: %s: %s", call.id, error.code, error)
+        elif isinstance(error, SQLAlchemyError):
+            log.warning("call %s: the database cannot be read: %s", call.id, error)
         else:
             log.error("call %s failed", call.id, exc_info=error)
 

@@ -34,8 +34,10 @@ async def serve_refund(desk: Desk, call: Call, terms: Terms, refund: RefundPayme
     except (SettlementFailed, SettlementUnknown) as failure:
         raise unsettled(terms.network, channel.payer, failure) from failure
     finally:
-        await channels.reload(channel.key)
-        channels.release(channel)
+        try:
+            await channels.reload(channel.key)
+        finally:
+            channels.release(channel)
     receipt = Receipt(
         success=True,
         transaction=refunded.tx_hash,

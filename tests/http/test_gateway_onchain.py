@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,17 @@ from finance.x402 import vouchers
 from finance.x402.digest import channel_id
 from finance.x402.values import (
     ChannelConfig,
-    DepositPayment,
+    ChannelPayment,
     ExactPayment,
     PaymentRequired,
     RefundPayment,
+    VoucherPayment,
 )
 from finance.x402.wire import decode_required, decode_response, encode_payment
 from tests.chain_fixtures import DevchainProcess
 from tests.http.conftest import CHAIN_ID, PRICE, Market, open_market
 from tests.http.conftest import Payer as ChannelPayer
+from tests.recovery.faulty_rpc import FaultyRpc
 from tests.recovery.seller_world import DELAY, Payer, World, usdc_of
 
 ECHO = "/v1/api/echo"
@@ -38,8 +41,8 @@ async def world(chain: DevchainProcess, tmp_path: Path) -> AsyncIterator[World]:
         world.assert_books_balance()
 
 
-@pytest.fixture
-async def market(world: World) -> AsyncIterator[Market]:
+@asynccontextmanager
+async def open_seller(world: World) -> AsyncIterator[Market]:
     async with open_market(
         world.store,
         world.wallet.address_bytes,
@@ -55,9 +58,15 @@ async def market(world: World) -> AsyncIterator[Market]:
         yield market
 
 
+@pytest.fixture
+async def market(world: World) -> AsyncIterator[Market]:
+    async with open_seller(world) as market:
+        yield market
+
+
 def header(
     required: PaymentRequired,
-    payload: ExactPayment | DepositPayment | RefundPayment,
+    payload: ExactPayment | ChannelPayment,
     extensions: dict[str, Any] | None = None,
 ) -> dict[str, str]:
     scheme = "exact" if isinstance(payload, ExactPayment) else "batch-settlement"
@@ -193,6 +202,38 @@ async def test_a_payer_gets_back_what_the_channel_has_left(market: Market, world
     assert usdc_of(world.chain, payer.hex) == before + 9 * PRICE
     assert usdc_of(world.chain, world.wallet.address) == PRICE
     assert market.upstream.total == 1
+
+
+async def test_a_channel_is_free_again_though_its_refund_met_a_database_that_failed(
+    chain: DevchainProcess, tmp_path: Path
+) -> None:
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        World(chain, tmp_path, rpc_url=proxy.url) as world,
+        open_seller(world) as market,
+    ):
+        payer = Payer(chain)
+        deposit = world.deposit(payer, 10 * PRICE)
+        required = await market.offer(ECHO)
+        await get(market, header(required, deposit))
+        rename = "ALTER TABLE {} RENAME TO {}"
+
+        def fail(_: Any, result: Any) -> Any:
+            proxy.heal()
+            with world.engine.begin() as connection:
+                connection.exec_driver_sql(rename.format("seller_channel", "gone"))
+            return result
+
+        proxy.answers["eth_call"] = fail
+        config, id_ = deposit.config, deposit.channel_id
+        refund = RefundPayment(config, id_, PRICE, sign(payer, config, PRICE))
+        refused = await get(market, header(required, refund))
+        assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+        with world.engine.begin() as connection:
+            connection.exec_driver_sql(rename.format("gone", "seller_channel"))
+        voucher = VoucherPayment(config, id_, 2 * PRICE, sign(payer, config, 2 * PRICE))
+        assert (await get(market, header(required, voucher))).status_code == 200
+        world.assert_books_balance()
 
 
 async def test_a_payment_identifier_buys_once_and_refuses_another_payment(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from sqlalchemy.exc import OperationalError
 
 from finance.errors import ChannelBusy, PaymentRefused
 from finance.models import ChannelState
@@ -93,6 +94,24 @@ async def test_same_refund_asked_twice_at_once_is_paid_once(world: World) -> Non
     refusals = [each for each in results if isinstance(each, Exception)]
     assert all(isinstance(each, ChannelBusy | PaymentRefused) for each in refusals)
     assert usdc_of(world.chain, payer.hex) == 1_000_000 - 8_000
+
+
+async def test_refund_is_followed_on_though_the_database_could_not_be_read_for_a_moment(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payer = Payer(world.chain)
+    payment, channel = await open_with_calls(world, payer)
+    newest, failures = world.refunds._newest, [OperationalError("SELECT", {}, OSError("gone"))]
+
+    def read_at_the_second_try(reference: str) -> int | None:
+        if failures:
+            raise failures.pop()
+        return newest(reference)
+
+    monkeypatch.setattr(world.refunds, "_newest", read_at_the_second_try)
+    assert (await world.refunds.refund(channel, None)).amount
+    assert usdc_of(world.chain, payer.hex) == 1_000_000 - 8_000
+    assert world.channel(payment.channel_id).state == ChannelState.CLOSED
 
 
 @pytest.mark.parametrize("commit", range(1, 8))

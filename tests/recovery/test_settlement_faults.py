@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from sqlalchemy.exc import OperationalError
 
 from finance.chain.watcher import Watcher
 from finance.errors import SettlementFailed, SettlementUnknown
@@ -57,6 +58,29 @@ async def test_payments_owed_while_no_rpc_answers_are_settled_when_it_does(
         await asyncio.gather(*(world.settlement.settle(each, 30) for each in ids))
         assert usdc_of(chain, world.wallet.address) == 3 * PRICE
         assert world.booked(Account.EXACT) == 3 * PRICE
+
+
+async def test_payments_go_on_though_a_channel_could_not_be_read_for_a_moment(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reload, failures = world.channels.reload, [OperationalError("SELECT", {}, OSError("gone"))]
+
+    async def read_at_the_second_try(channel_id: str) -> None:
+        if failures:
+            raise failures.pop()
+        await reload(channel_id)
+
+    monkeypatch.setattr(world.channels, "reload", read_at_the_second_try)
+    chain = world.chain
+    ids = [
+        await world.owe(payment)
+        for payment in (
+            world.deposit(Payer(chain), 10 * PRICE),
+            world.exact(Payer(chain)),
+        )
+    ]
+    await asyncio.gather(*(world.settlement.settle(each, 10) for each in ids))
+    assert world.count(PaymentState.CONFIRMED) == 2
 
 
 async def test_broadcast_whose_answer_never_came_is_not_paid_again(
