@@ -169,9 +169,9 @@ class SellerChannels:
         return await self.get(channel_id)
 
     async def refresh(self, channel: Channel) -> None:
-        """Read the channel from the chain again. Raises RpcUnavailable."""
+        """Read the channel from the chain again; `apply_onchain` takes it over. Its other books
+        are left alone: it may be serving a call. Raises RpcUnavailable."""
         await self._mirror.sync([channel.key])
-        await self.reload(channel.key)
 
     def note_claimed(self, channel_id: str, total_claimed: int) -> None:
         """After the commit of a claim: memory follows. The channel may be serving a call, so

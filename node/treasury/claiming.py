@@ -88,8 +88,10 @@ class SellingDesk:
             amount = Usdc(refunded.amount)
             sentence = f"Gave {amount} USDC of channel {channel.key} back to its payer."
         finally:
-            await self._channels.reload(channel.key)
-            self._channels.release(channel)
+            try:
+                await self._channels.reload(channel.key)
+            finally:
+                self._channels.release(channel)
         await self._store.commit(Batch([_line("refunded", sentence)]))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

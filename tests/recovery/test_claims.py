@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -140,6 +141,37 @@ async def test_a_voucher_charged_while_a_claim_is_booked_stays_charged(world: Wo
     row = world.channel(opened.channel_id)
     assert (channel.charged, channel.signed) == (row.charged_atoms, row.signed_atoms)
     assert channel.total_claimed == row.total_claimed_atoms > 0
+
+
+async def test_a_voucher_charged_while_its_channel_is_looked_up_stays_charged(
+    world: World,
+) -> None:
+    """A look at the chain leaves alone what a call in flight is about to change in memory."""
+    payer = Payer(world.chain)
+    payment = await world.open_channel(payer, 20_000)
+    channel = await world.channels.get(payment.channel_id)
+    assert channel is not None
+    turn = world.channels.reserve(channel)
+    read, charged = threading.Event(), threading.Event()
+
+    def slow_reading(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("SELECT * FROM seller_channel"):
+            read.set()
+            charged.wait(5)
+
+    event.listen(world.engine, "after_cursor_execute", slow_reading)
+    looking = asyncio.create_task(world.channels.refresh(channel))
+    while not (read.is_set() or looking.done()):
+        await asyncio.sleep(0.01)
+    signature = sign_voucher(payer.key, channel.id, 2 * PRICE, NETWORK.chain_id)
+    writes = charge_writes(channel, PRICE, 2 * PRICE, signature, uuid4().hex, int(time.time()))
+    await world.store.commit(Batch(writes))
+    note_charge(channel, PRICE, 2 * PRICE, signature)
+    world.channels.release(channel, turn)
+    charged.set()
+    await looking
+    event.remove(world.engine, "after_cursor_execute", slow_reading)
+    assert channel.charged == world.channel(payment.channel_id).charged_atoms == 2 * PRICE
 
 
 async def test_payer_who_starts_a_withdrawal_is_claimed_against_at_once(world: World) -> None:
