@@ -158,8 +158,10 @@ def standing_at(
     periods: Sequence[Period], cancelled_at: int | None, now: int, served_until: int | None = None
 ) -> Standing:
     """Where a subscription stands. `periods` in the order of their orders, at least one of
-    them settled and begun. `served_until` is the end of a free one that was ended at once."""
+    them settled. `served_until` is the end of a free one that was ended at once. A clock behind
+    the one of the first order is taken to have come so far."""
     settled = [period for period in periods if period.settled]
+    now = max(now, min(period.stretch.start for period in settled))
     if served_until is not None and now >= served_until:
         last = max((each for each in settled if each.stretch.start <= now), key=_end)
         return replace(_uncovered(last, State.CANCELLED, False), end=served_until)

@@ -183,6 +183,13 @@ def test_who_upgraded_from_a_free_plan_and_does_not_renew_has_no_plan_any_more()
     assert standing_at(periods, None, at("2026-12-10T00:00:00")).state is State.LAPSED
 
 
+def test_a_month_just_paid_is_served_though_the_clock_is_set_back_behind_its_order() -> None:
+    start = at("2026-11-21T10:00:00")
+    periods = [bought("a", deal(3_000), start)]
+    behind = standing_at(periods, None, start - 60)
+    assert (behind.state, behind.served, behind.calls) == (State.ACTIVE, True, 334)
+
+
 @given(MOMENTS, st.integers(0, 14), st.integers(0, 400 * DAY))
 def test_a_standing_is_never_served_without_a_month_or_its_grace(
     start: int, grace: int, later: int
