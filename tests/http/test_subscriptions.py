@@ -368,6 +368,9 @@ async def test_a_rotation_that_was_cut_off_ends_with_the_key_the_seller_has(
     sealed = buyer.node.keys.seal(b"fbs_never-arrived")
     buyer.write("UPDATE bought_subscription SET new_secret_sealed = :sealed", sealed=sealed)
     await buyer.all.look(subscription_id)
+    assert (await buyer.call()).headers["farebox-scheme"] == "plan"
+    await buyer.all.rotate(SYSTEM, subscription_id)
+    assert buyer.node.keys.unseal(buyer.held[0].secret_sealed) == b"fbs_never-arrived"
     assert buyer.held[0].new_secret_sealed == ""
     assert (await buyer.call()).headers["farebox-scheme"] == "plan"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -17,8 +19,10 @@ from finance.x402.values import ExactPayment
 from finance.x402.wire import decode_payment, encode_payment
 from node.accounts.audit import SYSTEM
 from node.accounts.models import AuditEntry
-from node.plans.buying.errors import NotPossibleNow
+from node.gateway.app import Gateway
+from node.plans.buying.errors import NotPossibleNow, SellerSaysNo
 from node.usage.windows import window_of
+from tests.http.conftest import free_port, serving
 from tests.http.plans_world import Seller
 from tests.http.proxy_world import served
 from tests.http.scripted_seller import ScriptedSeller
@@ -147,6 +151,45 @@ async def test_an_order_that_was_charged_for_nothing_is_given_up_and_says_so(
     view = await buyer.view(subscription_id)
     assert view.orders[0].tx_hash and f"{Usdc(price)} USDC were charged" in view.orders[0].detail
     assert (view.state, buyer.incidents(), buyer.paid) == ("failed", {}, [price])
+
+
+async def test_a_look_in_the_middle_of_a_rotation_does_not_lose_the_new_key(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    subscription_id = await buyer.subscribed(seller.plan())
+    front, port = _SlowRotation(seller.market.gateway), free_port()
+    async with serving(front, port):
+        there = f"http://127.0.0.1:{port}/v1/api"
+        buyer.write("UPDATE bought_subscription SET base_url = :url", url=there)
+        rotation = asyncio.create_task(buyer.all.rotate(SYSTEM, subscription_id))
+        await front.arrived.wait()
+        assert (await buyer.all.look(subscription_id)).problem == ""
+        front.go_on.set()
+        with suppress(SellerSaysNo):
+            await rotation
+        assert (await buyer.all.look(subscription_id)).problem == ""
+    buyer.write("UPDATE bought_subscription SET base_url = :url", url=f"{seller.url}/v1/api")
+    await buyer.running.proxy.reload()
+    assert (await buyer.call()).headers["farebox-scheme"] == "plan"
+
+
+class _SlowRotation:
+    """The gateway, which changes a key only when it is told to, and then says nothing."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self.arrived, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def lose(_: Any) -> None:
+            return None
+
+        if scope["method"] != "PUT":
+            await self._gateway(scope, receive, send)
+            return
+        self.arrived.set()
+        await self.go_on.wait()
+        await self._gateway(scope, receive, lose)
 
 
 async def _takes_and_is_silent(_: ScriptedSeller, __: Any) -> tuple[int, None]:

@@ -125,25 +125,23 @@ class Changing:
         await asyncio.to_thread(self._record, actor, row.id, "choose", text, values, values)
 
     async def rotate(self, actor: Actor, subscription_id: str) -> None:
-        """A new key: written here before the seller hears of it, so that neither is lost.
-        Raises SubscriptionError."""
+        """A new key: written here before the seller hears of it, so that neither is lost. One
+        that it may have heard of is sent again. Raises SubscriptionError."""
         row = await asyncio.to_thread(self._live, subscription_id)
         if row.new_secret_sealed:
             await self._sync.look(row.id)
             row = await asyncio.to_thread(self._live, subscription_id)
-        if row.new_secret_sealed:
-            raise NotPossibleNow("A rotation is open, and the seller does not answer.")
-        secret = new_secret()
-        sealed = {"new_secret_sealed": self._vault.seal(secret.encode())}
-        text = "The key was replaced by a new one."
-        await asyncio.to_thread(self._record, actor, row.id, "rotate", text, {}, sealed)
-        body = msgspec.json.encode({"key_hash": hash_of(secret)})
+        new = row.new_secret_sealed or self._vault.seal(new_secret().encode())
+        text, written = "The key was replaced by a new one.", {"new_secret_sealed": new}
+        await asyncio.to_thread(self._record, actor, row.id, "rotate", text, {}, written)
+        secret = await asyncio.to_thread(self._vault.unseal, new)
+        body = msgspec.json.encode({"key_hash": hash_of(secret.decode())})
         told = await self._ask(row, "PUT", "/key", body)
         if not told.good:
             # If it was changed all the same, the look finds out by the new key.
             await self._sync.look(row.id)
             _check(told)
-        done = {"secret_sealed": sealed["new_secret_sealed"], "new_secret_sealed": ""}
+        done = {"secret_sealed": new, "new_secret_sealed": ""}
         await asyncio.to_thread(self._change, row.id, done)
 
     async def ask(self, actor: Actor, subscription_id: str, wanted: Wanted) -> bool:

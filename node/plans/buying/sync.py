@@ -86,16 +86,15 @@ class Sync:
         with self._engine.connect() as connection:
             return read_row(connection, subscription_id)
 
-    async def _ask(self, row: Row[Any]) -> tuple[Told, bool | None]:
-        """The answer, and whether a rotation that was under way has happened; None: there was
-        none. A node that was killed in one does not know which of both secrets is good."""
-        if not row.new_secret_sealed:
-            return await self._ask_with(row, row.secret_sealed), None
-        told = await self._ask_with(row, row.new_secret_sealed)
-        if told.code != KEY_UNKNOWN:
-            return told, True if told.good else None
-        told = await self._ask_with(row, row.secret_sealed)
-        return told, False if told.good else None
+    async def _ask(self, row: Row[Any]) -> tuple[Told, str]:
+        """The answer, and the new secret (sealed) of a rotation that has happened. A node that
+        was killed in one does not know which of both secrets is good; while the old one is,
+        the new one may still be on its way to the seller."""
+        if row.new_secret_sealed:
+            told = await self._ask_with(row, row.new_secret_sealed)
+            if told.code != KEY_UNKNOWN:
+                return told, row.new_secret_sealed if told.good else ""
+        return await self._ask_with(row, row.secret_sealed), ""
 
     async def _ask_with(self, row: Row[Any], sealed: str) -> Told:
         secret = await asyncio.to_thread(self._unseal, sealed)
@@ -124,7 +123,7 @@ class Sync:
             with writer(self._engine).begin() as connection:
                 change_row(connection, row.id, {"sync_failed": why[:500]}, quietly=True)
 
-    def _write(self, subscription_id: str, told: Subscription, rotated: bool | None) -> None:
+    def _write(self, subscription_id: str, told: Subscription, rotated: str) -> None:
         now = int(self._clock())
         with writer(self._engine).begin() as connection:
             row = read_row(connection, subscription_id)
@@ -134,12 +133,10 @@ class Sync:
                 values.pop("state")  # over here is over: only a payment brings it back
             if _ends(row, told):
                 values |= {"renews": False}
-            if rotated is not None:
-                values |= {"new_secret_sealed": ""}
-            if rotated:
-                values |= {"secret_sealed": row.new_secret_sealed}
+            if rotated and rotated == row.new_secret_sealed:
+                values |= {"secret_sealed": rotated, "new_secret_sealed": ""}
             changed = any(getattr(row, name) != values.get(name) for name in _OF_CALLS)
-            change_row(connection, row.id, values, quietly=not changed and rotated is None)
+            change_row(connection, row.id, values, quietly=not (changed or rotated))
             _note_change(connection, row, told, before.value, now)
             for asked, request in _matched(connection, row.id, told.requests):
                 _take_answer(connection, asked, request, now)
