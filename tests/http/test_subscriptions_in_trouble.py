@@ -21,6 +21,7 @@ from node.accounts.audit import SYSTEM
 from node.accounts.models import AuditEntry
 from node.gateway.app import Gateway
 from node.plans.buying.errors import NotPossibleNow, SellerSaysNo
+from node.plans.terms import Beyond
 from node.usage.windows import window_of
 from tests.http.conftest import free_port, serving
 from tests.http.plans_world import Seller
@@ -151,6 +152,32 @@ async def test_an_order_that_was_charged_for_nothing_is_given_up_and_says_so(
     view = await buyer.view(subscription_id)
     assert view.orders[0].tx_hash and f"{Usdc(price)} USDC were charged" in view.orders[0].detail
     assert (view.state, buyer.incidents(), buyer.paid) == ("failed", {}, [price])
+
+
+async def test_what_is_cancelled_is_not_renewed_by_an_order_that_waits_for_its_seller(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    subscription_id = await buyer.subscribed(seller.plan())
+    end, paid = (await buyer.view(subscription_id)).paid_until, buyer.paid
+    buyer.clock.ahead = end - int(time.time()) - DAY // 2
+    buyer.write("UPDATE bought_subscription SET base_url = 'http://127.0.0.1:9/v1/api'")
+    buyer.write("UPDATE listing SET base_url = 'http://127.0.0.1:9/v1/api'")
+    await buyer.upkeep.run()
+    assert buyer.orders[-1].state == "open"
+    with pytest.raises(NotPossibleNow, match="under way"):
+        await buyer.all.choose(SYSTEM, subscription_id, True, 0, Beyond.PAY)
+    with pytest.raises(SellerSaysNo, match="not renewed any more all the same"):
+        await buyer.all.cancel(SYSTEM, subscription_id)
+    for table in ("bought_subscription", "listing"):
+        buyer.write(f"UPDATE {table} SET base_url = :url", url=f"{seller.url}/v1/api")
+    buyer.clock.ahead += 900
+    await buyer.upkeep.run()
+    view = await buyer.view(subscription_id)
+    assert (buyer.paid, view.paid_until) == (paid, end)
+    assert {each.kind: each.state for each in view.orders} == {
+        "subscribe": "done",
+        "renewal": "given_up",
+    }
 
 
 async def test_a_look_in_the_middle_of_a_rotation_does_not_lose_the_new_key(

@@ -25,6 +25,7 @@ from node.plans.buying.rows import (
     place_of,
     read_live,
     read_row,
+    refuse_while_ordering,
 )
 from node.plans.buying.sync import KEY_UNKNOWN, PATH, Sync
 from node.plans.terms import Beyond
@@ -119,6 +120,8 @@ class Changing:
         row = await asyncio.to_thread(self._live, subscription_id)
         if row.state == BoughtState.CANCELLED and renews:
             raise NotPossibleNow("It was cancelled, and ends. Subscribe anew when it has.")
+        if not renews or agreed_atoms < row.agreed_atoms:
+            await asyncio.to_thread(self._check_idle, row.id)
         values = {"renews": renews, "agreed_atoms": agreed_atoms, "beyond": beyond.value}
         word = "is renewed" if renews else "is not renewed"
         text = f"It {word} by itself, for at most {Usdc(agreed_atoms)} USDC a month."
@@ -179,6 +182,11 @@ class Changing:
     def _live(self, subscription_id: str) -> Row[Any]:
         with self._engine.connect() as connection:
             return read_live(connection, subscription_id, int(self._clock()))
+
+    def _check_idle(self, subscription_id: str) -> None:
+        """Raises NotPossibleNow while an order is open: it may still cost what was agreed to."""
+        with self._engine.connect() as connection:
+            refuse_while_ordering(connection, subscription_id)
 
     def _change(self, subscription_id: str, values: dict[str, Any]) -> None:
         with writer(self._engine).begin() as connection:

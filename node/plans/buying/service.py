@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,7 +140,10 @@ class Subscriptions:
         await self.changing.choose_plan(actor, subscription_id, plan_id)
 
     async def cancel(self, actor: Actor, subscription_id: str) -> None:
-        """Raises SubscriptionError; nothing more is paid in any case."""
+        """Raises SubscriptionError; nothing more is paid in any case, also not for an order that
+        is under way."""
+        with suppress(NotPossibleNow):
+            await self.give_up(actor, subscription_id)
         await self.changing.cancel(actor, subscription_id)
         await self._reload()
 
@@ -151,7 +155,7 @@ class Subscriptions:
         agreed_atoms: int,
         beyond: Beyond,
     ) -> None:
-        """Raises SubscriptionError."""
+        """Raises SubscriptionError; for less than what an order under way may cost, too."""
         await self.changing.choose(actor, subscription_id, renews, agreed_atoms, beyond)
         await self._reload()
 
