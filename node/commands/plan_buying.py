@@ -118,8 +118,10 @@ def renew(
     engine, atoms = open_database(settings), int(Usdc.parse(most))
 
     async def order(bought: Subscriptions) -> str:
-        write = bought.ordering.renewal
-        return await asyncio.to_thread(write, COMMAND, subscription, atoms, bought.now)
+        ordering, now = bought.ordering, bought.now
+        month = await asyncio.to_thread(ordering.month, subscription, now)
+        args = COMMAND, subscription, atoms, now, month
+        return await asyncio.to_thread(ordering.renewal, *args)
 
     _follow(engine, subscription, _run(settings, order), as_json)
 

@@ -24,6 +24,7 @@ from node.plans.buying.orders import Outcome
 from node.plans.buying.read import SubscriptionView
 from node.plans.buying.service import Subscriptions
 from node.plans.buying.shapes import Plan
+from node.plans.buying.states import renewed_month
 
 ONE: Final = f"{PATH}/{{subscription_id}}"
 _SPEND: Final = Permission.SPEND
@@ -191,7 +192,7 @@ def _add_renewal(pages: Pages, subscriptions: Subscriptions) -> None:
     @pages.get(f"{ONE}/renewal", _SPEND)
     async def show(visit: Visit) -> Response:
         view = await _read(subscriptions, visit)
-        deed, price = _renewal_deed(view), view.next_price_atoms
+        deed, price = _renewal_deed(view, visit), view.next_price_atoms
         return await _ask_to_pay(subscriptions, visit, deed, view.listing_id, price)
 
     @pages.post(f"{ONE}/renewal", _SPEND)
@@ -201,12 +202,15 @@ def _add_renewal(pages: Pages, subscriptions: Subscriptions) -> None:
         async def work() -> Outcome:
             most = _agreed(visit, view.next_price_atoms)
             await check_limits(subscriptions.engine, view.listing_id, most, visit.now)
-            return await subscriptions.renew(visit.actor, view.id, most)
+            month = renewed_month(view.paid_until, visit.now)
+            if visit.query.get("month") != str(month):
+                raise FieldError("", "A renewal would buy another month by now. Look at it again.")
+            return await subscriptions.renew(visit.actor, view.id, most, month)
 
-        return await _do(visit, _renewal_deed(view), work, "Renewed.")
+        return await _do(visit, _renewal_deed(view, visit), work, "Renewed.")
 
 
-def _renewal_deed(view: SubscriptionView) -> Deed:
+def _renewal_deed(view: SubscriptionView, visit: Visit) -> Deed:
     back, plan = f"{PATH}/{view.id}", view.next_plan or view.plan
     price = Usdc(view.next_price_atoms)
     facts = (
@@ -219,7 +223,8 @@ def _renewal_deed(view: SubscriptionView) -> Deed:
         "The wallet signs one payment over the amount above, and never more.",
         "A month is paid once, however often this is pressed.",
     )
-    path = f"{back}/renewal?most={int(price)}"
+    month = renewed_month(view.paid_until, visit.now)
+    path = f"{back}/renewal?most={int(price)}&month={month}"
     return Deed("Renew now", path, facts, points, f"Pay {price} USDC", back)
 
 

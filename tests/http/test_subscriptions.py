@@ -15,6 +15,7 @@ from node.plans.buying.changing import Wanted
 from node.plans.buying.errors import NotPossibleNow, SellerSaysNo, SubscriptionInvalid
 from node.plans.buying.models import BoughtRequest
 from node.plans.buying.ordering import Agreed
+from node.plans.buying.states import renewed_month
 from node.plans.ending import When, end_subscription
 from node.plans.errors import EndRefused
 from node.plans.models import Invoice
@@ -198,6 +199,21 @@ async def test_a_month_is_paid_once_however_often_and_by_whom_it_is_renewed(
     await buyer.upkeep.run()
     assert buyer.paid[1:] == [3_000_000]
     assert (await buyer.view(subscription_id)).state == "active"
+
+
+async def test_a_page_to_renew_that_is_sent_again_does_not_buy_another_month(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    subscription_id = await buyer.subscribed(seller.plan(price=3_000_000))
+    await buyer.month_passes()
+    month = renewed_month((await buyer.view(subscription_id)).paid_until, int(buyer.clock()))
+    renewed = await buyer.all.renew(SYSTEM, subscription_id, 3_000_000, month)
+    assert renewed.state == "done"
+    with pytest.raises(NotPossibleNow, match="paid already"):
+        await buyer.all.renew(SYSTEM, subscription_id, 3_000_000, month)
+    with pytest.raises(NotPossibleNow, match="Look at it again"):
+        await buyer.all.renew(SYSTEM, subscription_id, 3_000_000, month - 31 * DAY)
+    assert buyer.paid[1:] == [3_000_000]
 
 
 async def test_a_call_sent_twice_under_one_key_uses_the_plan_once(

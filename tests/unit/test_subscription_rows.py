@@ -48,7 +48,7 @@ def test_a_subscription_goes_from_its_order_to_its_renewal(engine: Engine) -> No
     with pytest.raises(NotPossibleNow):
         ordering.subscription(SYSTEM, OFFER, PLAN, Agreed(3, 9), NOW)
     with pytest.raises(NotPossibleNow):  # nobody has confirmed it
-        ordering.renewal(SYSTEM, made, 9, NOW)
+        ordering.renewal(SYSTEM, made, 9, NOW, ordering.month(made, NOW))
     assert [each.state for each in list_subscriptions(engine, NOW)] == ["ordered"]
     assert load_held(engine, VAULT.unseal) == {}
     period = Period(MONTH.start, MONTH.end)
@@ -64,8 +64,8 @@ def test_a_subscription_goes_from_its_order_to_its_renewal(engine: Engine) -> No
     view = live_subscriptions(engine, NOW)[0]
     assert (view.state, view.next_billing_at, view.next_price_atoms) == ("active", MONTH.end, 9)
     assert [each.kind for each in view.changes] == ["subscribed", "ordered"]
-    first = ordering.renewal(SYSTEM, made, 9, NOW)
-    assert ordering.renewal(SYSTEM, made, 8, NOW) == first
+    first = ordering.renewal(SYSTEM, made, 9, NOW, MONTH.end)
+    assert ordering.renewal(SYSTEM, made, 8, NOW, MONTH.end) == first
     orders = read_subscription(engine, made, NOW).orders
     assert sorted((each.kind.value, each.most_atoms) for each in orders) == [
         ("renewal", 8),

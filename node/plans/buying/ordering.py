@@ -122,18 +122,27 @@ class Ordering:
             raise NotPossibleNow(sentence) from None
         return subscription_id, order_id
 
-    def renewal(self, actor: Actor, subscription_id: str, most_atoms: int, now: int) -> str:
-        """The order of the month that a renewal buys now: there is only one, whoever asks for
-        it how often. Raises NotPossibleNow, SubscriptionUnknown."""
+    def month(self, subscription_id: str, now: int) -> int:
+        """The begin of the month that a renewal buys now. Raises SubscriptionUnknown."""
+        with self._engine.connect() as connection:
+            return renewed_month(read_row(connection, subscription_id).paid_until, now)
+
+    def renewal(
+        self, actor: Actor, subscription_id: str, most_atoms: int, now: int, month: int
+    ) -> str:
+        """The order of the month that begins then: there is only one, whoever asks for it how
+        often. Raises NotPossibleNow, also where a renewal would buy another month by now, and
+        SubscriptionUnknown."""
         try:
             with writer(self._engine).begin() as connection:
                 row = read_row(connection, subscription_id)
                 _check_renewable(connection, row, now)
-                slot = f"renewal:{renewed_month(row.paid_until, now)}"
+                slot = f"renewal:{month}"
                 change_row(connection, row.id, {"open_for": row.listing_id})
                 audit = {"most_atoms": most_atoms, "slot": slot}
                 record(connection, actor, "subscription.renew", row.id, now, after=audit)
                 found = order_of_slot(connection, row.id, slot)
+                _check_month(row, found, month, now)
                 if found is not None:
                     return _reopen(connection, found, most_atoms)
                 refuse_while_ordering(connection, row.id)
@@ -198,9 +207,14 @@ def _check_renewable(connection: Connection, row: Row[Any], now: int) -> None:
         raise NotPossibleNow(f"{sentence} Nothing is paid to it.")
 
 
+def _check_month(row: Row[Any], order: Row[Any] | None, month: int, now: int) -> None:
+    if order is not None and order.state == OrderState.DONE:
+        raise NotPossibleNow("That month is paid already.")
+    if month != renewed_month(row.paid_until, now):
+        raise NotPossibleNow("A renewal would buy another month by now. Look at it again.")
+
+
 def _reopen(connection: Connection, order: Row[Any], most_atoms: int) -> str:
-    if order.state == OrderState.DONE:
-        raise NotPossibleNow("The next month is paid already.")
     values = {"state": OrderState.OPEN.value, "most_atoms": most_atoms, "done_at": 0}
     changed = update(BoughtOrder).where(col(BoughtOrder.id) == order.id)
     connection.execute(changed.values(next_try_at=0, **values))

@@ -85,12 +85,16 @@ class Subscriptions:
         subscription_id, order_id = await self.order(actor, listing_id, plan_id, agreed)
         return subscription_id, await self.carry_out(order_id)
 
-    async def renew(self, actor: Actor, subscription_id: str, most_atoms: int) -> Outcome:
-        """Pay the next month, or the present one if what was paid is over. Raises
-        SubscriptionError."""
-        write = self.ordering.renewal
-        order_id = await asyncio.to_thread(write, actor, subscription_id, most_atoms, self.now)
-        return await self.carry_out(order_id)
+    async def renew(
+        self, actor: Actor, subscription_id: str, most_atoms: int, month: int | None = None
+    ) -> Outcome:
+        """Pay the next month, or the present one if what was paid is over; `month` is its
+        begin, where somebody was shown it. Raises SubscriptionError."""
+        now, ordering = self.now, self.ordering
+        if month is None:
+            month = await asyncio.to_thread(ordering.month, subscription_id, now)
+        args = actor, subscription_id, most_atoms, now, month
+        return await self.carry_out(await asyncio.to_thread(ordering.renewal, *args))
 
     async def upgrade(
         self, actor: Actor, subscription_id: str, plan_id: str, most_atoms: int

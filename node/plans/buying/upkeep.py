@@ -144,9 +144,9 @@ class Upkeep:
             message += " paid here. It is not paid again by itself: ask the seller."
             await self._alarm.raise_(Rule.RENEWAL_FAILED, row.id, message, _link(row))
             return
-        write = self._all.ordering.renewal
+        write, args = self._all.ordering.renewal, (SYSTEM, row.id, row.agreed_atoms, now, month)
         try:
-            order_id = await asyncio.to_thread(write, SYSTEM, row.id, row.agreed_atoms, now)
+            order_id = await asyncio.to_thread(write, *args)
         except NotPossibleNow as error:
             _, name = await asyncio.to_thread(self._named, row.id)
             message = f"{name}: {error} {_until(row)}"
