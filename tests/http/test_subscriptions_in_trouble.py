@@ -180,6 +180,31 @@ async def test_what_is_cancelled_is_not_renewed_by_an_order_that_waits_for_its_s
     }
 
 
+async def test_a_renewal_that_failed_and_is_paid_by_hand_is_trouble_no_more(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    subscription_id = await buyer.subscribed(seller.plan(price=3_000_000), month_atoms=1_000_000)
+    buyer.clock.ahead = (await buyer.view(subscription_id)).paid_until - int(time.time()) - DAY // 2
+    await buyer.upkeep.run()
+    assert "renewal_failed" in buyer.incidents()
+    assert (await buyer.all.renew(SYSTEM, subscription_id, 3_000_000)).state == "done"
+    await buyer.upkeep.run()
+    assert buyer.incidents() == {}
+
+
+async def test_a_renewal_that_is_being_paid_by_hand_is_no_trouble(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    subscription_id = await buyer.subscribed(seller.plan(price=3_000_000))
+    buyer.clock.ahead = (await buyer.view(subscription_id)).paid_until - int(time.time()) - DAY // 2
+    by_hand = asyncio.create_task(buyer.all.renew(SYSTEM, subscription_id, 3_000_000))
+    while len(buyer.orders) < 2:
+        await asyncio.sleep(0.005)
+    await buyer.upkeep.run()
+    assert (await by_hand).state == "done"
+    assert buyer.incidents() == {}
+
+
 async def test_a_look_in_the_middle_of_a_rotation_does_not_lose_the_new_key(
     buyer: Subscriber, seller: Seller
 ) -> None:

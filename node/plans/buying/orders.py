@@ -38,6 +38,7 @@ from node.plans.buying.rows import (
 from node.plans.buying.shapes import Subscription, read_subscription
 from node.plans.buying.states import RETRY_SECONDS
 
+RUNNING: Final = "order_running"
 _log = logging.getLogger(__name__)
 # Made durable with the intent to pay: whoever wishes to give the order up comes before it, or
 # sees that it may be charged.
@@ -102,7 +103,7 @@ class Orders:
         """Send it, and write down what came of it. `patient`: nobody waits for it, so what
         passes by itself is waited for. Raises SubscriptionUnknown."""
         if order_id in self._running:
-            return Outcome(OrderState.OPEN, "order_running", "It is being carried out.")
+            return Outcome(OrderState.OPEN, RUNNING, "It is being carried out.")
         self._running.add(order_id)
         try:
             return await self._carry_out(order_id, patient)

@@ -94,7 +94,10 @@ class Subscriptions:
         if month is None:
             month = await asyncio.to_thread(ordering.month, subscription_id, now)
         args = actor, subscription_id, most_atoms, now, month
-        return await self.carry_out(await asyncio.to_thread(ordering.renewal, *args))
+        outcome = await self.carry_out(await asyncio.to_thread(ordering.renewal, *args))
+        if outcome.state is OrderState.DONE:
+            await self.resolve(subscription_id)
+        return outcome
 
     async def upgrade(
         self, actor: Actor, subscription_id: str, plan_id: str, most_atoms: int
@@ -110,6 +113,11 @@ class Subscriptions:
         if outcome.state is OrderState.DONE:
             await self._reload()
         return outcome
+
+    async def resolve(self, subscription_id: str) -> None:
+        """What was told of its next payment is over."""
+        await self.alarm.resolve(Rule.RENEWAL_FAILED, subscription_id)
+        await self.alarm.resolve(Rule.RENEWAL_SOON, subscription_id)
 
     async def give_up(self, actor: Actor, subscription_id: str) -> Outcome:
         """Give up the order that is under way. While what was signed for it may be charged, the

@@ -20,7 +20,7 @@ from node.alerts.rules import Rule
 from node.db.engine import writer
 from node.plans.buying.errors import NotPossibleNow, SubscriptionError
 from node.plans.buying.models import BoughtState, OrderKind, OrderState
-from node.plans.buying.orders import Outcome
+from node.plans.buying.orders import RUNNING, Outcome
 from node.plans.buying.read import next_price, plan_in, standing_of
 from node.plans.buying.rows import (
     FIRST,
@@ -96,9 +96,10 @@ class Upkeep:
         await self._tell(order, await self._all.carry_out(order.id, patient=True))
 
     async def _tell(self, order: Row[Any], outcome: Outcome) -> None:
+        if outcome.code == RUNNING:
+            return
         if outcome.state is OrderState.DONE:
-            await self._alarm.resolve(Rule.RENEWAL_FAILED, order.subscription_id)
-            await self._alarm.resolve(Rule.RENEWAL_SOON, order.subscription_id)
+            await self._all.resolve(order.subscription_id)
         elif order.kind != OrderKind.RENEWAL and outcome.state is OrderState.FAILED:
             await self._alarm.resolve(Rule.RENEWAL_FAILED, order.subscription_id)
         elif order.kind == OrderKind.RENEWAL or order.tries >= 2:
@@ -193,8 +194,7 @@ class Upkeep:
             text = f"{name}: the plan {plan_in(row).name} lapsed. Calls are paid one by one from"
             message = f"{text} now on, within the limits, until it is renewed."
             await self._alarm.raise_(Rule.SUBSCRIPTION_LAPSED, row.id, message, _link(row))
-        await self._alarm.resolve(Rule.RENEWAL_SOON, row.id)
-        await self._alarm.resolve(Rule.RENEWAL_FAILED, row.id)
+        await self._all.resolve(row.id)
         state = BoughtState.LAPSED if lapsed else BoughtState.ENDED
         await asyncio.to_thread(self._write_end, row.id, state, name, now)
 
