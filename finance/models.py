@@ -140,6 +140,10 @@ class OnchainPayment(SQLModel, table=True):
     updated_at: int = Field(default=0, sa_type=BigInteger)
 
 
+FORGOTTEN_ONE_DAY = "substr(key, 1, 8) <> 'channel:'"
+"""Stored answers that are not the last one of a channel, in the words of their index."""
+
+
 class StoredAnswer(SQLModel, table=True):
     """An answer that was paid for, kept so that a retry gets it without paying again.
 
@@ -156,6 +160,13 @@ class StoredAnswer(SQLModel, table=True):
             "call_id",
             sqlite_where=text("status = 101"),
             postgresql_where=text("status = 101"),
+        ),
+        # By age those that are forgotten one day; a channel's last answer changes with each call.
+        Index(
+            "ix_stored_answer_age",
+            "created_at",
+            sqlite_where=text(FORGOTTEN_ONE_DAY),
+            postgresql_where=text(FORGOTTEN_ONE_DAY),
         ),
     )
 

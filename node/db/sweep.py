@@ -12,15 +12,15 @@ from node.db.engine import GAP_SECONDS, writer
 ROWS_AT_ONCE = 1000  # a few milliseconds each
 
 
-def sweep(engine: Engine, key: Any, old: ColumnElement[bool]) -> int:
-    """Delete the rows for which `old` holds, by their `key` (a column); how many (blocking).
-    Stopping half-way leaves the rest to the next run."""
-    swept = 0
+def sweep(engine: Engine, key: Any, old: ColumnElement[bool], at_once: int | None = None) -> int:
+    """Delete the rows for which `old` holds, by their `key` (a column), so many at once; how many
+    (blocking). Stopping half-way leaves the rest to the next run."""
+    at_once, swept = at_once or ROWS_AT_ONCE, 0
     while True:
-        some = select(key).where(old).limit(ROWS_AT_ONCE)
+        some = select(key).where(old).limit(at_once)
         with writer(engine).begin() as connection:
             deleted = connection.execute(delete(key.class_).where(key.in_(some))).rowcount
         swept += deleted
-        if deleted < ROWS_AT_ONCE:
+        if deleted < at_once:
             return swept
         time.sleep(GAP_SECONDS)

@@ -46,7 +46,7 @@ TABLE: Final[dict[str, tuple[int, str]]] = {
     "channel_busy": (409, "All channels to this seller are in use"),
     "idempotency_key_reused": (409, "This Idempotency-Key names another request"),
     "idempotency_in_flight": (409, "The first request with this Idempotency-Key is running"),
-    "answer_not_kept": (409, "The call was paid, but its answer was too large to be kept"),
+    "answer_not_kept": (409, "The call was paid, and its answer is not kept"),
     "body_too_large": (413, "The request body is too large"),
     "rate_limited": (429, "Too many calls within a minute"),
     "internal_error": (500, "Something went wrong here"),

@@ -46,8 +46,9 @@ class IdempotencyKeys:
         self._running.discard((key_id, key))
 
     async def look_up(self, key_id: str, key: str, fingerprint: str) -> Known:
-        """What is known; raise RequestRefused (409) if the key was for another request, or
-        its paid answer was too large to be kept. One that was lost is still to be asked for."""
+        """What is known; raise RequestRefused (409) if the key was for another request, or its
+        paid answer was too large to be kept, or is too old. One that was lost is still to be
+        asked for."""
         known = await asyncio.to_thread(self._read, key_id, key)
         for earlier in (known.answer, known.purchase):
             if earlier is not None and earlier.fingerprint != fingerprint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Engine, insert
 
+from finance.models import FORGOTTEN_ONE_DAY, StoredAnswer
 from node.accounts.access import Role
 from node.accounts.audit import SYSTEM
 from node.accounts.sessions import Client, begin_session
@@ -14,7 +15,7 @@ from node.alerts.configure import send_warnings_to
 from node.alerts.rules import Level, Rule
 from node.db import sweep
 from node.db.engine import writer
-from node.jobs.forget import KEPT_SECONDS, forget_job
+from node.jobs.forget import ANSWERS_KEPT_SECONDS, KEPT_SECONDS, forget_job
 from node.preferences import read_preference
 from node.usage.models import Event
 from tests.alerts.world import ADMIN, NOON, World
@@ -86,3 +87,20 @@ def test_the_admin_gets_the_mail_until_somebody_else_is_chosen(world: World) -> 
     send_warnings_to(world.engine, "eve@example.org", ADMIN, NOON)
     assert read_preference(world.engine, EmailSettings).recipients == ("ops@example.org",)
     assert "ada@example.org" in str(world.rows("SELECT after FROM audit_entry"))
+
+
+async def test_old_answers_go_and_the_last_one_of_a_channel_stays(engine: Engine) -> None:
+    world, now = World(engine), NOON + ANSWERS_KEPT_SECONDS
+    kept = {"fingerprint": "f", "call_id": "c", "status": 200, "headers": "[]", "body": b"x"}
+    kinds = ("auth:1:a:b", "channel:0xc1", "id:l:p", "idem:k:i")
+    ages = (("old", NOON - 1), ("young", NOON + 1))
+    rows = [{"key": f"{kind}:{age}", "created_at": at} for kind in kinds for age, at in ages]
+    with writer(engine).begin() as connection:
+        connection.execute(insert(StoredAnswer), [{**kept, **row} for row in rows])
+    await forget_job(engine, lambda: now)()
+    left = {row[0] for row in world.rows("SELECT key FROM stored_answer")}
+    assert left == {f"{kind}:young" for kind in kinds} | {"channel:0xc1:old"}
+    if engine.dialect.name == "sqlite":
+        asked = f"SELECT key FROM stored_answer WHERE {FORGOTTEN_ONE_DAY} AND created_at < 1"
+        [plan] = world.rows(f"EXPLAIN QUERY PLAN {asked}")
+        assert "ix_stored_answer_age" in plan[-1]

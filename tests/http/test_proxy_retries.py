@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ from finance.store import Batch
 from finance.x402.values import Payment, Receipt
 from node.db.journal import Journal
 from node.proxy.idempotency import KEPT_BYTES
+from node.usage.answers import forget_answers
 from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import SECRET, BuyerNode, Running, served
 from tests.http.scripted_seller import ScriptedSeller, charge, charges_double, hangs, honest, keeps
@@ -115,6 +117,20 @@ async def test_a_long_answer_that_broke_off_is_asked_for_again(
     assert len(set(seller.seen)) == 2
     assert sum(seller.charged.values()) == -node.booked("spent") == 2 * seller.price
     node.check_books()
+
+
+async def test_a_call_whose_answer_is_kept_no_more_is_not_paid_again(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+    async with served(seller) as base:
+        node.list("x", base)
+        async with node.running() as proxy:
+            assert (await proxy.call("x/y", key="k")).status_code == 200
+            assert forget_answers(node.engine, int(time.time()) + 1) == 1
+            again = await proxy.call("x/y", key="k")
+    assert (again.status_code, again.json()["code"]) == (409, "answer_not_kept")
+    assert len(seller.seen) == 1
 
 
 async def test_an_error_that_was_charged_for_is_the_answer(

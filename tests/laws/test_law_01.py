@@ -22,6 +22,7 @@ from finance.x402.values import ChannelConfig
 from node.db.journal import Journal
 from node.gateway.request import INLINE_BYTES
 from node.gateway.stream_minutes import GRACE_SECONDS
+from node.usage.answers import forget_answers
 from node.usage.quotas import Meter
 from tests.http.conftest import PRICE, Market
 from tests.http.plans_world import BELOW, ECHO, LISTING, Seller
@@ -166,6 +167,17 @@ async def test_an_authorization_finds_its_answer_when_it_has_expired(shop: Shop)
         await asyncio.sleep(expired - time.time())
         again = await shop.client.get(url + "/v1/api/echo", headers=headers)
     assert (again.status_code, again.content) == (200, first.content)
+    assert shop.upstream.total == 1
+
+
+async def test_an_authorization_whose_answer_is_kept_no_more_buys_nothing_else(shop: Shop) -> None:
+    payment = shop.world.exact(shop.payer())
+    async with shop.open_gateway() as url:
+        headers = await shop.header(url, payment)
+        await shop.client.get(url + "/v1/api/echo", headers=headers)
+        assert forget_answers(shop.world.engine, int(time.time()) + 1) == 1
+        again = await shop.client.get(url + "/v1/api/echo", headers=headers)
+    assert (again.status_code, "payment-response" in again.headers) == (402, False)
     assert shop.upstream.total == 1
 
 

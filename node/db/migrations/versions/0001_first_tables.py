@@ -359,6 +359,15 @@ def _create_stored_answer() -> None:
         sqlite_where=sa.text("status = 101"),
         postgresql_where=sa.text("status = 101"),
     )
+    by_age = sa.text("substr(key, 1, 8) <> 'channel:'")
+    op.create_index(
+        "ix_stored_answer_age",
+        "stored_answer",
+        ["created_at"],
+        unique=False,
+        sqlite_where=by_age,
+        postgresql_where=by_age,
+    )
 
 
 TABLES = {
