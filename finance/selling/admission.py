@@ -71,9 +71,16 @@ def admit_voucher(
     if payment.max_claimable > books.backing:
         message = "The payer is withdrawing what would back this voucher."
         raise PaymentRefused(message, codes.CUMULATIVE_EXCEEDS_BALANCE)
-    if books.charged - books.total_claimed + terms.amount_atoms > ceiling:
-        raise AtRiskExceeded("Too much is unclaimed on this channel; it is being claimed.")
+    check_at_risk(books, terms, ceiling)
     return Admission.NEW
+
+
+def check_at_risk(books: ChannelBooks, terms: Terms, ceiling: int) -> None:
+    """Raises AtRiskExceeded. A call dearer than the ceiling waits for the claim of all before it,
+    not for ever."""
+    unclaimed = books.charged - books.total_claimed
+    if unclaimed > 0 and unclaimed + terms.amount_atoms > ceiling:
+        raise AtRiskExceeded("Too much is unclaimed on this channel; it is being claimed.")
 
 
 def is_last_voucher(payment: VoucherPayment, books: ChannelBooks) -> bool:

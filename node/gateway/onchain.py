@@ -21,7 +21,13 @@ from finance.errors import (
     StoreConflict,
 )
 from finance.models import PaymentState
-from finance.selling.admission import Presented, is_delivery, present_authorization
+from finance.selling.admission import (
+    AtRiskExceeded,
+    Presented,
+    check_at_risk,
+    is_delivery,
+    present_authorization,
+)
 from finance.selling.answers import STREAMED, KeptAnswer, keep, read_answer
 from finance.selling.channels import Channel, open_channel
 from finance.selling.mirror import OnchainState
@@ -184,8 +190,11 @@ async def _take_channel(desk: Desk, purchase: Purchase, deposit: DepositPayment)
     try:
         # Once more: the books may have moved before the channel was ours.
         _check_deposit(deposit, terms, call.at, channel)
-    except BaseException:
+        check_at_risk(channel.books(), terms, desk.seller.ceiling_atoms)
+    except BaseException as error:
         channels.release(channel, turn)
+        if isinstance(error, AtRiskExceeded):
+            desk.seller.claim_soon(channel.key)
         raise
     return channel
 

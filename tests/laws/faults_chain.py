@@ -28,7 +28,7 @@ from finance.selling.channel_watch import ChannelWatch
 from finance.selling.settlement import Settlement
 from finance.selling.settlement_events import Found
 from finance.store import Batch, Write
-from node.gateway import voucher
+from node.gateway import onchain, voucher
 from tests.laws.faults import fault
 
 # Law 5
@@ -209,6 +209,15 @@ def ceiling_ignored(patch: MonkeyPatch) -> None:
         return admit(payment, terms, books, 10**18)
 
     patch.setattr(voucher, "admit_voucher", boundless)
+
+
+@fault(
+    8,
+    "a deposit buys a call whatever its channel owes",
+    "test_a_deposit_sells_no_more_than_the_ceiling_until_it_is_claimed",
+)
+def ceiling_passed_by_deposits(patch: MonkeyPatch) -> None:
+    patch.setattr(onchain, "check_at_risk", lambda books, terms, ceiling: None)
 
 
 @fault(

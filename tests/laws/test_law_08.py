@@ -16,6 +16,8 @@ from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.watcher import Watcher
 from finance.selling.channel_watch import ChannelWatch
 from finance.selling.claim_policy import ClaimPolicy, Reason
+from finance.selling.claimable import raise_claimed
+from finance.store import Batch
 from finance.wallet.signer import Signer
 from finance.x402.abi import calldata
 from finance.x402.settlement_calls import _CONFIG, _tuple
@@ -43,6 +45,35 @@ async def test_no_more_is_sold_on_vouchers_than_the_ceiling_until_it_is_claimed(
     assert [answer.status_code for answer in answers] == [200, 200, 503]
     assert await market.charged(payer) == 800_000
     assert payer.key_hex in market.claims
+
+
+async def test_a_call_dearer_than_the_ceiling_is_sold_once_everything_before_it_is_claimed(
+    market: Market,
+) -> None:
+    market.sell(price_atoms=3 * BALANCE // 2)
+    payer = await market.payer(balance=10 * BALANCE)
+    answers = [await market.buy(payer, "/v1/api/echo") for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 503]
+    claimed = raise_claimed(payer.key_hex, payer.charged)
+    await market.journal.commit(Batch([claimed]))
+    market.seller.channels.note_claimed(payer.key_hex, payer.charged)
+    assert (await market.buy(payer, "/v1/api/echo")).status_code == 200
+
+
+async def test_a_deposit_sells_no_more_than_the_ceiling_until_it_is_claimed(shop: Shop) -> None:
+    world, payer, shop.ceiling_atoms = shop.world, shop.payer(), 3 * PRICE // 2
+    channel = await world.open_channel(payer, 20_000)
+    payment = world.deposit(payer, 20_000, channel.config, charged=PRICE)
+    async with shop.open_gateway() as url:
+        headers = await shop.header(url, payment)
+        refused = await shop.client.get(url + "/v1/api/echo", headers=headers)
+        assert (refused.status_code, shop.upstream.total) == (503, 0)
+        async with asyncio.timeout(20):
+            while world.channel(channel.channel_id).total_claimed_atoms < PRICE:
+                await asyncio.sleep(0.1)
+        answer = await shop.client.get(url + "/v1/api/echo", headers=headers)
+    assert answer.status_code == 200
+    await shop.watcher.catch_up()
 
 
 async def test_money_that_is_being_withdrawn_buys_nothing(market: Market) -> None:

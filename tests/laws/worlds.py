@@ -84,7 +84,7 @@ class Shop:
         self.listing = Listing(
             id="id-api", slug="api", name="The api", base_url=base, price_atoms=PRICE
         )
-        self.max_timeout_seconds = 30
+        self.max_timeout_seconds, self.ceiling_atoms = 30, 1_000_000
         self.watcher = Watcher(world.rpc, world.store, NETWORK, world.wallet.address, self._handle)
 
     async def _handle(self, event: SeenEvent) -> None:
@@ -114,6 +114,7 @@ class Shop:
             egress=EgressPolicy([f"127.0.0.1:{self._upstream_port}"]),
             unseal=bytes.fromhex,
             claim_soon=world.claims.claim_soon,
+            ceiling_atoms=self.ceiling_atoms,
         )
         return Gateway(seller, compile_listings([self.listing], []))
 
