@@ -113,11 +113,12 @@ class RateLimiter:
         return minute.total
 
     async def flush(self, store: Store, now: int) -> None:
-        """Write the refusals counted since the last time, and forget who is quiet."""
+        """Write the refusals counted since the last time, and forget who is quiet. A minute that
+        lies ahead of a clock which was set back would keep its subject out until then."""
         self._minutes = {
             subject: minute
             for subject, minute in self._minutes.items()
-            if now < minute.last + MINUTE
+            if abs(now - minute.last) < MINUTE
         }
         hits, self._hits = self._hits, defaultdict(int)
         if not hits:

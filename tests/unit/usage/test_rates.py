@@ -80,3 +80,18 @@ async def test_a_flood_is_counted_in_one_write_and_none_is_lost(migrated_engine:
     journal.close()
     with migrated_engine.connect() as connection:
         assert connection.scalars(select(col(RateHits.hits))).all() == [5_000]
+
+
+async def test_a_clock_set_back_by_an_hour_locks_nobody_out_for_an_hour(
+    migrated_engine: Engine,
+) -> None:
+    limiter, journal = RateLimiter(), Journal(migrated_engine)
+    limiter.check("key:a", 1, NOW)
+    with pytest.raises(RateLimited):
+        limiter.check("key:a", 1, NOW - 3_600)
+    await limiter.flush(journal, NOW - 3_600)
+    assert limiter.check("key:a", 1, NOW - 3_600).remaining == 0
+    await limiter.flush(journal, NOW - 3_590)  # a moment is none
+    with pytest.raises(RateLimited):
+        limiter.check("key:a", 1, NOW - 3_602)
+    journal.close()
