@@ -81,11 +81,8 @@ def list_customers(engine: Engine, now: int, listing_id: str = "") -> list[Custo
     """Subscribers first, those who wait for an answer before the others, then payers, by what
     they paid this month."""
     names = _names(engine)
-    subscribers = [
-        each
-        for each in _customers(engine, read_subscribers(engine), names, now)
-        if not listing_id or each.listing == names.get(listing_id, "")
-    ]
+    found = [each for each in read_subscribers(engine) if listing_id in ("", each.listing_id)]
+    subscribers = _customers(engine, found, names, now)
     subscribers.sort(key=lambda each: (-each.open_requests, -(each.since or 0), each.id))
     payers = _payers(engine, names, now, listing_id)
     return [*subscribers, *payers]

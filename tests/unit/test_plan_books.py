@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, insert, text
+from sqlalchemy import Engine, delete, insert, text
 
 from catalog.models import Listing
 from finance.errors import StoreConflict
@@ -216,6 +216,19 @@ def test_customers_are_counted_to_the_call_at_the_edge_of_the_month(books: Books
     assert (payer_.id, payer_.calls, payer_.amount_atoms) == (PAYER, 1, 5)
     assert read_customer(books.engine, SUBSCRIPTION, NOW).customer == subscriber
     assert read_payer(books.engine, PAYER, NOW).customer == payer_
+
+
+def test_customers_of_one_listing_are_not_those_of_another_of_the_same_name(books: Books) -> None:
+    books.pay("p1", "confirmed")
+    books.subscribe("p1")
+    with writer(books.engine).begin() as connection:
+        same = Listing(id="lst_2", slug="api-2", name="The API", base_url="http://127.0.0.1:9")
+        connection.execute(insert(Listing), same.model_dump())
+    assert [each.id for each in list_customers(books.engine, NOW, LISTING)] == [SUBSCRIPTION]
+    assert list_customers(books.engine, NOW, "lst_2") == []
+    with writer(books.engine).begin() as connection:
+        connection.execute(delete(Listing))
+    assert [each.id for each in list_customers(books.engine, NOW, LISTING)] == [SUBSCRIPTION]
 
 
 def test_a_change_of_a_free_plan_holds_at_once_and_of_a_paid_one_later(books: Books) -> None:
