@@ -120,7 +120,7 @@ class Changing:
         row = await asyncio.to_thread(self._live, subscription_id)
         if row.state == BoughtState.CANCELLED and renews:
             raise NotPossibleNow("It was cancelled, and ends. Subscribe anew when it has.")
-        if not renews or agreed_atoms < row.agreed_atoms:
+        if renews < row.renews or agreed_atoms < row.agreed_atoms:
             await asyncio.to_thread(self._check_idle, row.id)
         values = {"renews": renews, "agreed_atoms": agreed_atoms, "beyond": beyond.value}
         word = "is renewed" if renews else "is not renewed"
