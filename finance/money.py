@@ -7,12 +7,15 @@ of wrapping.
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 from typing import ClassVar, Self
 
 from finance.errors import AmountInvalid
 
 MAX_ATOMS = 2**63 - 1
+_DECIMAL = re.compile(r"\$?([0-9]{1,80}(\.[0-9]{0,80})?|\.[0-9]{1,80})")
+_GROUPED = re.compile(r"[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]*)?")
 
 
 class _Amount(int):
@@ -30,13 +33,14 @@ class _Amount(int):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read a decimal like `"0.25"`; raise AmountInvalid if it has too many decimals."""
-        try:
-            atoms = Decimal(text.strip().lstrip("$")).scaleb(cls.decimals)
-        except (InvalidOperation, ValueError) as error:
-            raise AmountInvalid(f"{text!r} is not an amount of {cls.symbol}") from error
-        if not atoms.is_finite() or atoms != atoms.to_integral_value():
+        typed = text.strip()
+        if not _DECIMAL.fullmatch(typed):
+            raise AmountInvalid(f"{text[:100]!r} is not an amount of {cls.symbol}")
+        whole, _, rest = typed.removeprefix("$").partition(".")
+        decimals = rest.rstrip("0")
+        if len(decimals) > cls.decimals:
             raise AmountInvalid(f"{text!r} has more than {cls.decimals} decimals")
-        return cls(int(atoms))
+        return cls(int(whole + decimals.ljust(cls.decimals, "0")))
 
     def __add__(self, other: int) -> Self:
         return type(self)(int(self) + int(other))
@@ -56,6 +60,12 @@ class _Amount(int):
         scale = 10 ** (self.decimals - places)
         whole, rest = divmod(int(self) // scale, 10**places)
         return f"{whole:,}.{rest:0{places}d}" if places else f"{whole:,}"
+
+
+def ungrouped(text: str) -> str:
+    """`1,234.5` as `1234.5`. A comma that parts no thousands stays: 0,5 is not 5."""
+    typed = text.strip()
+    return typed.replace(",", "") if _GROUPED.fullmatch(typed) else typed
 
 
 class Usdc(_Amount):

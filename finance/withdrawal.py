@@ -16,7 +16,7 @@ from finance.chain.addresses import (
 )
 from finance.errors import AmountInvalid, WithdrawalRefused
 from finance.models import TxState
-from finance.money import Usdc, Wei
+from finance.money import Usdc, Wei, ungrouped
 from finance.networks import Network
 from finance.operations import Token
 from finance.x402.abi import calldata
@@ -123,7 +123,7 @@ def read_destination(text: str, own: str, network: Network) -> str:
 
 def read_amount(token: Token, text: str) -> int:
     """Atoms of `token` from a decimal; raise WithdrawalRefused."""
-    typed = text.strip().replace(",", "")
+    typed = ungrouped(text)
     kind = Usdc if token is Token.USDC else Wei
     if not _AMOUNT.fullmatch(typed):
         raise _bad_amount(f"Enter an amount of {token} like 12.5, or withdraw all.")

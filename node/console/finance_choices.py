@@ -10,7 +10,7 @@ from decimal import Decimal
 from starlette.responses import Response
 
 from finance.errors import AmountInvalid
-from finance.money import Usdc, Wei
+from finance.money import Usdc, Wei, ungrouped
 from finance.selling.gas_cost import GasCost, gas_per_usdc
 from node.accounts.access import Permission
 from node.console.finance import ServingView, serving_view
@@ -187,14 +187,14 @@ def _read_claim_terms(form: Form) -> ClaimTerms:
 def read_usdc(form: Form, name: str) -> int:
     """Atoms of what was typed; raises FieldError."""
     try:
-        return int(Usdc.parse(form.value(name).replace(",", "")))
+        return int(Usdc.parse(ungrouped(form.value(name))))
     except AmountInvalid:
         raise FieldError(name, "An amount of USDC with at most 6 decimals, like 12.5.") from None
 
 
 def _wei(form: Form, name: str) -> int:
     try:
-        return int(Wei.parse(form.value(name).replace(",", "")))
+        return int(Wei.parse(ungrouped(form.value(name))))
     except AmountInvalid:
         raise FieldError(name, "A number with at most 18 decimals, like 0.001.") from None
 
@@ -204,7 +204,7 @@ def _gwei_text(wei: int) -> str:
 
 
 def _gwei(form: Form, name: str) -> int:
-    text = form.value(name).strip().replace(",", "")
+    text = ungrouped(form.value(name))
     if not _GWEI.fullmatch(text):
         raise FieldError(name, "A price in gwei with at most 9 decimals, like 2 or 0.05.")
     return int(Decimal(text).scaleb(9))

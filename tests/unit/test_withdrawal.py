@@ -10,15 +10,55 @@ from finance.chain.addresses import (
     MULTICALL3_ADDRESS,
     USDC_ADDRESS,
 )
-from finance.errors import WithdrawalRefused
+from finance.errors import AmountInvalid, WithdrawalRefused
+from finance.money import Usdc
 from finance.networks import NETWORKS
 from finance.operations import Token
-from finance.withdrawal import DATA_FEE_WEI, Available, Fee, decide, read_destination
+from finance.withdrawal import (
+    DATA_FEE_WEI,
+    Available,
+    Fee,
+    decide,
+    read_amount,
+    read_destination,
+)
+from node.console.finance_choices import read_usdc
+from node.console.forms import FieldError, Form
 
 NETWORK = NETWORKS["devnet"]
 OWN = "0x" + "11" * 20
 # From EIP-55.
 GOOD = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
+
+
+@pytest.mark.parametrize(
+    ("text", "atoms"),
+    [("12.5", 12_500_000), ("1,234.50", 1_234_500_000), ("1,234,567", 1_234_567_000_000)],
+)
+def test_an_amount_is_taken_as_it_is_shown(text: str, atoms: int) -> None:
+    assert read_amount(Token.USDC, text) == atoms
+
+
+@pytest.mark.parametrize("text", ["0,5", "12,5", "0,500", "1,23", "1,2345", "1.234,5", ",5", "1_5"])
+def test_a_comma_that_parts_no_thousands_is_not_passed_over(text: str) -> None:
+    """Whoever writes half a dollar as 0,5 must not send five."""
+    with pytest.raises(WithdrawalRefused):
+        read_amount(Token.USDC, text)
+    with pytest.raises(FieldError):
+        read_usdc(Form({"limit": text}), "limit")
+
+
+@pytest.mark.parametrize("text", ["1e5000", "9e999999", "1" * 5000, "1e-9999999", "٣", "1_5", ""])
+def test_what_is_no_plain_number_is_no_amount(text: str) -> None:
+    with pytest.raises(AmountInvalid):
+        Usdc.parse(text)
+
+
+def test_amounts_are_read_to_the_last_decimal() -> None:
+    read = [int(Usdc.parse(text)) for text in ("$0.000001", ".5", "5.", "0.1000000", " 7 ")]
+    assert read == [1, 500_000, 5_000_000, 100_000, 7_000_000]
+    with pytest.raises(AmountInvalid, match="more than 6 decimals"):
+        Usdc.parse("0.0000001")
 
 
 @pytest.mark.parametrize("text", [GOOD, GOOD.lower(), "0x" + GOOD[2:].upper(), f"  {GOOD}\n"])
