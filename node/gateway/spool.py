@@ -37,7 +37,7 @@ class Spool:
     ) -> None:
         if self._file is not None:
             self._file.close()
-            self.room.taken -= self.size
+        self.room.taken -= self.size
 
     @property
     def used(self) -> bool:

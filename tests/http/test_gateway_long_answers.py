@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
@@ -109,6 +110,17 @@ async def test_a_long_answer_is_given_again_byte_for_byte(market: Market, world:
     assert market.upstream.total == 1
     booked = market.rows("SELECT bytes_out, status FROM call WHERE amount_atoms > 0")
     assert [tuple(row) for row in booked] == [(MIB, 200)]
+
+
+async def test_an_answer_that_no_file_takes_leaves_its_room_to_others(
+    market: Market, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    headers = header(await market.offer(long_path(MIB)), world.exact(Payer(world.chain)))
+    assert (await get(market, headers, long_path(MIB))).status_code == 500
+    assert market.gateway._desk.room.taken == 0
+    monkeypatch.undo()
+    assert (await get(market, headers, long_path(MIB))).status_code == 200
 
 
 @pytest.mark.parametrize("room", [MIB // 2, None])
