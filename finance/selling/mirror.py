@@ -45,7 +45,12 @@ _UPDATE = (
         synced_at=bindparam("now"),
         state=case(
             (
-                (_CHANNEL.c.state == ChannelState.CLOSED.value)
+                # Its payer may have filled it without us, also one whose first deposit we
+                # never sent.
+                (
+                    (_CHANNEL.c.state == ChannelState.CLOSED.value)
+                    | (_CHANNEL.c.state == ChannelState.OPENING.value)
+                )
                 & (_CHANNEL.c.charged_atoms < bindparam("balance")),
                 ChannelState.OPEN.value,
             ),

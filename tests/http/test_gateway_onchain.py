@@ -12,10 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
+from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.ledger import Account
-from finance.models import PaymentState
+from finance.models import ChannelState, PaymentState
+from finance.wallet.signer import Signer
 from finance.x402 import vouchers
 from finance.x402.digest import channel_id
+from finance.x402.settlement_calls import deposit_calldata
 from finance.x402.values import (
     ChannelConfig,
     ChannelPayment,
@@ -29,7 +32,7 @@ from tests.chain_fixtures import DevchainProcess
 from tests.http.conftest import CHAIN_ID, PRICE, Market, open_market
 from tests.http.conftest import Payer as ChannelPayer
 from tests.recovery.faulty_rpc import FaultyRpc
-from tests.recovery.seller_world import DELAY, Payer, World, usdc_of
+from tests.recovery.seller_world import DELAY, Payer, World, send_as, usdc_of
 
 ECHO = "/v1/api/echo"
 
@@ -202,6 +205,24 @@ async def test_a_payer_gets_back_what_the_channel_has_left(market: Market, world
     assert usdc_of(world.chain, payer.hex) == before + 9 * PRICE
     assert usdc_of(world.chain, world.wallet.address) == PRICE
     assert market.upstream.total == 1
+
+
+async def test_a_channel_that_its_payer_fills_by_itself_is_open(
+    market: Market, world: World
+) -> None:
+    """Its first deposit came with a call that failed, and the payer took it to the chain."""
+    payer, failing = Payer(world.chain), "/v1/api/status/500"
+    deposit = world.deposit(payer, 10 * PRICE)
+    failed = await get(market, header(await market.offer(failing), deposit), failing)
+    assert failed.status_code == 500
+    data = deposit_calldata(deposit)
+    send_as(world.chain, Signer(payer.key), BATCH_SETTLEMENT_ADDRESS, data)
+    required, config, id_ = await market.offer(ECHO), deposit.config, deposit.channel_id
+    voucher = VoucherPayment(config, id_, PRICE, sign(payer, config, PRICE))
+    assert (await get(market, header(required, voucher))).status_code == 200
+    assert world.channel(id_).state == ChannelState.OPEN
+    refund = RefundPayment(config, id_, PRICE, sign(payer, config, PRICE))
+    assert (await get(market, header(required, refund))).status_code == 200
 
 
 async def test_a_channel_is_free_again_though_its_refund_met_a_database_that_failed(
