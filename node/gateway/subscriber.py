@@ -54,7 +54,7 @@ async def serve_subscriber(desk: Desk, gate: SubscriberGate, call: Call, match: 
     """
     if desk.seller.closed():
         raise Refused("node_paused", RETRY_LATER)
-    held = gate.find(call.key or b"", match.listing.id)
+    held = await gate.find_soon(call.key or b"", match.listing.id)
     if held is None:
         raise Refused("subscription_key_invalid")
     if not held.standing(call.at).served:

@@ -78,7 +78,8 @@ class SubscriptionShelf:
     ) -> tuple[int, Subscriber]:
         """The subscription as it is now, of whoever has its key, and the number of its last
         order, also of one that failed. Raises Refused (401)."""
-        held = self._counter.gate.find(call.key, listing.id) if call.key else None
+        gate = self._counter.gate
+        held = await gate.find_soon(call.key, listing.id) if call.key else None
         if held is None or held.subscriber.id != wanted:
             raise Refused("subscription_key_invalid")
         self._counter.check_pace("ask:" + wanted, ASKED_A_MINUTE, call.at)

@@ -28,6 +28,7 @@ from node.usage.rates import Standing as MinuteStanding
 
 LOOK_SECONDS: Final = 1.0
 FLUSH_SECONDS: Final = 2.0
+_PATIENCE_SECONDS: Final = 3.0  # a look that takes longer is not waited for
 # An order that has not become a debt by then never will: its call is over.
 _EXPECTED_SECONDS: Final = 120
 # A row says when its order came; it is there once the order was read and stored.
@@ -80,6 +81,8 @@ class SubscriberGate:
         self._expected: dict[str, tuple[str, int]] = {}
         self._looked_at = 0
         self._reading = asyncio.Lock()  # what was read first is taken first
+        self._shared = store.engine.dialect.name == "postgresql"
+        self._waiting: list[asyncio.Future[None]] = []  # for the next look
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -103,6 +106,19 @@ class SubscriberGate:
         """The subscriber with this key; its key is good for its listing alone. By hash, so
         that the time it takes says nothing about any key."""
         return self.known(hashlib.sha256(secret).hexdigest(), listing_id)
+
+    async def find_soon(self, secret: bytes, listing_id: str) -> Held | None:
+        """The same. Where another process may just have sold it, one look is waited for, which
+        all who wait share."""
+        held = self.find(secret, listing_id)
+        if held is not None or not self._shared:
+            return held
+        looked = asyncio.get_running_loop().create_future()
+        self._waiting.append(looked)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await looked
+        return self.find(secret, listing_id)
 
     def known(self, key_hash: str, listing_id: str) -> Held | None:
         """The subscriber whose key has this hash, of this listing."""
@@ -195,13 +211,18 @@ class SubscriberGate:
             _log.warning("invoices cannot be written now: %s", error)
 
     async def _follow(self) -> None:
-        flushed = self._clock()
+        loop = asyncio.get_running_loop()
+        flushed = loop.time()  # also while the clock is set back
         while True:
             await asyncio.sleep(LOOK_SECONDS)
+            waiting, self._waiting = self._waiting, []
             try:
                 await self.look()
-                if self._clock() - flushed >= FLUSH_SECONDS:
-                    flushed = self._clock()
-                    await self.limiter.flush(self._store, int(flushed))
+                if loop.time() - flushed >= FLUSH_SECONDS:
+                    flushed = loop.time()
+                    await self.limiter.flush(self._store, int(self._clock()))
             except (FinanceError, SQLAlchemyError) as error:
                 _log.warning("subscriptions cannot be followed now: %s", error)
+            for looked in waiting:
+                if not looked.done():
+                    looked.set_result(None)
