@@ -41,6 +41,8 @@ _VARIABLES = {
     "passfile": "PGPASSFILE",
     "connect_timeout": "PGCONNECT_TIMEOUT",
 }
+# An empty table that is there while books are loaded, until whoever had them loaded drops it.
+UNFINISHED = "restore_unfinished"
 _LOCK_MS = 60_000  # for another session that holds a table to itself
 _TABLES = (
     "SELECT table_name FROM information_schema.tables"
@@ -104,7 +106,7 @@ def check(dump: Path, server: Conninfo | None, counts: Mapping[str, int], full: 
 
 def restore(dump: Path, target: Conninfo, room: Room) -> None:
     """Load a dump, wholly or not at all, into a database that has `room` for it; what a new node
-    made there goes first. Raises DatabaseUnfit."""
+    made there goes first. The table UNFINISHED is left to the caller. Raises DatabaseUnfit."""
     _clear(target, room)
     _load(target, dump, DatabaseUnfit, "--single-transaction")
 
@@ -153,6 +155,8 @@ def _clear(target: Conninfo, room: Room) -> None:
             for name in _unused(connection, room):
                 drop = sql.SQL("DROP TABLE IF EXISTS {} CASCADE").format(sql.Identifier(name))
                 connection.execute(drop)
+            made = sql.SQL("CREATE TABLE {} ()").format(sql.Identifier(UNFINISHED))
+            connection.execute(made)
     except psycopg.Error as error:
         raise DatabaseUnfit(f"The PostgreSQL database cannot be used: {_text(error)}.") from None
 

@@ -12,10 +12,11 @@ import asyncio
 import logging
 import time
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from backups.errors import BackupError, NoBackupKey
+from backups.postgres import UNFINISHED
 from finance.wallet.signer import Keys
 from node.accounts.audit import SYSTEM
 from node.db.migrations import head_revision, revision_of, upgrade
@@ -27,6 +28,10 @@ from node.vault.restored import Restored
 from node.vault.service import Surroundings, Vault
 from node.vault.source import wallets_of
 
+_INTERRUPTED = (
+    "a restore was interrupted. Name an empty database in FAREBOX_DATABASE_URL and restore the"
+    " backup again."
+)
 _log = logging.getLogger(__name__)
 
 
@@ -82,6 +87,8 @@ def require_upgraded(engine: Engine) -> None:
 def _require_own_books(engine: Engine, settings: Settings) -> None:
     """A restore loads books into a server first, and swaps the data directory then: killed between
     the two, this node has another wallet than its books."""
+    if inspect(engine).has_table(UNFINISHED):
+        raise BooksOfAnother(f"The database was being restored into: {_INTERRUPTED}")
     try:
         wallet = read_preference(engine, Restored).wallet
     except SQLAlchemyError:
@@ -89,8 +96,7 @@ def _require_own_books(engine: Engine, settings: Settings) -> None:
     if wallet and wallet.lower() not in wallets_of(settings):
         raise BooksOfAnother(
             f"The database holds the restored books of wallet {wallet}, which is not in"
-            f" {settings.keystore_dir}: a restore was interrupted. Name an empty database in"
-            " FAREBOX_DATABASE_URL and restore the backup again."
+            f" {settings.keystore_dir}: {_INTERRUPTED}"
         )
 
 

@@ -120,7 +120,8 @@ def _require_database(manifest: Manifest, settings: Settings) -> None:
 def _room() -> postgres.Room:
     """A node that was started and never set up has made its schema, and nothing in it that counts:
     so is the database in which the wizard of a new node restores."""
-    own = frozenset({*metadata().tables, search_index.TABLE, "alembic_version"})
+    made = (search_index.TABLE, "alembic_version", postgres.UNFINISHED)
+    own = frozenset({*metadata().tables, *made})
     return postgres.Room(own, _BY_ITSELF)
 
 
@@ -237,6 +238,7 @@ def _mark(url: str, manifest: Manifest) -> None:
         upgrade(engine)
         with writer(engine).begin() as connection:
             mark_restored(connection, manifest, int(time.time()))
+            connection.execute(text(f"DROP TABLE IF EXISTS {postgres.UNFINISHED}"))
     finally:
         engine.dispose()
 

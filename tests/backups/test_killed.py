@@ -182,8 +182,9 @@ def test_killed_at_each_step_of_the_swap(home: Home, tmp_path: Path) -> None:
     assert {True, False} == set(steps), "before and after the moment"
 
 
+@pytest.mark.parametrize("step", ["versions", "renameat2"], ids=["before its mark", "the swap"])
 async def test_killed_between_the_books_on_a_server_and_the_swap_it_does_not_start(
-    home: Home, tmp_path: Path, postgres: PostgresServer
+    home: Home, tmp_path: Path, postgres: PostgresServer, step: str
 ) -> None:
     """The database has the restored books, the data directory another wallet: that is said."""
     source = on_server(tmp_path / "source", home, postgres.new_database())
@@ -200,7 +201,7 @@ async def test_killed_between_the_books_on_a_server_and_the_swap_it_does_not_sta
     def work() -> None:
         swap(staged, settings)
 
-    kill_before(work, "renameat2")
+    kill_before(work, step)
     engine = open_engine(url)
     assert limits(engine) == 40 * LIMIT, "the books are there"
     with pytest.raises(BooksOfAnother, match="a restore was interrupted"):
