@@ -199,7 +199,7 @@ class SellerChannels:
 
     def is_fresh(self, channel: Channel, now: int) -> bool:
         """Whether a withdrawal started unseen could not be over yet: three looks per delay."""
-        return now - channel.synced_at <= channel.config.withdraw_delay // 3
+        return abs(now - channel.synced_at) <= channel.config.withdraw_delay // 3
 
     @property
     def shared(self) -> bool:

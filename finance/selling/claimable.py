@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,13 +131,19 @@ def raise_claimed(channel_id: str, total_claimed: int) -> Write:
     return Write(_RAISE_CLAIMED, {"id": channel_id, "claimed": total_claimed}, rows=None)
 
 
-def last_claim_at(engine: Engine, chain_id: int) -> int:
-    """When the last claim was made; before the first one, when the first payment came."""
+def last_claim_at(engine: Engine, chain_id: int, now: int) -> int:
+    """When the last claim was made; before the first one, when the first payment came. What a
+    clock, which was wrong then, puts into the future says nothing; 0: nothing is known."""
     made = [TxState.SIGNED, TxState.BROADCAST, TxState.MINED, TxState.FINAL]
     claims = select(func.max(_TX.c.created_at)).where(
-        _TX.c.chain_id == chain_id, _TX.c.purpose == CLAIM, _TX.c.state.in_(made)
+        _TX.c.chain_id == chain_id,
+        _TX.c.purpose == CLAIM,
+        _TX.c.state.in_(made),
+        _TX.c.created_at <= now,
     )
-    payments = select(func.min(_PAYMENT.c.created_at)).where(_PAYMENT.c.chain_id == chain_id)
+    payments = select(func.min(_PAYMENT.c.created_at)).where(
+        _PAYMENT.c.chain_id == chain_id, _PAYMENT.c.created_at <= now
+    )
     with engine.connect() as connection:
         at = connection.scalar(claims) or connection.scalar(payments)
-    return int(at or time.time())
+    return int(at or 0)

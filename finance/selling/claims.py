@@ -89,7 +89,7 @@ class Claims:
         views = [row.view() for row in rows]
         if any(withdrawing(view) for view in views):
             return await self.claim(Reason.WITHDRAWAL)
-        since = await asyncio.to_thread(last_claim_at, engine, self._network.chain_id)
+        since = await asyncio.to_thread(last_claim_at, engine, self._network.chain_id, now)
         gas_price = (await self._rpc.head()).base_fee_wei
         reason = due(now, views, self.policy, gas_price, since)
         return None if reason is None else await self.claim(reason)

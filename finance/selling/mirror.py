@@ -14,7 +14,7 @@ from typing import Any
 
 from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
-from sqlalchemy import Row, bindparam, case, insert, select, text, update
+from sqlalchemy import Row, bindparam, case, func, insert, select, text, update
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS, MULTICALL3_ADDRESS
 from finance.chain.rpc import Rpc
@@ -181,7 +181,7 @@ class Mirror:
         return len(stale)
 
     def _stale(self, now: int, max_age_seconds: int) -> list[str]:
-        age = now - _CHANNEL.c.synced_at
+        age = func.abs(now - _CHANNEL.c.synced_at)  # or a clock that was wrong hides it
         query = select(_CHANNEL.c.channel_id).where(
             (age >= max_age_seconds) | (3 * age >= _CHANNEL.c.withdraw_delay),
             _CHANNEL.c.chain_id == self._network.chain_id,

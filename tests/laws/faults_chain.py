@@ -25,6 +25,7 @@ from finance.models import TxState
 from finance.selling import carrier, claim_policy, claims
 from finance.selling.admission import ChannelBooks
 from finance.selling.channel_watch import ChannelWatch
+from finance.selling.mirror import Mirror
 from finance.selling.settlement import Settlement
 from finance.selling.settlement_events import Found
 from finance.store import Batch, Write
@@ -262,7 +263,27 @@ def withdrawal_waits(patch: MonkeyPatch) -> None:
 
 @fault(8, "no interval ends", "test_vouchers_are_claimed_when_the_interval_is_over")
 def interval_endless(patch: MonkeyPatch) -> None:
-    patch.setattr(claims, "last_claim_at", lambda engine, chain_id: 10**10)
+    patch.setattr(claims, "last_claim_at", lambda engine, chain_id, now: 10**10)
+
+
+@fault(
+    8,
+    "an interval may begin in the future",
+    "test_an_interval_is_over_though_the_clock_was_wrong_when_it_began",
+)
+def future_believed(patch: MonkeyPatch) -> None:
+    last = claims.last_claim_at
+    patch.setattr(claims, "last_claim_at", lambda engine, chain, now: last(engine, chain, 10**12))
+
+
+@fault(
+    8,
+    "a channel that was looked at in the future is fresh until then",
+    "test_a_withdrawal_is_found_though_the_clock_was_wrong_at_the_last_look",
+)
+def future_look_believed(patch: MonkeyPatch) -> None:
+    stale = Mirror._stale
+    patch.setattr(Mirror, "_stale", lambda self, now, age: stale(self, now + 31_536_000, age))
 
 
 @fault(

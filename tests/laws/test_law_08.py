@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
+from sqlalchemy import text
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.watcher import Watcher
@@ -21,6 +23,7 @@ from finance.store import Batch
 from finance.wallet.signer import Signer
 from finance.x402.abi import calldata
 from finance.x402.settlement_calls import _CONFIG, _tuple
+from finance.x402.text import to_hex
 from finance.x402.values import DepositPayment
 from tests.chain_fixtures import ChainProcess
 from tests.http.conftest import BALANCE, Market
@@ -154,6 +157,36 @@ async def test_vouchers_are_claimed_when_the_interval_is_over(world: World) -> N
     report = await world.claims.claim_due(int(time.time()) + 61)
     assert report is not None and report.reason is Reason.INTERVAL
     assert usdc_of(world.chain, world.wallet.address) == 12_000
+
+
+@pytest.mark.parametrize("claimed_before", [False, True])
+async def test_an_interval_is_over_though_the_clock_was_wrong_when_it_began(
+    world: World, claimed_before: bool
+) -> None:
+    """A year ahead, when the last claim was made, or when the first payment came."""
+    await _owing(world)
+    if claimed_before:
+        await world.claims.claim_all()
+        await _owing(world)
+    with world.store.engine.begin() as connection:
+        for table in ("chain_tx", "onchain_payment"):
+            connection.execute(text(f"UPDATE {table} SET created_at = created_at + 31536000"))
+    world.claims.policy = ClaimPolicy(interval_seconds=60, gas_price_wei=10**18)
+    assert await world.claims.claim_due(int(time.time()) + 61) is not None
+    assert usdc_of(world.chain, world.wallet.address) == 12_000 * (1 + claimed_before)
+    await _owing(world)
+    assert await world.claims.claim_due(int(time.time())) is None, "not at every look"
+
+
+async def test_a_withdrawal_is_found_though_the_clock_was_wrong_at_the_last_look(
+    world: World,
+) -> None:
+    payer, channel = await _owing(world)
+    with world.store.engine.begin() as connection:
+        connection.execute(text("UPDATE seller_channel SET synced_at = synced_at + 31536000"))
+    _withdraw(world, payer, channel)
+    await world.mirror.refresh(int(time.time()))
+    assert await world.claims.leaving() == [to_hex(channel.channel_id)]
 
 
 async def test_vouchers_are_claimed_when_too_much_is_at_risk(world: World) -> None:
