@@ -180,10 +180,16 @@ class SellerChannels:
         future: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
         (self._waiting if channel is None else channel.awaited).append(future)
         try:
-            return await asyncio.wait_for(future, seconds)
+            # Not wait_for: on Python 3.11 it swallows a cancellation that meets a release.
+            async with asyncio.timeout(seconds):
+                return await self._handed(future)
         except TimeoutError:
             which = "All channels to this seller are" if channel is None else "Its channel is"
             raise ChannelBusy(f"{which} in use.") from None
+
+    async def _handed(self, future: asyncio.Future[Channel]) -> Channel:
+        try:
+            return await future
         except asyncio.CancelledError:
             # Handed to us in the moment we gave up: pass it on.
             if future.done() and not future.cancelled():

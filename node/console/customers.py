@@ -35,7 +35,7 @@ from node.console.customers_view import (
 )
 from node.console.developers_view import NAMES, utc
 from node.console.format import Amount, Moment, Short, address, cell_amount, moment
-from node.console.forms import FieldError, Form
+from node.console.forms import FieldError, Form, read_whole
 from node.console.gauge import Gauge
 from node.console.pager import Pager, link, numbered, page_number
 from node.console.pages import Pages
@@ -196,18 +196,12 @@ def _answer(engine: Engine, asked: Request, form: Form, visit: Visit) -> str:
     if form.value("what") == "refuse":
         refuse(engine, asked.id, words, now, actor)
         return "Refused; the customer's node is told within the hour."
-    meter, cap = Meter(asked.meter or ""), None
-    if form.value("cap").strip():
-        cap = _whole(form) * (HOUR if meter is Meter.STREAM_SECONDS else 1)
+    meter = Meter(asked.meter or "")
+    cap = read_whole(form, "cap", "Write a whole number, or nothing for no cap.")
+    if cap is not None and meter is Meter.STREAM_SECONDS:
+        cap *= HOUR
     grant(engine, asked.id, cap, _moment(form, visit), words, now, actor)
     return "Granted: it holds within a second or two, and ends by itself."
-
-
-def _whole(form: Form) -> int:
-    text = form.value("cap").strip().replace(",", "")
-    if not (text.isascii() and text.isdigit()) or len(text) > 12:
-        raise FieldError("cap", "Write a whole number, or nothing for no cap.")
-    return int(text)
 
 
 def _moment(form: Form, visit: Visit) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+from finance.money import ungrouped
 from node.failures import told
 
 
@@ -36,3 +37,14 @@ class Form:
     def refused(self, error: Exception) -> Self:
         """With the error beside the field it names, or above the form."""
         return self.with_error(getattr(error, "field", None) or "", told(error))
+
+
+def read_whole(form: Form, name: str, sentence: str) -> int | None:
+    """A whole number of up to twelve digits, `1,234` or `1234`; None for nothing. Raises
+    FieldError with `sentence`."""
+    typed = ungrouped(form.value(name))
+    if not typed:
+        return None
+    if not (typed.isascii() and typed.isdigit()) or len(typed) > 12:
+        raise FieldError(name, sentence)
+    return int(typed)

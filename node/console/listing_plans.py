@@ -13,7 +13,7 @@ from catalog.errors import CatalogError
 from finance.money import Usdc
 from node.accounts.access import Permission
 from node.console.format import Amount, Moment, cell_amount, count, moment
-from node.console.forms import FieldError, Form
+from node.console.forms import FieldError, Form, read_whole
 from node.console.pages import Pages
 from node.console.visit import Visit
 from node.durations import HOUR
@@ -260,13 +260,7 @@ def _typed(plan: Offered) -> Form:
 
 
 def _whole(form: Form, name: str, unit: str) -> int | None:
-    """Empty: None."""
-    text = form.value(name).strip().replace(",", "")
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit()) or len(text) > 12:
-        raise FieldError(name, f"Write a whole number of {unit}, or nothing.")
-    return int(text)
+    return read_whole(form, name, f"Write a whole number of {unit}, or nothing.")
 
 
 def _csv(plan: Offered, holders: dict[str, int]) -> tuple[object, ...]:

@@ -15,7 +15,7 @@ from node.accounts.access import Permission
 from node.accounts.errors import AccountInvalid
 from node.console.developers_view import NAMES, MeterCard, meter_card, quantity, utc
 from node.console.format import Moment, moment
-from node.console.forms import FieldError, Form
+from node.console.forms import FieldError, Form, read_whole
 from node.console.pager import Pager, numbered, page_number
 from node.console.pages import Pages
 from node.console.visit import Visit
@@ -203,10 +203,11 @@ def _moment(text: str, zone: ZoneInfo) -> int:
 
 
 def _whole(form: Form, name: str, unit: str) -> int:
-    text = form.value(name).strip().replace(",", "")
-    if not (text.isascii() and text.isdigit()) or len(text) > 12:
-        raise FieldError(name, f"Write a whole number of {unit}.")
-    return int(text)
+    sentence = f"Write a whole number of {unit}."
+    number = read_whole(form, name, sentence)
+    if number is None:
+        raise FieldError(name, sentence)
+    return number
 
 
 def _row(each: Override, visit: Visit) -> OverrideRow:

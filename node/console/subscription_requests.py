@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from starlette.responses import Response
 
 from node.accounts.access import Permission
-from node.console.forms import FieldError, Form
+from node.console.forms import FieldError, Form, read_whole
 from node.console.pages import Pages
 from node.console.plan_view import PATH
 from node.console.visit import Visit
@@ -81,12 +81,10 @@ def _wanted(form: Form, zone: ZoneInfo) -> Wanted:
         return Wanted(text)
     if kind not in dict(_WANTS):
         raise FieldError("kind", "Choose what to ask for.")
-    meter, cap = Meter(kind), None
-    typed = form.value("cap").strip().replace(",", "")
-    if typed:
-        if not (typed.isascii() and typed.isdigit()) or len(typed) > 12:
-            raise FieldError("cap", "Write a whole number of calls or hours, or nothing.")
-        cap = int(typed) * (HOUR if meter is Meter.STREAM_SECONDS else 1)
+    meter = Meter(kind)
+    cap = read_whole(form, "cap", "Write a whole number of calls or hours, or nothing.")
+    if cap is not None and meter is Meter.STREAM_SECONDS:
+        cap *= HOUR
     try:
         until = int(datetime.fromisoformat(form.value("until")).replace(tzinfo=zone).timestamp())
     except (ValueError, OverflowError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from finance.chain.addresses import (
@@ -23,7 +25,7 @@ from finance.withdrawal import (
     read_destination,
 )
 from node.console.finance_choices import read_usdc
-from node.console.forms import FieldError, Form
+from node.console.forms import FieldError, Form, read_whole
 
 NETWORK = NETWORKS["devnet"]
 OWN = "0x" + "11" * 20
@@ -44,8 +46,9 @@ def test_a_comma_that_parts_no_thousands_is_not_passed_over(text: str) -> None:
     """Whoever writes half a dollar as 0,5 must not send five."""
     with pytest.raises(WithdrawalRefused):
         read_amount(Token.USDC, text)
-    with pytest.raises(FieldError):
-        read_usdc(Form({"limit": text}), "limit")
+    for read in (read_usdc, partial(read_whole, sentence="A whole number.")):
+        with pytest.raises(FieldError):
+            read(Form({"limit": text}), "limit")
 
 
 @pytest.mark.parametrize("text", ["1e5000", "9e999999", "1" * 5000, "1e-9999999", "٣", "1_5", ""])
