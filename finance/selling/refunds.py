@@ -53,6 +53,16 @@ _CLOSE_TO_VOUCHERS = (
     )
     .values(state=ChannelState.REFUNDING.value)
 )
+# Committed with the signed refund: a process that starts opens what nobody seems to refund.
+_STILL_CLOSED = (
+    update(_CHANNEL)
+    .where(
+        _CHANNEL.c.channel_id == bindparam("id"),
+        _CHANNEL.c.state == ChannelState.REFUNDING.value,
+        _CHANNEL.c.charged_atoms == bindparam("charged"),
+    )
+    .values(state=ChannelState.REFUNDING.value)
+)
 _END = (
     update(_CHANNEL)
     .where(
@@ -136,7 +146,10 @@ class Refunds:
         base = f"{row.channel_id}:{nonce}"
         ref = await asyncio.to_thread(next_reference, self._store.engine, REFUND, base)
         data = vouchers.multicall_calldata(await self._calls(row, atoms, nonce))
-        await self._sender.send(REFUND, ref, BATCH_SETTLEMENT_ADDRESS, data)
+        closed = Write(_STILL_CLOSED, {"id": row.channel_id, "charged": row.charged_atoms})
+        await self._sender.send(
+            REFUND, ref, BATCH_SETTLEMENT_ADDRESS, data, before_broadcast=lambda _: [closed]
+        )
 
     async def _calls(self, row: Row[Any], atoms: int, nonce: int) -> list[bytes]:
         """Claim what is owed before the rest goes back, all in one transaction or nothing."""

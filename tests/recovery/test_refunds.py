@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from sqlalchemy.exc import OperationalError
 
-from finance.errors import ChannelBusy, PaymentRefused
+from finance.errors import ChannelBusy, PaymentRefused, SettlementFailed
 from finance.models import ChannelState
 from finance.selling.channels import Channel
 from finance.wallet.signer import Signer
 from finance.x402 import codes
 from finance.x402.values import DepositPayment
 from tests.chain_fixtures import DevchainProcess
+from tests.recovery.faulty_rpc import FaultyRpc
 from tests.recovery.seller_process import run_and_die
 from tests.recovery.seller_world import PRICE, Payer, World, usdc_of
 
@@ -112,6 +114,33 @@ async def test_refund_is_followed_on_though_the_database_could_not_be_read_for_a
     assert (await world.refunds.refund(channel, None)).amount
     assert usdc_of(world.chain, payer.hex) == 1_000_000 - 8_000
     assert world.channel(payment.channel_id).state == ChannelState.CLOSED
+
+
+async def test_refund_of_a_channel_that_another_process_has_opened_again_is_not_sent(
+    chain: DevchainProcess, tmp_path: Path
+) -> None:
+    """It started in between, found a refund that nobody seemed to send, and sold a call."""
+    sold = (
+        "UPDATE seller_channel SET state = 'open', charged_atoms = charged_atoms + 1000,"
+        " signed_atoms = signed_atoms + 1000"
+    )
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        World(chain, tmp_path, rpc_url=proxy.url) as world,
+    ):
+        payer = Payer(chain)
+        _, channel = await open_with_calls(world, payer)
+
+        def sell(_: Any, result: Any) -> Any:
+            proxy.heal()
+            with world.engine.begin() as connection:
+                connection.exec_driver_sql(sold)
+            return result
+
+        proxy.answers["eth_estimateGas"] = sell
+        with pytest.raises(SettlementFailed):
+            await world.refunds.refund(channel, None)
+        assert usdc_of(chain, payer.hex) == 1_000_000 - 20_000
 
 
 @pytest.mark.parametrize("commit", range(1, 8))
