@@ -178,9 +178,11 @@ class SubscribeIn(Sent):
 
 
 class RenewIn(Sent):
-    """The most that the month may cost."""
+    """The most that the month may cost; `month`, Unix seconds: its begin by UTC. With it a renewal
+    that is sent again buys no further one."""
 
     most_atoms: Atoms
+    month: Annotated[int, Field(ge=0, le=2**53)] | None = None
 
 
 class UpgradeIn(Sent):

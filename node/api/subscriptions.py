@@ -90,7 +90,9 @@ def _add_paying(api: Endpoints, subscriptions: Subscriptions) -> None:
     @api.post("/{subscription_id}/renewal", _SPEND)
     async def renew(subscription_id: Id, sent: RenewIn, identity: Caller) -> OutcomeOut:
         """Pay the next month, or the present one if what was paid is over; once."""
-        outcome = await subscriptions.renew(Actor.of(identity), subscription_id, sent.most_atoms)
+        outcome = await subscriptions.renew(
+            Actor.of(identity), subscription_id, sent.most_atoms, sent.month
+        )
         return outcome_out(subscription_id, outcome)
 
     @api.post("/{subscription_id}/upgrades", _SPEND)

@@ -190,6 +190,9 @@ class Proxy:
         except ProxyError as error:
             await send_whole(send, *rendered(error, call_id))
             return
+        except FinanceError as error:
+            await send_whole(send, *rendered(translated(error), call_id))
+            return
         except Exception:
             _log.exception("call %s failed here", call_id)
             await send_whole(send, *rendered(ProxyError("internal_error"), call_id))

@@ -123,6 +123,9 @@ async def check_unannounced(
         told = Write(_NOT_PASSED_ON, {"id": call, "error": refused.code}, rows=None)
         await store.commit(Batch([told]))
         raise
+    except BaseException:
+        opened.close()
+        raise
 
 
 async def _check_time(gate: Gate, key: KeyRecord) -> None:

@@ -15,7 +15,6 @@ from node.plans.buying.changing import Wanted
 from node.plans.buying.errors import NotPossibleNow, SellerSaysNo, SubscriptionInvalid
 from node.plans.buying.models import BoughtRequest
 from node.plans.buying.ordering import Agreed
-from node.plans.buying.states import renewed_month
 from node.plans.ending import When, end_subscription
 from node.plans.errors import EndRefused
 from node.plans.models import Invoice
@@ -194,7 +193,8 @@ async def test_a_month_is_paid_once_however_often_and_by_whom_it_is_renewed(
 ) -> None:
     subscription_id = await buyer.subscribed(seller.plan(price=3_000_000))
     await buyer.month_passes()
-    renewals = [buyer.all.renew(SYSTEM, subscription_id, 3_000_000) for _ in range(5)]
+    month = buyer.all.ordering.month(subscription_id, int(buyer.clock()))
+    renewals = [buyer.all.renew(SYSTEM, subscription_id, 3_000_000, month) for _ in range(5)]
     await asyncio.gather(*renewals, buyer.upkeep.run(), return_exceptions=True)
     await buyer.upkeep.run()
     assert buyer.paid[1:] == [3_000_000]
@@ -206,7 +206,7 @@ async def test_a_page_to_renew_that_is_sent_again_does_not_buy_another_month(
 ) -> None:
     subscription_id = await buyer.subscribed(seller.plan(price=3_000_000))
     await buyer.month_passes()
-    month = renewed_month((await buyer.view(subscription_id)).paid_until, int(buyer.clock()))
+    month = buyer.all.ordering.month(subscription_id, int(buyer.clock()))
     renewed = await buyer.all.renew(SYSTEM, subscription_id, 3_000_000, month)
     assert renewed.state == "done"
     with pytest.raises(NotPossibleNow, match="paid already"):

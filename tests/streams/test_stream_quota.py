@@ -12,10 +12,13 @@ from sqlalchemy import update
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from finance.errors import StoreUnavailable
 from node.accounts.audit import COMMAND
 from node.db.engine import writer
+from node.proxy.gate import Gate
 from node.usage.metering import QuotaUsage
 from node.usage.models import ConsumerKey, Side
+from node.usage.quotas import Meter
 from node.usage.stream_time import By, read_hours
 from node.usage.tiers import UsageTiers, change_tiers
 from tests.http.conftest import free_port, serving
@@ -142,3 +145,28 @@ class _Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, proxy: Running) -> None:
         self.ahead, self.base = 0, int(time.time())
         monkeypatch.setattr(proxy.proxy._streams, "_clock", lambda: float(self.base + self.ahead))
+
+
+async def test_a_quota_that_cannot_be_asked_is_said_so_and_leaves_no_stream_open(
+    buyer: BuyerNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its database is away, where processes share a quota."""
+    as_integrator(buyer, 3_600)
+    port, api = free_port(), Events()
+    claim = Gate.claim
+
+    async def away(self: Gate, key: Any, now: int, meter: Meter = Meter.CALLS) -> Any:
+        if meter is Meter.STREAM_SECONDS:
+            raise StoreUnavailable("the database refused")
+        return await claim(self, key, now, meter)
+
+    monkeypatch.setattr(Gate, "claim", away)
+    async with serving(api, port):
+        buyer.list("events", f"http://127.0.0.1:{port}/base")
+        async with buyer.running() as proxy:
+            for headers in ({}, {"accept": "text/event-stream"}):
+                told = await proxy.call("events/ticks", headers=headers)
+                assert (told.status_code, told.json()["code"]) == (503, "store_unavailable")
+            async with asyncio.timeout(5):
+                while api.gone != 1:
+                    await asyncio.sleep(0.01)
