@@ -149,7 +149,7 @@ class StoredAnswer(SQLModel, table=True):
 
     Keys: `channel:<id>` (only its last answer), `auth:<chain>:<token>:<payer>:<nonce>`,
     `id:<listing>:<payment-identifier>`; buyer: `idem:<key id>:<Idempotency-Key>`.
-    Status 101: it was given while it came, and only the place is kept.
+    Status 101: it was given while it came, and only the place is kept; 100: it will be.
     """
 
     __tablename__ = "stored_answer"

@@ -26,8 +26,14 @@ KEEP_ONCE = text(
 )
 # Of what was bought as a stream: the answer's place is taken, there is nothing to give again.
 STREAMED = 101
+# Of what is bought as a stream, and is opened once its money has arrived.
+UNOPENED = 100
 # The number in its words, or the database does not see that its index fits.
 FORGET_STREAM = text(f"DELETE FROM stored_answer WHERE call_id = :call_id AND status = {STREAMED}")
+_OPEN = text(
+    f"UPDATE stored_answer SET status = {STREAMED}"
+    f" WHERE key = :key AND call_id = :call_id AND status = {UNOPENED}"
+)
 _BY_KEY = text("SELECT * FROM stored_answer WHERE key = :key")
 _ADD_HEADER = text("UPDATE stored_answer SET headers = :headers WHERE key = :key")
 
@@ -45,6 +51,11 @@ class KeptAnswer(msgspec.Struct, frozen=True):
     def streamed(self) -> bool:
         """Whether it was given while it came, and cannot be given again."""
         return self.status == STREAMED
+
+    @property
+    def unopened(self) -> bool:
+        """Whether it is a stream that is paid for, or will be, and was not given yet."""
+        return self.status == UNOPENED
 
 
 def fingerprint(method: str, target: bytes, body: bytes, payment: bytes) -> str:
@@ -91,6 +102,11 @@ def keep(key: str, answer: KeptAnswer, at: int, once: bool = False) -> Write:
 def forget_streamed(call_id: str) -> Write:
     """What was to be given while it came broke off: its identifier has bought nothing."""
     return Write(FORGET_STREAM, {"call_id": call_id}, rows=None)
+
+
+def opened(key: str, call_id: str) -> Write:
+    """A stream is given from now on; refuses its batch where it has been given."""
+    return Write(_OPEN, {"key": key, "call_id": call_id})
 
 
 def add_header(key: str, headers: Headers) -> Write:

@@ -28,7 +28,7 @@ from finance.selling.admission import (
     is_delivery,
     present_authorization,
 )
-from finance.selling.answers import STREAMED, KeptAnswer, keep, read_answer
+from finance.selling.answers import UNOPENED, KeptAnswer, keep, read_answer
 from finance.selling.channels import Channel, open_channel
 from finance.selling.mirror import OnchainState
 from finance.selling.reservations import (
@@ -61,10 +61,11 @@ from node.gateway.desk import (
 from node.gateway.forward import BUFFER_BYTES, Answer
 from node.gateway.headers import to_caller
 from node.gateway.match import Match
+from node.gateway.onchain_events import goes_on, open_events, open_late
 from node.gateway.purchase import Purchase, receipt_of
 from node.gateway.request import Call, CallerGone
 from node.gateway.spool import Spool
-from node.gateway.stream_events import EVENTS_SECONDS, give_events
+from node.gateway.stream_events import EVENTS_SECONDS
 from node.gateway.stream_socket import SocketCall, StreamOpened
 from node.gateway.unpaid import undo_call
 from node.gateway.voucher import Later
@@ -89,9 +90,12 @@ async def give_settled(desk: Desk, call: Call, match: Match, payment: Payment) -
         purchase = _purchase(call, match, payment, spool)
         with _alone(desk, purchase.authorization.key):
             known = await _find_taken(desk, purchase)
-            if known is not None:
-                await _serve_known(desk, purchase, known)
-            return known is not None
+            if known is None:
+                return False
+            later = await _serve_known(desk, purchase, known)
+    if later is not None:
+        await later
+    return True
 
 
 async def _serve(
@@ -102,8 +106,7 @@ async def _serve(
         known = await _find_taken(desk, purchase)
         if known is None:
             return await _serve_new(desk, purchase)
-        await _serve_known(desk, purchase, known)
-        return None
+        return await _serve_known(desk, purchase, known)
 
 
 def _purchase(call: Call, match: Match, payment: Payment, spool: Spool) -> Purchase:
@@ -132,7 +135,7 @@ async def _find_taken(desk: Desk, purchase: Purchase) -> Known | None:
     return None if known is None or known.state is PaymentState.RELEASED else known
 
 
-async def _serve_known(desk: Desk, purchase: Purchase, known: Known) -> None:
+async def _serve_known(desk: Desk, purchase: Purchase, known: Known) -> Later | None:
     """An authorization the books know: its own call gets its answer, no other does. It was good
     when it was taken: that it has expired since, or that the price is another, matters no more."""
     await purchase.call.digest_body()
@@ -151,7 +154,11 @@ async def _serve_known(desk: Desk, purchase: Purchase, known: Known) -> None:
             kept = structs.replace(kept, body=b"")
     if kept is None:
         raise AuthorizationReused("This authorization has bought its answer.")
-    await give_kept(desk, replace(purchase, amount_atoms=known.amount_atoms), kept, tx_hash)
+    purchase = replace(purchase, amount_atoms=known.amount_atoms)
+    if kept.unopened:
+        return await open_late(desk, purchase, kept, tx_hash)
+    await give_kept(desk, purchase, kept, tx_hash)
+    return None
 
 
 async def _serve_new(desk: Desk, purchase: Purchase) -> Later | None:
@@ -245,12 +252,13 @@ async def _serve_reserved(desk: Desk, purchase: Purchase) -> Later | None:
                 payer, scheme = purchase.authorization.payer, purchase.scheme
                 await desk.pass_on(call, purchase.match, answer, payer, scheme)
                 return None
-            if not (answer.complete or _goes_on(answer)):
+            if not (answer.complete or goes_on(answer)):
                 await purchase.spool.fill(call, answer, desk.seller.spool_bytes)
             kept = await _owe(desk, purchase, answer)
             owed = True
-            if _goes_on(answer):
-                later = await _settle_events(desk, purchase, answer, kept)
+            if goes_on(answer):
+                tx_hash = await _settle(desk, purchase, call.id)
+                later = await open_events(desk, purchase, answer, kept, tx_hash)
                 return later
         finally:
             if later is None:
@@ -270,9 +278,9 @@ async def _owe(desk: Desk, purchase: Purchase, answer: Answer) -> KeptAnswer:
     if call.is_gone():
         raise CallerGone
     headers = to_caller(answer.raw_headers, match.route.upstream, paid=True)
-    if _goes_on(answer):
+    if goes_on(answer):
         headers = with_length(headers, answer.length)
-        kept = KeptAnswer(purchase.asked(), call.id, STREAMED, headers, b"")
+        kept = KeptAnswer(purchase.asked(), call.id, UNOPENED, headers, b"")
     elif purchase.spool.used:
         headers = with_length(headers, purchase.spool.size)
         kept = KeptAnswer(purchase.asked(), call.id, answer.status, headers, b"")
@@ -331,18 +339,6 @@ async def _settle(desk: Desk, purchase: Purchase, payment_id: str) -> str:
         # Should it fail in the end, the gateway's upkeep undoes the call.
         raise unsettled(purchase.terms.network, purchase.authorization.payer, unknown) from unknown
     return settled.tx_hash
-
-
-def _goes_on(answer: Answer) -> bool:
-    return answer.is_events and not answer.complete
-
-
-async def _settle_events(desk: Desk, purchase: Purchase, answer: Answer, kept: KeptAnswer) -> Later:
-    """Events that go on: their opening is what was bought, and passes once it is paid for."""
-    tx_hash = await _settle(desk, purchase, purchase.call.id)
-    headers = [*kept.headers, (PAYMENT_RESPONSE, await receipt_of(desk, purchase, tx_hash))]
-    payer = purchase.authorization.payer
-    return give_events(desk.streams, purchase.call, purchase.match, answer, headers, payer)
 
 
 async def give_kept(desk: Desk, purchase: Purchase, kept: KeptAnswer, tx_hash: str) -> None:

@@ -45,7 +45,7 @@ async def world(chain: DevchainProcess, tmp_path: Path) -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def open_seller(world: World) -> AsyncIterator[Market]:
+async def open_seller(world: World, max_timeout_seconds: int = 20) -> AsyncIterator[Market]:
     async with open_market(
         world.store,
         world.wallet.address_bytes,
@@ -55,7 +55,7 @@ async def open_seller(world: World) -> AsyncIterator[Market]:
         settlement=world.settlement,
         refunds=world.refunds,
         withdraw_delay_seconds=DELAY,
-        max_timeout_seconds=20,
+        max_timeout_seconds=max_timeout_seconds,
     ) as market:
         market.sell()
         yield market

@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from finance.models import PaymentState
 from finance.x402.wire import decode_response
 from tests.http.conftest import PRICE, Market, free_port, serving
-from tests.http.test_gateway_onchain import header, market, world
+from tests.http.test_gateway_onchain import header, market, open_seller, world
 from tests.recovery.seller_world import Payer, World, usdc_of
 from tests.streams.socket_world import SocketMarket, socket_market
 from tests.streams.test_gateway_events import Events
@@ -80,3 +80,29 @@ async def test_events_without_end_begin_once_their_deposit_is_on_the_chain(
                 await asyncio.sleep(0.01)
     channel = world.channel(deposit.channel_id)
     assert (channel.balance_atoms, channel.charged_atoms) == (10 * PRICE, PRICE)
+
+
+async def test_events_whose_money_comes_late_are_opened_when_they_are_asked_for_again(
+    world: World,
+) -> None:
+    """The first request ends with 504; nothing was given for what is on its way."""
+    port, api = free_port(), Events()
+    async with serving(api, port), open_seller(world, 6) as market:
+        market.seller.egress.allow_also([f"127.0.0.1:{port}"])
+        market.listings.clear()
+        market.sell(base=f"http://127.0.0.1:{port}/base")
+        headers = header(await market.offer("/v1/api/ticks"), world.exact(Payer(world.chain)))
+        url = market.url + "/v1/api/ticks"
+        world.chain.rpc("evm_setAutomine", False)
+        late = await market.client.get(url, headers=headers)
+        assert (late.status_code, late.json()["code"]) == (504, "settlement_pending")
+        world.chain.rpc("evm_setAutomine", True)
+        world.chain.rpc("evm_mine")
+        async with market.client.stream("GET", url, headers=headers) as answer:
+            assert answer.status_code == 200
+            receipt = decode_response(answer.headers["payment-response"])
+            assert receipt.success and receipt.transaction.startswith("0x")
+            assert await anext(answer.aiter_lines()) == "data: 0"
+            again = await market.client.get(url, headers=headers)
+            assert (again.status_code, again.json()["code"]) == (409, "stream_opened")
+    assert usdc_of(world.chain, world.wallet.address) == PRICE
