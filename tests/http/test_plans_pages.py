@@ -124,7 +124,7 @@ WRONG = (
     ("name", "x" * 61, "Give it a name"),
     ("name", "a\u202eb", "Give it a name"),
     ("price", "-1", "no price"),
-    ("price", "1e9", "at most a million"),
+    ("price", "1000000001", "at most a million"),
     ("calls", "many", "whole number"),
     ("calls", "0", "or nothing for no end"),
     ("stream_hours", "1.5", "whole number"),
