@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, Index, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
-from finance.columns import ROW_ID, atoms
+from finance.columns import ROW_ID, atoms, index_where
 
 
 class ChannelState(StrEnum):
@@ -155,19 +155,9 @@ class StoredAnswer(SQLModel, table=True):
     __tablename__ = "stored_answer"
     __table_args__ = (
         # Few, and found by their call when they break off.
-        Index(
-            "ix_stored_answer_streamed",
-            "call_id",
-            sqlite_where=text("status = 101"),
-            postgresql_where=text("status = 101"),
-        ),
+        index_where("status = 101", "ix_stored_answer_streamed", "call_id"),
         # By age those that are forgotten one day; a channel's last answer changes with each call.
-        Index(
-            "ix_stored_answer_age",
-            "created_at",
-            sqlite_where=text(FORGOTTEN_ONE_DAY),
-            postgresql_where=text(FORGOTTEN_ONE_DAY),
-        ),
+        index_where(FORGOTTEN_ONE_DAY, "ix_stored_answer_age", "created_at"),
     )
 
     key: str = Field(primary_key=True)
@@ -284,26 +274,9 @@ class LedgerEntry(SQLModel, table=True):
         UniqueConstraint("key", name="uq_ledger_key"),
         # Charges are written thousands of times a second: only movements on the chain, of
         # which there are few, are indexed.
-        Index(
-            "ix_ledger_onchain",
-            "account",
-            "at",
-            sqlite_where=text("tx_hash IS NOT NULL"),
-            postgresql_where=text("tx_hash IS NOT NULL"),
-        ),
-        Index(
-            "ix_ledger_tx",
-            "tx_hash",
-            sqlite_where=text("tx_hash IS NOT NULL"),
-            postgresql_where=text("tx_hash IS NOT NULL"),
-        ),
-        Index(
-            "ix_ledger_action",
-            "action",
-            "at",
-            sqlite_where=text("action IS NOT NULL"),
-            postgresql_where=text("action IS NOT NULL"),
-        ),
+        index_where("tx_hash IS NOT NULL", "ix_ledger_onchain", "account", "at"),
+        index_where("tx_hash IS NOT NULL", "ix_ledger_tx", "tx_hash"),
+        index_where("action IS NOT NULL", "ix_ledger_action", "action", "at"),
     )
 
     id: int | None = Field(default=None, primary_key=True, sa_type=ROW_ID)
@@ -376,13 +349,7 @@ class Purchase(SQLModel, table=True):
         UniqueConstraint("key_id", "idempotency_key", name="uq_purchase_idempotency"),
         Index("ix_purchase_state", "state"),
         # Of deposits only, one in thousands of purchases: a bought call does not write it.
-        Index(
-            "ix_purchase_deposit",
-            "channel_id",
-            "created_at",
-            sqlite_where=text("deposit_atoms > 0"),
-            postgresql_where=text("deposit_atoms > 0"),
-        ),
+        index_where("deposit_atoms > 0", "ix_purchase_deposit", "channel_id", "created_at"),
     )
 
     call_id: str = Field(primary_key=True)

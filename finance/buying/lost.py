@@ -28,7 +28,7 @@ _NOT_THAT_ONE = text(
     " AND call_id <> :call_id AND state = 'paid' AND error = 'answer_lost'"
 )
 _LOST = text(
-    "UPDATE purchase SET error = 'answer_lost' WHERE key_id = :key_id"
+    "UPDATE purchase SET error = 'answer_lost', updated_at = :now WHERE key_id = :key_id"
     " AND idempotency_key = :idempotency_key AND state = 'paid'"
 )
 _KEEP_KEY = text("UPDATE purchase SET idempotency_key = :idempotency_key WHERE call_id = :call_id")
@@ -60,9 +60,10 @@ def _paid_of(engine: Engine, call_ids: Sequence[str]) -> str | None:
         return session.exec(paid).first()
 
 
-def lost(key_id: str, idempotency_key: str) -> Write:
+def lost(key_id: str, idempotency_key: str, now: int) -> Write:
     """The answer of a paid call did not come whole, and was not kept."""
-    return Write(_LOST, {"key_id": key_id, "idempotency_key": idempotency_key}, rows=None)
+    key = {"key_id": key_id, "idempotency_key": idempotency_key, "now": now}
+    return Write(_LOST, key, rows=None)
 
 
 def found(purchase: Purchase, now: int) -> list[Write]:

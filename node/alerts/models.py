@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, Index, Text, text
+from sqlalchemy import BigInteger, Index, Text
 from sqlmodel import Field, SQLModel
 
-from finance.columns import ROW_ID
+from finance.columns import ROW_ID, index_where
 
 
 class NotificationState(StrEnum):
@@ -24,14 +24,7 @@ class Notification(SQLModel, table=True):
     __tablename__ = "notification"
     __table_args__ = (
         # However many report it at once: one open incident per rule and subject.
-        Index(
-            "uq_notification_open",
-            "rule",
-            "subject",
-            unique=True,
-            sqlite_where=text("resolved_at IS NULL"),
-            postgresql_where=text("resolved_at IS NULL"),
-        ),
+        index_where("resolved_at IS NULL", "uq_notification_open", "rule", "subject", unique=True),
         Index("ix_notification_state", "state", "id"),
         Index("ix_notification_rule", "rule", "id"),
     )

@@ -9,6 +9,7 @@ from node.gateway.desk import PAYMENT_RESPONSE, Desk, with_length
 from node.gateway.forward import BUFFER_BYTES, Answer
 from node.gateway.headers import to_caller
 from node.gateway.purchase import Purchase, receipt_of
+from node.gateway.request import CallerGone
 from node.gateway.stream_events import EVENTS_SECONDS, give_events
 from node.gateway.voucher import Later, send_all
 from node.problems import Headers
@@ -59,7 +60,9 @@ async def _opened(
     desk: Desk, purchase: Purchase, kept: KeptAnswer, headers: Headers, tx_hash: str
 ) -> Headers:
     """The headers with the receipt of a stream that is written down as given, and so is given
-    once."""
+    once. Raises CallerGone: whoever left can ask for it later."""
+    if purchase.call.is_gone():
+        raise CallerGone
     now_open = opened(purchase.authorization.key, kept.call_id)
     await desk.seller.store.commit(Batch([now_open]))
     return [*headers, (PAYMENT_RESPONSE, await receipt_of(desk, purchase, tx_hash))]

@@ -176,19 +176,13 @@ class Call:
 
     async def digest_body(self) -> None:
         """Read all of the body, to compare what a payment has bought with what is asked for. One
-        too long to be kept cannot be forwarded afterwards."""
-        if self._inline is not None or self._digested:
-            return
-        digest, chunks, size = hashlib.blake2b(digest_size=32), list[bytes](), 0
-        async for chunk in self._chunks():
-            size += len(chunk)
-            if size > self.max_body_bytes:
-                raise BodyTooLarge
-            digest.update(chunk)
-            if size <= INLINE_BYTES:
-                chunks.append(chunk)
-        self._inline = b"".join(chunks) if size <= INLINE_BYTES else None
-        self._digested, self.body_digest = True, digest.digest()
+        that is long, or may be, cannot be forwarded afterwards."""
+        if not self.streams_body:
+            await self.read_body(INLINE_BYTES)
+        elif not self._digested:
+            async for _ in self._stream():
+                pass
+            self._digested = True
 
     async def _stream(self) -> AsyncIterator[bytes]:
         digest, size = hashlib.blake2b(digest_size=32), 0

@@ -205,10 +205,10 @@ class Proxy:
         name = find(scope["headers"], b"idempotency-key")
         if name is None or answer.stream is None:
             return
+        asked = name.decode("ascii", "replace")
         with contextlib.suppress(StoreConflict, StoreUnavailable):
-            await self._store.commit(
-                Batch([lost(answer.stream.key.id, name.decode("ascii", "replace"))])
-            )
+            write = lost(answer.stream.key.id, asked, int(time.time()))
+            await self._store.commit(Batch([write]))
 
     async def _carry(self, upgrade: Upgrade, answer: Answer) -> None:
         assert answer.more is not None and answer.stream is not None

@@ -50,7 +50,7 @@ def answer_lost() -> ProxyError:
 
 
 def charge_unknown() -> ProxyError:
-    """Nothing more is signed for a call whose first signature may be charged for ever."""
+    """Nothing more is signed for a call while its first signature may be charged."""
     return SellerFailed(
         "charge_unknown",
         "An earlier request with this Idempotency-Key was paid through a channel that is used no"

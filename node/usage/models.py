@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, Index, Text, text
+from sqlalchemy import BigInteger, Index, Text
 from sqlmodel import Field, SQLModel
 
-from finance.columns import ROW_ID
+from finance.columns import ROW_ID, index_where
 
 
 class Side(StrEnum):
@@ -122,14 +122,7 @@ class CallHistory(_Counters, table=True):
     __table_args__ = (
         # With what is counted, so that SQLite reads nothing else and does not prefer the key.
         Index("ix_call_history_listing", "side", "listing_id", "slot", "calls", "errors"),
-        Index(
-            "ix_call_history_errors",
-            "side",
-            "slot",
-            "errors",
-            sqlite_where=text("errors > 0"),
-            postgresql_where=text("errors > 0"),
-        ),
+        index_where("errors > 0", "ix_call_history_errors", "side", "slot", "errors"),
         {"sqlite_with_rowid": False},
     )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, Index, text
+from sqlalchemy import BigInteger, Index
 from sqlmodel import Field, SQLModel
+
+from finance.columns import index_where
 
 
 class StreamKind(StrEnum):
@@ -26,12 +28,7 @@ class StreamSession(SQLModel, table=True):
     __tablename__ = "stream_session"
     __table_args__ = (
         Index("ix_stream_session_side_until", "side", "last_tick_at"),
-        Index(
-            "ix_stream_session_open",
-            "owner",
-            sqlite_where=text("state = 'open'"),
-            postgresql_where=text("state = 'open'"),
-        ),
+        index_where("state = 'open'", "ix_stream_session_open", "owner"),
     )
 
     id: str = Field(primary_key=True, description="that of the call which opened it")

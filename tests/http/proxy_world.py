@@ -34,6 +34,7 @@ from node.db.journal import Journal
 from node.proxy.app import Proxy
 from node.usage.models import Call, ConsumerKey, Event
 from tests.chain_fixtures import ChainProcess
+from tests.http.scripted_seller import Behave, ScriptedSeller, hangs, honest
 from tests.ports import free_port
 
 _ROOT = Path(__file__).parents[2]
@@ -189,3 +190,23 @@ class Running:
             headers["idempotency-key"] = key
         url = f"{self.base}/call/{path}"
         return await self.client.request(method, url, headers=headers, **options)
+
+
+@asynccontextmanager
+async def buying(node: BuyerNode, seller: ScriptedSeller, **options: Any) -> AsyncIterator[Running]:
+    """The node's proxy while it runs; the seller is listed as `x`. See `BuyerNode.running`."""
+    async with served(seller) as base:
+        node.list("x", base)
+        async with node.running(**options) as proxy:
+            yield proxy
+
+
+async def left_open(
+    proxy: Running, seller: ScriptedSeller, path: str, key: str, behave: Behave = hangs
+) -> None:
+    """A call that the seller may have charged, and whose answer did not come in time. It is
+    honest from then on."""
+    seller.behave = behave
+    assert (await proxy.call(path, key=key)).status_code == 504
+    seller.hang.set()
+    seller.behave = honest

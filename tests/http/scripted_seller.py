@@ -155,6 +155,13 @@ async def keeps(seller: ScriptedSeller, payment: Payment) -> tuple[int, Receipt 
     return 200, receipt
 
 
+async def charges_and_hangs(seller: ScriptedSeller, payment: Payment) -> tuple[int, Receipt]:
+    """Charges, and answers once a test lets it."""
+    receipt = charge(seller, payment)
+    await seller.hang.wait()
+    return 200, receipt
+
+
 async def hangs(seller: ScriptedSeller, _: Payment) -> tuple[int, Receipt | None]:
     """Charges nothing, and answers once a test lets it."""
     await seller.hang.wait()

@@ -8,8 +8,8 @@ import pytest
 
 from finance.x402.values import Payment, Receipt
 from tests.chain_fixtures import DevchainProcess
-from tests.http.proxy_world import BuyerNode, served
-from tests.http.scripted_seller import ScriptedSeller, charge, hangs, honest
+from tests.http.proxy_world import BuyerNode, buying, left_open, served
+from tests.http.scripted_seller import ScriptedSeller, charge, charges_and_hangs, honest
 
 PRICE = 1000
 
@@ -34,11 +34,9 @@ async def test_the_secret_and_cookies_never_reach_a_seller_and_its_cookies_not_u
     node: BuyerNode,
 ) -> None:
     seller = ScriptedSeller("exact")
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            headers = {"cookie": "session=1", "farebox-x": "1", "x-own": "kept"}
-            answer = await proxy.call("x/y", headers=headers)
+    async with buying(node, seller) as proxy:
+        headers = {"cookie": "session=1", "farebox-x": "1", "x-own": "kept"}
+        answer = await proxy.call("x/y", headers=headers)
     assert answer.status_code == 200
     for _, _, seen in seller.requests:
         assert seen[b"x-own"] == b"kept"
@@ -72,35 +70,29 @@ async def test_nothing_is_signed_above_a_limit_and_the_402_says_which(
 async def test_a_deposit_is_never_larger_than_its_limit(node: BuyerNode) -> None:
     seller = ScriptedSeller()
     node.limit("deposit", PRICE - 1)
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            answer = await proxy.call("x/y")
+    async with buying(node, seller) as proxy:
+        answer = await proxy.call("x/y")
     assert answer.json()["code"] == "limit_exceeded_deposit"
     assert seller.seen == []
 
 
 async def test_known_terms_cost_one_round_trip(node: BuyerNode) -> None:
     seller = ScriptedSeller("exact")
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            for _ in range(4):
-                assert (await proxy.call("x/y")).status_code == 200
+    async with buying(node, seller) as proxy:
+        for _ in range(4):
+            assert (await proxy.call("x/y")).status_code == 200
     assert len(seller.requests) == 5
 
 
 async def test_a_raised_price_is_paid_within_limits_and_never_above(node: BuyerNode) -> None:
     seller = ScriptedSeller()
     node.limit("call", 2000)
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            assert (await proxy.call("x/y")).headers["farebox-cost"] == "0.001"
-            seller.price = 2000
-            assert (await proxy.call("x/y")).headers["farebox-cost"] == "0.002"
-            seller.price = 2001
-            assert (await proxy.call("x/y")).json()["code"] == "limit_exceeded_call"
+    async with buying(node, seller) as proxy:
+        assert (await proxy.call("x/y")).headers["farebox-cost"] == "0.001"
+        seller.price = 2000
+        assert (await proxy.call("x/y")).headers["farebox-cost"] == "0.002"
+        seller.price = 2001
+        assert (await proxy.call("x/y")).json()["code"] == "limit_exceeded_call"
     assert sum(row.charged_atoms for row in node.channels) == 3000
 
 
@@ -112,13 +104,11 @@ async def test_an_error_answer_costs_nothing_and_the_same_voucher_goes_again(
     async def fails(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
         return 500, None
 
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            seller.behave = fails
-            failed = await proxy.call("x/y")
-            seller.behave = honest
-            served_after = await proxy.call("x/y")
+    async with buying(node, seller) as proxy:
+        seller.behave = fails
+        failed = await proxy.call("x/y")
+        seller.behave = honest
+        served_after = await proxy.call("x/y")
     assert (failed.status_code, failed.headers["farebox-cost"]) == (500, "0")
     assert served_after.status_code == 200
     assert len(set(seller.seen)) == 1 or seller.charged.popitem()[1] == PRICE
@@ -132,12 +122,10 @@ async def test_a_seller_whose_receipt_does_not_add_up_is_paid_no_more(node: Buye
     async def lies(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:
         return 200, charge(this, payment, atoms=PRICE + 1)
 
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            seller.behave = lies
-            await proxy.call("x/y")
-            await proxy.call("x/y")
+    async with buying(node, seller) as proxy:
+        seller.behave = lies
+        await proxy.call("x/y")
+        await proxy.call("x/y")
     assert [row.state for row in node.channels] == ["stopped", "stopped"]
     assert [row.signed_atoms for row in node.channels] == [PRICE, PRICE]
     assert {event.type for event in node.events} == {"channel_stopped"}
@@ -147,14 +135,6 @@ async def test_a_charge_whose_answer_was_lost_is_booked_once_and_not_paid_twice(
     node: BuyerNode,
 ) -> None:
     seller = ScriptedSeller()
-
-    async def charges_and_hangs(
-        this: ScriptedSeller, payment: Payment
-    ) -> tuple[int, Receipt | None]:
-        charge(this, payment)
-        await this.hang.wait()
-        return 200, None
-
     async with served(seller) as base:
         node.list("x", base)
         async with node.running(answer_seconds=0.5) as proxy:
@@ -198,10 +178,7 @@ async def test_a_retry_with_the_same_key_sends_the_same_signature(node: BuyerNod
     async with served(seller) as base:
         node.list("x", base)
         async with node.running(answer_seconds=0.5) as proxy:
-            seller.behave = hangs
-            assert (await proxy.call("x/y", key="k")).status_code == 504
-        seller.hang.set()
-        seller.behave = honest
+            await left_open(proxy, seller, "x/y", "k")
         async with node.running() as proxy:
             assert (await proxy.call("x/y", key="k")).status_code == 200
     assert len(seller.seen) == 2
@@ -226,9 +203,7 @@ async def test_a_seller_that_cannot_be_reached_costs_nothing(node: BuyerNode) ->
 async def test_an_answer_has_one_date(tmp_path: Path, chain: DevchainProcess) -> None:
     """Ours; two contradict each other wherever age is reckoned."""
     node, seller = BuyerNode(tmp_path, chain), ScriptedSeller("exact")
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            answer = await proxy.call("x/y")
+    async with buying(node, seller) as proxy:
+        answer = await proxy.call("x/y")
     assert answer.status_code == 200
     assert len(answer.headers.get_list("date")) == 1

@@ -23,7 +23,7 @@ from node.usage.quotas import Meter
 from node.usage.tiers import UsageTiers, change_tiers
 from node.usage.windows import window_of
 from tests.chain_fixtures import DevchainProcess
-from tests.http.proxy_world import SECRET, BuyerNode, Running, served
+from tests.http.proxy_world import SECRET, BuyerNode, Running, buying, served
 from tests.http.scripted_seller import ScriptedSeller
 
 
@@ -127,11 +127,9 @@ async def test_an_answer_shown_again_is_not_counted_again(node: BuyerNode) -> No
     seller = ScriptedSeller("exact")
     choose(node, integrator=True)
     quota(node, 1)
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            first = await proxy.call("x/y", key="same")
-            again = await proxy.call("x/y", key="same")
+    async with buying(node, seller) as proxy:
+        first = await proxy.call("x/y", key="same")
+        again = await proxy.call("x/y", key="same")
     assert (first.status_code, again.status_code) == (200, 200)
     assert again.headers["farebox-replayed"] == "true"
     assert used(node) == [("key:key-1", 1)]
@@ -186,10 +184,8 @@ async def test_more_calls_a_minute_than_the_key_has_are_429_and_counted_together
 ) -> None:
     api = FreeApi()
     choose(node, per_minute=5)
-    async with served(api) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            answers = await asyncio.gather(*(proxy.call("x/y") for _ in range(40)))
+    async with buying(node, api) as proxy:
+        answers = await asyncio.gather(*(proxy.call("x/y") for _ in range(40)))
     passed = [answer for answer in answers if answer.status_code == 200]
     refused = [answer for answer in answers if answer.status_code == 429]
     assert (len(passed), len(refused), api.served) == (5, 35, 5)

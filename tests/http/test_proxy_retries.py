@@ -18,8 +18,8 @@ from node.db.journal import Journal
 from node.proxy.idempotency import KEPT_BYTES
 from node.usage.answers import forget_answers
 from tests.chain_fixtures import DevchainProcess
-from tests.http.proxy_world import SECRET, BuyerNode, Running, served
-from tests.http.scripted_seller import ScriptedSeller, charge, charges_double, hangs, honest, keeps
+from tests.http.proxy_world import SECRET, BuyerNode, Running, buying, left_open
+from tests.http.scripted_seller import ScriptedSeller, charge, charges_double, honest, keeps
 
 
 async def test_a_retry_that_fails_does_not_free_the_signature_before_it(
@@ -31,16 +31,12 @@ async def test_a_retry_that_fails_does_not_free_the_signature_before_it(
     async def starting(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
         return 503, None
 
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running(answer_seconds=0.5) as proxy:
-            seller.behave = hangs
-            assert (await proxy.call("x/y", key="k")).status_code == 504
-            seller.hang.set()
-            seller.behave = starting
-            assert (await proxy.call("x/y", key="k")).status_code == 503
-            seller.behave = honest
-            assert (await proxy.call("x/y", key="k")).status_code == 200
+    async with buying(node, seller, answer_seconds=0.5) as proxy:
+        await left_open(proxy, seller, "x/y", "k")
+        seller.behave = starting
+        assert (await proxy.call("x/y", key="k")).status_code == 503
+        seller.behave = honest
+        assert (await proxy.call("x/y", key="k")).status_code == 200
     assert len(seller.seen) == 3
     assert len(set(seller.seen)) == 1
 
@@ -52,18 +48,16 @@ async def test_an_answer_that_broke_off_after_its_charge_is_asked_for_again(
     """The receipt came, the body did not: the seller has the answer, the signature gets it."""
     node, seller = BuyerNode(tmp_path, chain), ScriptedSeller(scheme)
     seller.behave = keeps
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            assert (await proxy.call("x/y", key="before")).status_code == 200
-            seller.breaks_off = True
-            for _ in range(2):
-                broken = await proxy.call("x/y", key="k")
-                assert (broken.status_code, broken.json()["code"]) == (502, "seller_failed")
-                assert "charged" in broken.json()["detail"]
-            seller.breaks_off = False
-            answers = [await proxy.call("x/y", key="k") for _ in range(2)]
-            assert (await proxy.call("x/y", key="after")).status_code == 200
+    async with buying(node, seller) as proxy:
+        assert (await proxy.call("x/y", key="before")).status_code == 200
+        seller.breaks_off = True
+        for _ in range(2):
+            broken = await proxy.call("x/y", key="k")
+            assert (broken.status_code, broken.json()["code"]) == (502, "seller_failed")
+            assert "charged" in broken.json()["detail"]
+        seller.breaks_off = False
+        answers = [await proxy.call("x/y", key="k") for _ in range(2)]
+        assert (await proxy.call("x/y", key="after")).status_code == 200
     assert [each.status_code for each in answers] == [200, 200]
     assert answers[0].json() == {"served": True}
     assert answers[0].headers["farebox-cost"] == answers[1].headers["farebox-cost"] == "0.001"
@@ -77,13 +71,11 @@ async def test_a_broken_answer_that_the_seller_did_not_keep_is_not_paid_again(
     tmp_path: Path, chain: DevchainProcess
 ) -> None:
     node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            seller.breaks_off = True
-            assert (await proxy.call("x/y", key="k")).status_code == 502
-            seller.breaks_off = False
-            lost = [await proxy.call("x/y", key="k") for _ in range(2)]
+    async with buying(node, seller) as proxy:
+        seller.breaks_off = True
+        assert (await proxy.call("x/y", key="k")).status_code == 502
+        seller.breaks_off = False
+        lost = [await proxy.call("x/y", key="k") for _ in range(2)]
     assert [each.json()["code"] for each in lost] == ["answer_lost"] * 2
     assert len(set(seller.seen)) == 1
     assert node.booked("spent") == -seller.price
@@ -101,17 +93,15 @@ async def test_a_long_answer_that_broke_off_is_asked_for_again(
         this.charged[payment.payload.channel_id] -= this.price
         return 200, receipt
 
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            await proxy.call("x/before")
-            seller.body = bytes(3 * KEPT_BYTES)
-            seller.behave, seller.breaks_off = takes_back, True
-            for _ in range(2):
-                with pytest.raises(httpx.RemoteProtocolError):
-                    await proxy.call("x/y", key="k")
-            seller.behave, seller.breaks_off = honest, False
-            whole, again = [await proxy.call("x/y", key="k") for _ in range(2)]
+    async with buying(node, seller) as proxy:
+        await proxy.call("x/before")
+        seller.body = bytes(3 * KEPT_BYTES)
+        seller.behave, seller.breaks_off = takes_back, True
+        for _ in range(2):
+            with pytest.raises(httpx.RemoteProtocolError):
+                await proxy.call("x/y", key="k")
+        seller.behave, seller.breaks_off = honest, False
+        whole, again = [await proxy.call("x/y", key="k") for _ in range(2)]
     assert (whole.status_code, whole.content) == (200, seller.body)
     assert (again.status_code, again.json()["code"]) == (409, "answer_not_kept")
     assert len(set(seller.seen)) == 2
@@ -123,12 +113,10 @@ async def test_a_call_whose_answer_is_kept_no_more_is_not_paid_again(
     tmp_path: Path, chain: DevchainProcess
 ) -> None:
     node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            assert (await proxy.call("x/y", key="k")).status_code == 200
-            assert forget_answers(node.engine, int(time.time()) + 1) == 1
-            again = await proxy.call("x/y", key="k")
+    async with buying(node, seller) as proxy:
+        assert (await proxy.call("x/y", key="k")).status_code == 200
+        assert forget_answers(node.engine, int(time.time()) + 1) == 1
+        again = await proxy.call("x/y", key="k")
     assert (again.status_code, again.json()["code"]) == (409, "answer_not_kept")
     assert len(seller.seen) == 1
 
@@ -142,10 +130,8 @@ async def test_an_error_that_was_charged_for_is_the_answer(
         return 404, charge(this, payment)
 
     seller.behave = charges_for_nothing
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            answers = [await proxy.call("x/y", key="k") for _ in range(2)]
+    async with buying(node, seller) as proxy:
+        answers = [await proxy.call("x/y", key="k") for _ in range(2)]
     assert [each.status_code for each in answers] == [404, 404]
     assert answers[1].headers["farebox-replayed"] == "true"
     assert len(seller.seen) == 1
@@ -157,10 +143,8 @@ async def test_an_answer_that_came_with_a_wrong_receipt_is_kept_and_not_paid_aga
 ) -> None:
     node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
     seller.behave = charges_double
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            answers = [await proxy.call("x/y", key="k") for _ in range(2)]
+    async with buying(node, seller) as proxy:
+        answers = [await proxy.call("x/y", key="k") for _ in range(2)]
     assert [each.json() for each in answers] == [{"served": True}] * 2
     assert answers[1].headers["farebox-replayed"] == "true"
     assert len(seller.seen) == 1
@@ -175,15 +159,11 @@ async def test_an_authorization_that_ran_out_unused_is_paid_anew(
         seller.behave = honest
         return 402, None
 
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running(answer_seconds=0.5) as proxy:
-            seller.behave = hangs
-            assert (await proxy.call("x/y", key="k")).status_code == 504
-            seller.hang.set()
-            seller.behave = too_late
-            monkeypatch.setattr(recovery, "EXPIRED_SECONDS", -600)
-            assert (await proxy.call("x/y", key="k")).status_code == 200
+    async with buying(node, seller, answer_seconds=0.5) as proxy:
+        await left_open(proxy, seller, "x/y", "k")
+        seller.behave = too_late
+        monkeypatch.setattr(recovery, "EXPIRED_SECONDS", -600)
+        assert (await proxy.call("x/y", key="k")).status_code == 200
     assert len(seller.seen) == 3
     assert len(set(seller.seen)) == 2
     assert node.booked("spent") == -seller.price
@@ -195,21 +175,19 @@ async def test_a_call_that_is_cut_off_while_its_answer_comes_is_booked(
     """Its channel serves the next call, and its key still gets the answer."""
     node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
     seller.behave = keeps
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            seller.pauses = True
-            cut = asyncio.create_task(_ask(proxy, "k"))
-            async with asyncio.timeout(10):
-                while not seller.seen:
-                    await asyncio.sleep(0.01)
-            await asyncio.sleep(0.2)  # its head is here
-            cut.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await cut
-            seller.pauses = False
-            seller.hang.set()
-            answers = [await proxy.call("x/y", key=key) for key in ("after", "k")]
+    async with buying(node, seller) as proxy:
+        seller.pauses = True
+        cut = asyncio.create_task(_ask(proxy, "k"))
+        async with asyncio.timeout(10):
+            while not seller.seen:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # its head is here
+        cut.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cut
+        seller.pauses = False
+        seller.hang.set()
+        answers = [await proxy.call("x/y", key=key) for key in ("after", "k")]
     assert [each.status_code for each in answers] == [200, 200]
     assert len(node.channels) == 1
     assert node.booked("spent") == -2 * seller.price
@@ -229,17 +207,15 @@ async def test_a_call_that_is_cut_off_while_it_is_written_leaves_its_channel_rig
         await commit(journal, batch)
 
     seller.behave = keeps
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running() as proxy:
-            assert (await proxy.call("x/y")).status_code == 200
-            with monkeypatch.context() as patch:
-                patch.setattr(Journal, "commit", commit_and_cut)
-                cut = asyncio.create_task(_ask(proxy, "k"))
-                with pytest.raises(asyncio.CancelledError):
-                    await cut
-            calls = (("x/z", "after"), ("x/y", "k"), ("x/z", "last"))
-            answers = [await proxy.call(path, key=key) for path, key in calls]
+    async with buying(node, seller) as proxy:
+        assert (await proxy.call("x/y")).status_code == 200
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "commit", commit_and_cut)
+            cut = asyncio.create_task(_ask(proxy, "k"))
+            with pytest.raises(asyncio.CancelledError):
+                await cut
+        calls = (("x/z", "after"), ("x/y", "k"), ("x/z", "last"))
+        answers = [await proxy.call(path, key=key) for path, key in calls]
     assert [each.status_code for each in answers] == [200] * 3
     assert len(node.channels) == 1
     assert sum(seller.charged.values()) == -node.booked("spent") == 4 * seller.price

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +79,24 @@ class ForgetfulRpc(FaultyRpc):
         return {"jsonrpc": "2.0", "id": call["id"], "result": tx_hash}
 
 
-async def test_a_stuck_transfer_is_replaced_by_one_that_pays_more(
-    chain: ChainProcess, tmp_path: Path
-) -> None:
-    to = somebody()
-    async with (
-        ForgetfulRpc(chain.rpc_url) as proxy,
-        sender_world(tmp_path / "a.db", [proxy.url], funded_key(chain), stuck_seconds=0.5) as world,
-    ):
+@asynccontextmanager
+async def got_through(
+    chain: ChainProcess, tmp_path: Path, proxy: FaultyRpc
+) -> AsyncIterator[SenderWorld]:
+    """A transfer whose first try got stuck has arrived."""
+    key, to = funded_key(chain), somebody()
+    async with sender_world(tmp_path / "a.db", [proxy.url], key, stuck_seconds=0.5) as world:
         tx_id = await world.sender.send("t", "x", chain.usdc, transfer(to, 7))
         with suppress(SettlementUnknown):
             await world.sender.outcome(tx_id, 5)
         assert usdc_of(chain, to) == 7
+        yield world
+
+
+async def test_a_stuck_transfer_is_replaced_by_one_that_pays_more(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    async with ForgetfulRpc(chain.rpc_url) as proxy, got_through(chain, tmp_path, proxy) as world:
         query = "SELECT max_fee_wei FROM chain_tx_attempt ORDER BY max_fee_wei"
         first, second = world.rows(query)[:2]
         assert second[0] * 8 >= first[0] * 9
@@ -114,15 +121,8 @@ class PoorRpc(ForgetfulRpc):
 async def test_a_stuck_transfer_that_the_wallet_cannot_outbid_is_offered_as_it_was(
     chain: ChainProcess, tmp_path: Path
 ) -> None:
-    to = somebody()
-    async with (
-        PoorRpc(chain.rpc_url) as proxy,
-        sender_world(tmp_path / "a.db", [proxy.url], funded_key(chain), stuck_seconds=0.5) as world,
-    ):
-        tx_id = await world.sender.send("t", "x", chain.usdc, transfer(to, 7))
-        with suppress(SettlementUnknown):
-            await world.sender.outcome(tx_id, 5)
-        assert usdc_of(chain, to) == 7 and proxy.refused
+    async with PoorRpc(chain.rpc_url) as proxy, got_through(chain, tmp_path, proxy):
+        assert proxy.refused
 
 
 async def test_what_the_chain_would_refuse_is_not_paid_for(

@@ -11,8 +11,15 @@ from finance.x402.wire import decode_payment
 from node.accounts.audit import SYSTEM
 from node.plans.buying.upkeep import Upkeep
 from tests.chain_fixtures import ChainProcess
-from tests.http.proxy_world import BuyerNode, served
-from tests.http.scripted_seller import ScriptedSeller, charge, charges_double, hangs, honest
+from tests.http.proxy_world import BuyerNode, buying, left_open
+from tests.http.scripted_seller import (
+    ScriptedSeller,
+    charge,
+    charges_and_hangs,
+    charges_double,
+    hangs,
+    honest,
+)
 from tests.laws.plan_buyer import AGREED, LISTING, PRICE, bought, plan_seller, subscriptions
 from tests.laws.x402_seller import X402Seller
 
@@ -104,20 +111,16 @@ async def test_a_retry_that_meets_a_busy_channel_is_never_paid_anew(buyer: Buyer
     async def at_work(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
         return 402, None
 
-    async with served(seller) as base:
-        buyer.list("slow", base)
-        async with buyer.running(answer_seconds=0.5) as proxy:
-            seller.behave = hangs
-            assert (await proxy.call("slow/x", key="order-1")).status_code == 504
-            seller.hang.set()
-            seller.behave, seller.busy = at_work, True
-            for _ in range(2):
-                busy = await proxy.call("slow/x", key="order-1")
-                assert (busy.status_code, busy.json()["code"]) == (409, "channel_busy")
-                assert busy.headers["retry-after"] == "1"
-            seller.behave = honest
-            # The channel is left alone for a second, and waited for.
-            assert (await proxy.call("slow/x", key="order-1")).status_code == 200
+    async with buying(buyer, seller, answer_seconds=0.5) as proxy:
+        await left_open(proxy, seller, "x/y", "order-1")
+        seller.behave, seller.busy = at_work, True
+        for _ in range(2):
+            busy = await proxy.call("x/y", key="order-1")
+            assert (busy.status_code, busy.json()["code"]) == (409, "channel_busy")
+            assert busy.headers["retry-after"] == "1"
+        seller.behave = honest
+        # The channel is left alone for a second, and waited for.
+        assert (await proxy.call("x/y", key="order-1")).status_code == 200
     assert len(set(seller.seen)) == 1
     assert len(buyer.channels) == 1
 
@@ -129,32 +132,23 @@ async def test_a_retry_that_waits_for_its_channel_learns_what_was_proved_meanwhi
     the call that has it is told so. This seller keeps no answers."""
     buyer, seller, corrected = BuyerNode(tmp_path, chain), ScriptedSeller(), asyncio.Event()
 
-    async def charges_and_hangs(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt]:
-        receipt = charge(this, payment)
-        await this.hang.wait()
-        return 200, receipt
-
     async def takes_its_time(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:
         await corrected.wait()
         return await honest(this, payment)
 
-    async with served(seller) as base:
-        buyer.list("x", base)
-        async with buyer.running(answer_seconds=1.0) as proxy:
-            await proxy.call("x/1")
-            seller.behave = charges_and_hangs
-            assert (await proxy.call("x/2", key="k")).status_code == 504
-            seller.hang.set()
-            seller.behave = takes_its_time
-            other = asyncio.create_task(proxy.call("x/3"))
-            async with asyncio.timeout(10):
-                while len(seller.seen) < 3:
-                    await asyncio.sleep(0.01)
-            retry = asyncio.create_task(proxy.call("x/2", key="k"))
-            await asyncio.sleep(0.3)
-            corrected.set()
-            assert (await other).status_code == 200
-            assert (await retry).json()["code"] == "answer_lost"
+    async with buying(buyer, seller, answer_seconds=1.0) as proxy:
+        await proxy.call("x/1")
+        await left_open(proxy, seller, "x/2", "k", charges_and_hangs)
+        seller.behave = takes_its_time
+        other = asyncio.create_task(proxy.call("x/3"))
+        async with asyncio.timeout(10):
+            while len(seller.seen) < 3:
+                await asyncio.sleep(0.01)
+        retry = asyncio.create_task(proxy.call("x/2", key="k"))
+        await asyncio.sleep(0.3)
+        corrected.set()
+        assert (await other).status_code == 200
+        assert (await retry).json()["code"] == "answer_lost"
     assert len(buyer.channels) == 1
     assert sum(seller.charged.values()) == -buyer.booked("spent") == 3_000
     buyer.check_books()
@@ -164,17 +158,13 @@ async def test_what_a_stopped_channel_may_have_been_charged_is_not_paid_through_
     chain: ChainProcess, tmp_path: Path
 ) -> None:
     node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running(answer_seconds=0.5) as proxy:
-            seller.behave = hangs
-            assert (await proxy.call("x/y", key="k")).status_code == 504
-            seller.hang.set()
-            seller.behave = charges_double
-            await proxy.call("x/z")
-            seller.behave = honest
-            retries = [await proxy.call("x/y", key="k") for _ in range(2)]
-            assert (await proxy.call("x/y", key="new")).status_code == 200
+    async with buying(node, seller, answer_seconds=0.5) as proxy:
+        await left_open(proxy, seller, "x/y", "k")
+        seller.behave = charges_double
+        await proxy.call("x/z")
+        seller.behave = honest
+        retries = [await proxy.call("x/y", key="k") for _ in range(2)]
+        assert (await proxy.call("x/y", key="new")).status_code == 200
     assert [each.json().get("code") for each in retries] == ["charge_unknown"] * 2
     assert [channel.state for channel in node.channels].count("stopped") == 1
     assert len({decode_payment(each).payload.channel_id for each in seller.seen[:-1]}) == 1
@@ -191,16 +181,12 @@ async def test_a_seller_that_proves_nonsense_is_not_paid_again_for_the_call(
         this.price += 1
         return 402, None
 
-    async with served(seller) as base:
-        node.list("x", base)
-        async with node.running(answer_seconds=0.5) as proxy:
-            seller.behave = hangs
-            assert (await proxy.call("x/y", key="k")).status_code == 504
-            seller.hang.set()
-            seller.behave = nonsense
-            retries = [await proxy.call("x/y", key="k") for _ in range(2)]
-            assert len(set(seller.seen)) == 1
-            assert (await proxy.call("x/z")).status_code == 402
+    async with buying(node, seller, answer_seconds=0.5) as proxy:
+        await left_open(proxy, seller, "x/y", "k")
+        seller.behave = nonsense
+        retries = [await proxy.call("x/y", key="k") for _ in range(2)]
+        assert len(set(seller.seen)) == 1
+        assert (await proxy.call("x/z")).status_code == 402
     assert [each.json().get("code") for each in retries] == ["charge_unknown"] * 2
     assert len(set(seller.seen)) == 2
 
@@ -216,28 +202,21 @@ async def test_a_retry_that_meets_another_price_is_not_charged_twice(
         await both.wait()
         return await honest(this, payment)
 
-    async def charges_and_hangs(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt]:
-        receipt = charge(this, payment)
-        await this.hang.wait()
-        return 200, receipt
-
-    async with served(seller) as base:
-        buyer.list("x", base)
-        async with buyer.running(answer_seconds=1.0) as proxy:
-            seller.behave = together
-            await asyncio.gather(proxy.call("x/1"), proxy.call("x/2"))
-            assert len(buyer.channels) == 2
-            seller.behave = hangs
-            other = asyncio.create_task(proxy.call("x/3"))
-            async with asyncio.timeout(10):
-                while len(seller.seen) < 3:
-                    await asyncio.sleep(0.01)
-            seller.behave = charges_and_hangs
-            assert (await proxy.call("x/4", key="k")).status_code == 504
-            await other
-            seller.hang.set()
-            seller.behave, seller.price = honest, 2_000
-            again = [await proxy.call("x/4", key="k") for _ in range(2)]
+    async with buying(buyer, seller, answer_seconds=1.0) as proxy:
+        seller.behave = together
+        await asyncio.gather(proxy.call("x/1"), proxy.call("x/2"))
+        assert len(buyer.channels) == 2
+        seller.behave = hangs
+        other = asyncio.create_task(proxy.call("x/3"))
+        async with asyncio.timeout(10):
+            while len(seller.seen) < 3:
+                await asyncio.sleep(0.01)
+        seller.behave = charges_and_hangs
+        assert (await proxy.call("x/4", key="k")).status_code == 504
+        await other
+        seller.hang.set()
+        seller.behave, seller.price = honest, 2_000
+        again = [await proxy.call("x/4", key="k") for _ in range(2)]
     assert [each.json().get("code") for each in again] == ["answer_lost"] * 2
     assert sum(seller.charged.values()) == -buyer.booked("spent") == 3_000
     buyer.check_books()

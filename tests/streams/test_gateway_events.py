@@ -16,16 +16,23 @@ from tests.http.conftest import PRICE, Market, Payer, free_port, serving
 
 class Events:
     """An API with events: `/ticks` without end, `/silent`, `/break` after one, `/early` before
-    one, `/short` a few. `gone` counts those who left."""
+    one, `/short` a few. `gone` counts those who left. While it is `down` it answers 503."""
 
     def __init__(self) -> None:
-        self.gone = 0
+        self.gone, self.asked = 0, 0
+        self.down, self.delay_seconds = False, 0.0
         self.next = asyncio.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
         kind = scope["path"].split("/")[2]
+        self.asked += 1
+        if self.down:
+            await send({"type": "http.response.start", "status": 503, "headers": []})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        await asyncio.sleep(self.delay_seconds)
         headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
         if kind == "early":
             headers.append((b"content-length", b"100"))

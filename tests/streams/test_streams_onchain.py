@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
+import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
@@ -85,7 +86,8 @@ async def test_events_without_end_begin_once_their_deposit_is_on_the_chain(
 async def test_events_whose_money_comes_late_are_opened_when_they_are_asked_for_again(
     world: World,
 ) -> None:
-    """The first request ends with 504; nothing was given for what is on its way."""
+    """The first request ends with 504; nothing was given for what is on its way. Nor are they
+    given by a request that found the API down, or left before they began."""
     port, api = free_port(), Events()
     async with serving(api, port), open_seller(world, 6) as market:
         market.seller.egress.allow_also([f"127.0.0.1:{port}"])
@@ -98,6 +100,14 @@ async def test_events_whose_money_comes_late_are_opened_when_they_are_asked_for_
         assert (late.status_code, late.json()["code"]) == (504, "settlement_pending")
         world.chain.rpc("evm_setAutomine", True)
         world.chain.rpc("evm_mine")
+        api.down = True
+        assert (await market.client.get(url, headers=headers)).status_code == 503
+        api.down, api.delay_seconds = False, 0.5
+        asked = api.asked
+        with pytest.raises(httpx.ReadTimeout):
+            await market.client.get(url, headers=headers, timeout=0.25)
+        await asyncio.sleep(0.5)
+        assert api.asked == asked + 1
         async with market.client.stream("GET", url, headers=headers) as answer:
             assert answer.status_code == 200
             receipt = decode_response(answer.headers["payment-response"])
@@ -106,3 +116,34 @@ async def test_events_whose_money_comes_late_are_opened_when_they_are_asked_for_
             again = await market.client.get(url, headers=headers)
             assert (again.status_code, again.json()["code"]) == (409, "stream_opened")
     assert usdc_of(world.chain, world.wallet.address) == PRICE
+
+
+async def test_events_whose_caller_left_before_their_money_came_are_opened_when_asked_for_again(
+    market: Market, world: World
+) -> None:
+    port = free_port()
+    async with serving(Events(), port):
+        market.seller.egress.allow_also([f"127.0.0.1:{port}"])
+        market.listings.clear()
+        market.sell(base=f"http://127.0.0.1:{port}/base")
+        headers = header(await market.offer("/v1/api/ticks"), world.exact(Payer(world.chain)))
+        url = market.url + "/v1/api/ticks"
+        world.chain.rpc("evm_setAutomine", False)
+        asked = asyncio.create_task(market.client.get(url, headers=headers))
+        await until(lambda: world.count(PaymentState.SENT))
+        asked.cancel()
+        await asyncio.sleep(0.2)
+        world.chain.rpc("evm_setAutomine", True)
+        world.chain.rpc("evm_mine")
+        await until(lambda: world.count(PaymentState.CONFIRMED))
+        await asyncio.sleep(0.5)  # its first request has ended
+        async with market.client.stream("GET", url, headers=headers) as answer:
+            assert answer.status_code == 200
+            assert await anext(answer.aiter_lines()) == "data: 0"
+    assert usdc_of(world.chain, world.wallet.address) == PRICE
+
+
+async def until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(15):
+        while not holds():
+            await asyncio.sleep(0.05)

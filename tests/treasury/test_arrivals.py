@@ -107,7 +107,7 @@ async def test_balances_are_followed_through_a_restart_of_the_database(
         purse = purse_of(world)
         following = asyncio.create_task(purse.follow(iter(range(10**9)).__next__))
         try:
-            await world.until(lambda: purse.looked_at)
+            await world.until(lambda: world.rows("SELECT nonce FROM eth_sighting"))
             with unreachable(postgres_url):
                 seen = purse.looked_at
                 await world.until(lambda: following.done() or purse.looked_at > seen + 2)
