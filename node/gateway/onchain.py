@@ -61,7 +61,7 @@ from node.gateway.desk import (
 from node.gateway.forward import BUFFER_BYTES, Answer
 from node.gateway.headers import to_caller
 from node.gateway.match import Match
-from node.gateway.onchain_events import goes_on, open_events, open_late
+from node.gateway.onchain_streams import goes_on, open_late, open_stream
 from node.gateway.purchase import Purchase, receipt_of
 from node.gateway.request import Call, CallerGone
 from node.gateway.spool import Spool
@@ -258,7 +258,7 @@ async def _serve_reserved(desk: Desk, purchase: Purchase) -> Later | None:
             owed = True
             if goes_on(answer):
                 tx_hash = await _settle(desk, purchase, call.id)
-                later = await open_events(desk, purchase, answer, kept, tx_hash)
+                later = await open_stream(desk, purchase, answer, kept, tx_hash)
                 return later
         finally:
             if later is None:

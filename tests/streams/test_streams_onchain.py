@@ -39,12 +39,39 @@ async def test_an_exact_payment_opens_one_stream_once_its_money_has_arrived(
         assert usdc_of(world.chain, world.wallet.address) == PRICE
         await connection.send("paid")
         assert await connection.recv() == "paid"
-        with pytest.raises(InvalidStatus) as refused:
-            await sockets.open("echo", signed)
-    told = json.loads(refused.value.response.body or b"")
-    assert (told["status"], told["code"]) == (409, "stream_opened")
+        assert await _refused(sockets, signed) == (409, "stream_opened")
     assert len(sockets.api.seen) == 1
     assert usdc_of(world.chain, world.wallet.address) == PRICE
+
+
+async def test_a_socket_whose_money_comes_late_is_opened_when_it_is_asked_for_again(
+    world: World,
+) -> None:
+    async with open_seller(world, 6) as market:
+        market.listings.clear()
+        async with socket_market(market) as sockets:
+            required = await market.offer("/v1/api/echo")
+            signed = header(required, world.exact(Payer(world.chain)))["PAYMENT-SIGNATURE"]
+            world.chain.rpc("evm_setAutomine", False)
+            assert await _refused(sockets, signed) == (504, "settlement_pending")
+            world.chain.rpc("evm_setAutomine", True)
+            world.chain.rpc("evm_mine")
+            async with sockets.open("echo", signed) as connection:
+                receipt = decode_response(connection.response.headers["payment-response"])
+                assert receipt.success and receipt.transaction.startswith("0x")
+                await connection.send("late")
+                assert await connection.recv() == "late"
+                assert await _refused(sockets, signed) == (409, "stream_opened")
+            await market.settled()
+            assert market.rows("SELECT status, amount_atoms FROM call") == [(101, PRICE)]
+    assert usdc_of(world.chain, world.wallet.address) == PRICE
+
+
+async def _refused(sockets: SocketMarket, signed: str) -> tuple[int, str]:
+    with pytest.raises(InvalidStatus) as refused:
+        await sockets.open("echo", signed)
+    told = json.loads(refused.value.response.body or b"")
+    return told["status"], told["code"]
 
 
 async def test_a_refused_upgrade_leaves_the_authorization_good(
