@@ -39,6 +39,7 @@ from node.vault.restore import (
     swap,
     sweep_staged,
 )
+from node.vault.restored import VALID_AGAIN
 from node.vault.service import CLAIM_SECONDS, Surroundings, Vault
 from node.vault.source import owed_atoms, told
 
@@ -214,7 +215,8 @@ def _agree(manifest: Manifest, settings: Settings) -> None:
 
 
 def _what_next(manifest: Manifest) -> str:
-    lines = [OLD_NODE, "Start this one with the wallet's passphrase of the old: farebox up"]
+    start = "Start this one with the wallet's passphrase of the old: farebox up"
+    lines = [OLD_NODE, start, VALID_AGAIN]
     if manifest.owed_atoms:
         lines.append(
             f"{Usdc(manifest.owed_atoms)} USDC was owed when the backup was made; it is claimed"

@@ -33,7 +33,7 @@ from node.lock import FILE_NAME as LOCK_NAME
 from node.preferences import store_preference
 from node.settings import Settings
 from node.vault.records import manifest_text
-from node.vault.restored import Restored
+from node.vault.restored import VALID_AGAIN, Restored
 from node.vault.source import TOML, database_of
 
 OLD_NODE = (
@@ -259,9 +259,11 @@ def _name_network(toml: Path, manifest: Manifest) -> None:
 
 def mark_restored(connection: Connection, manifest: Manifest, now: int) -> None:
     """What the restored books must know: nothing they say of the chain is certain until the
-    chain was asked."""
+    chain was asked, and nobody is signed in."""
     connection.execute(text("UPDATE seller_channel SET synced_at = 0"))
     connection.execute(text("UPDATE purchase SET state = 'unknown' WHERE state = 'intent'"))
+    # Perhaps somebody was signed out since, or has changed a password that was known.
+    connection.execute(text("DELETE FROM user_session"))
     connection.execute(
         text(
             "UPDATE backup SET state = 'elsewhere', finished_at = :at, manifest = :manifest,"
@@ -285,7 +287,7 @@ def mark_restored(connection: Connection, manifest: Manifest, now: int) -> None:
             "at": now,
             "type": "restored",
             "how": "warning",
-            "text": f"This node was restored from a backup made {made}. {OLD_NODE}",
+            "text": f"This node was restored from a backup made {made}. {OLD_NODE} {VALID_AGAIN}",
         },
     )
 

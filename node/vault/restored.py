@@ -22,6 +22,10 @@ from node.vault import records
 from node.vault.records import BackupView
 
 LINK = "/settings/backup"
+VALID_AGAIN = (
+    "Everybody has to sign in again. Users, keys and tokens are as they were when the backup was"
+    " made: what was disabled or revoked since is valid again until it is once more."
+)
 _KNOWN_NONCE = text(
     "SELECT COALESCE(MAX(nonce) + 1, 0) FROM chain_tx WHERE sender = :sender AND nonce IS NOT NULL"
 )

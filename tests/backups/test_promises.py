@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 from sqlalchemy import text
+from sqlmodel import Session
 
 from backups.client import run_task
 from backups.errors import FolderUnusable, WorkerDied
@@ -29,7 +30,8 @@ from backups.tasks import Extract, MakeKey, Outcome, Request
 from finance.errors import ChainError
 from finance.selling.claim_policy import ClaimPolicy
 from node.accounts.audit import SYSTEM
-from node.db.engine import writer
+from node.accounts.models import UserSession
+from node.db.engine import open_engine, writer
 from node.settings import Settings
 from node.vault import records
 from node.vault.choices import BackupChoices, change_choices
@@ -103,6 +105,29 @@ def test_a_restore_says_which_settings_no_file_holds(
         *("--password-file", str(tmp_path / "password"), "--json"),
     )
     assert "FAREBOX_PUBLIC_URL=https://api.example.com" in restored["set_outside"]
+
+
+def test_a_restore_signs_everybody_out_and_says_what_is_valid_again(
+    home: Home, tmp_path: Path
+) -> None:
+    session = UserSession(
+        id="s", token_hash="h", user_id="u", created_at=1, last_seen_at=1, expires_at=2**40,
+        address="", user_agent="", csrf="c",
+    )  # fmt: skip
+    with Session(home.engine) as books:
+        books.add(session)
+        books.commit()
+    (tmp_path / "password").write_text(PASSWORD)
+    _farebox(
+        *("--data-dir", str(tmp_path / "new"), "backup", "restore", str(home.back_up()), "--yes"),
+        *("--password-file", str(tmp_path / "password"), "--json"),
+    )
+    engine = open_engine(f"sqlite:///{tmp_path / 'new' / 'farebox.db'}")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT COUNT(*) FROM user_session").scalar() == 0
+        query = "SELECT message FROM event WHERE type = 'restored'"
+        assert "valid again" in str(connection.exec_driver_sql(query).scalar())
+    engine.dispose()
 
 
 def test_memory_does_not_grow_with_the_database(home: Home) -> None:
