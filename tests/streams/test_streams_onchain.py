@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
@@ -26,6 +27,16 @@ async def sockets(market: Market) -> AsyncIterator[SocketMarket]:
     market.listings.clear()
     async with socket_market(market) as sockets:
         yield sockets
+
+
+@asynccontextmanager
+async def selling_events(market: Market) -> AsyncIterator[Events]:
+    port, api = free_port(), Events()
+    async with serving(api, port):
+        market.seller.egress.allow_also([f"127.0.0.1:{port}"])
+        market.listings.clear()
+        market.sell(base=f"http://127.0.0.1:{port}/base")
+        yield api
 
 
 async def test_an_exact_payment_opens_one_stream_once_its_money_has_arrived(
@@ -89,11 +100,7 @@ async def test_a_refused_upgrade_leaves_the_authorization_good(
 async def test_events_without_end_begin_once_their_deposit_is_on_the_chain(
     market: Market, world: World
 ) -> None:
-    port, api = free_port(), Events()
-    async with serving(api, port):
-        market.seller.egress.allow_also([f"127.0.0.1:{port}"])
-        market.listings.clear()
-        market.sell(base=f"http://127.0.0.1:{port}/base")
+    async with selling_events(market) as api:
         deposit = world.deposit(Payer(world.chain), 10 * PRICE)
         headers = header(await market.offer("/v1/api/ticks"), deposit)
         url = market.url + "/v1/api/ticks"
@@ -115,11 +122,7 @@ async def test_events_whose_money_comes_late_are_opened_when_they_are_asked_for_
 ) -> None:
     """The first request ends with 504; nothing was given for what is on its way. Nor are they
     given by a request that found the API down, or left before they began."""
-    port, api = free_port(), Events()
-    async with serving(api, port), open_seller(world, 6) as market:
-        market.seller.egress.allow_also([f"127.0.0.1:{port}"])
-        market.listings.clear()
-        market.sell(base=f"http://127.0.0.1:{port}/base")
+    async with open_seller(world, 6) as market, selling_events(market) as api:
         headers = header(await market.offer("/v1/api/ticks"), world.exact(Payer(world.chain)))
         url = market.url + "/v1/api/ticks"
         world.chain.rpc("evm_setAutomine", False)
@@ -148,11 +151,7 @@ async def test_events_whose_money_comes_late_are_opened_when_they_are_asked_for_
 async def test_events_whose_caller_left_before_their_money_came_are_opened_when_asked_for_again(
     market: Market, world: World
 ) -> None:
-    port = free_port()
-    async with serving(Events(), port):
-        market.seller.egress.allow_also([f"127.0.0.1:{port}"])
-        market.listings.clear()
-        market.sell(base=f"http://127.0.0.1:{port}/base")
+    async with selling_events(market):
         headers = header(await market.offer("/v1/api/ticks"), world.exact(Payer(world.chain)))
         url = market.url + "/v1/api/ticks"
         world.chain.rpc("evm_setAutomine", False)
