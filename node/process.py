@@ -28,6 +28,7 @@ def limit_recursion() -> None:
 def spare_the_collector() -> None:
     """Modules and parts live as long as the node: no collection need look at them again, and
     calls leave so little garbage in cycles that fewer collections do."""
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

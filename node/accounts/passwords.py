@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from base64 import b64encode
 from typing import Final
 
 from argon2 import PasswordHasher, Type
@@ -26,8 +27,18 @@ _ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"
 _HASHER: Final = PasswordHasher(
     time_cost=3, memory_cost=64 * 1024, parallelism=4, hash_len=32, salt_len=16, type=Type.ID
 )
+
+
+def unmatched_hash() -> str:
+    """A PHC string as of a password, which none is known to match."""
+    lengths = _HASHER.salt_len, _HASHER.hash_len
+    salt, hashed = (b64encode(secrets.token_bytes(n)).decode().rstrip("=") for n in lengths)
+    cost = f"m={_HASHER.memory_cost},t={_HASHER.time_cost},p={_HASHER.parallelism}"
+    return f"$argon2id$v=19${cost}${salt}${hashed}"
+
+
 # Verified for names that do not exist, so that they take as long as those that do.
-_NOBODY: Final = _HASHER.hash(secrets.token_urlsafe(24))
+_NOBODY: Final = unmatched_hash()
 
 
 def hash_password(password: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -62,6 +63,7 @@ def init(
 
 def up(context: typer.Context) -> None:
     """Run the node until it is stopped (Ctrl-C or SIGTERM)."""
+    gc.disable()  # none of what is loaded goes away again; on again before it serves
     from node.app import run
 
     settings = read_settings(context)

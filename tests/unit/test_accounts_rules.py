@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyotp
 import pytest
 from argon2 import PasswordHasher, extract_parameters
+from argon2.exceptions import VerifyMismatchError
 from argon2.low_level import Type
 
 from node.accounts.access import GRANTS, Identity, Permission, Role
@@ -15,6 +16,7 @@ from node.accounts.passwords import (
     needs_rehash,
     require_good_password,
     temporary_password,
+    unmatched_hash,
     verify_password,
 )
 from node.accounts.setup import SetupProgress, Step, from_this_machine, next_step
@@ -40,6 +42,14 @@ def test_only_the_password_itself_opens_its_hash() -> None:
     assert not verify_password(hashed, "correct horse batter")
     assert not verify_password(None, "correct horse battery")
     assert not verify_password("no hash at all", "correct horse battery")
+
+
+@pytest.mark.usefixtures("true_costs")
+def test_names_that_do_not_exist_are_tried_at_the_price_of_those_that_do() -> None:
+    unmatched = unmatched_hash()
+    assert extract_parameters(unmatched) == extract_parameters(hash_password("x"))
+    with pytest.raises(VerifyMismatchError):  # and not refused for its form, which costs nothing
+        PasswordHasher().verify(unmatched, "correct horse battery")
 
 
 def test_weaker_hashes_are_noticed_to_be_made_anew() -> None:
