@@ -23,9 +23,10 @@ from finance.wallet.signer import Keys
 from node.db.engine import open_engine
 from node.db.journal import Journal
 from node.db.migrations import upgrade
-from node.demo.processes import Part, run_command, start_part
+from node.demo.processes import run_command
 from tests.ports import free_port as free_port  # for those who start servers beside these
 from tests.recovery.faulty_rpc import FaultyRpc
+from tests.recovery.forked_node import ForkedNode
 
 NETWORK = NETWORKS["devnet"]
 PASSPHRASE = "only for tests"
@@ -55,7 +56,7 @@ class NodeHome:
     gateway_port: int
     console_port: int
     keys: Keys
-    part: Part | None = None
+    part: ForkedNode | None = None
     starts: int = 0
     database: str = ""  # where that is not SQLite in its folder
     public_url: str = ""  # where buyers reach it, if something stands before it
@@ -99,8 +100,8 @@ class NodeHome:
     async def start(self, wait: bool = True) -> None:
         """`farebox up`; each start has a log of its own."""
         self.starts += 1
-        name = f"{self.name}-{self.starts}"
-        self.part = await start_part(name, ("up",), self.folder, self.environment)
+        log = self.folder / f"{self.name}-{self.starts}.log"
+        self.part = ForkedNode(log, self.environment)
         if wait:
             await self.ready()
 
@@ -120,8 +121,8 @@ class NodeHome:
     async def kill_9(self) -> None:
         """The machine's power goes: no handler runs, nothing is flushed."""
         assert self.part is not None
-        self.part.process.kill()
-        await self.part.process.wait()
+        self.part.signal(signal.SIGKILL)
+        await self.part.wait()
         self.part = None
 
     async def stop(self) -> None:
@@ -132,7 +133,7 @@ class NodeHome:
     def claim_now(self) -> None:
         """As an operator asks for it."""
         assert self.part is not None
-        self.part.process.send_signal(signal.SIGUSR1)
+        self.part.signal(signal.SIGUSR1)
 
     async def rows(self, query: str, **values: Any) -> list[Any]:
         """Rows of the node's own database, also while it runs."""

@@ -53,11 +53,11 @@ async def test_a_node_told_to_end_has_its_money_when_it_has_ended(
     async with open_market(chain, tmp_path) as market:
         seller, before = market.seller, market.usdc(market.seller)
         await sell(market, "before-the-end")
-        assert seller.part is not None
-        process = seller.part.process
+        ended = seller.part
+        assert ended is not None
         await seller.stop()
         # Read while nothing of the seller runs: nobody could claim any more.
-        assert process.returncode == 0, seller.log()
+        assert ended.exit_code == 0, seller.log()
         assert market.usdc(seller) == before + OWED
         assert await unclaimed(seller) == 0
         # The ledger books it from the chain's events, with the confirmations they need.
