@@ -26,7 +26,7 @@ from node.db.migrations import upgrade
 from node.demo.processes import run_command
 from tests.ports import free_port as free_port  # for those who start servers beside these
 from tests.recovery.faulty_rpc import FaultyRpc
-from tests.recovery.forked_node import ForkedNode
+from tests.recovery.forked import Forked
 
 NETWORK = NETWORKS["devnet"]
 PASSPHRASE = "only for tests"
@@ -56,7 +56,7 @@ class NodeHome:
     gateway_port: int
     console_port: int
     keys: Keys
-    part: ForkedNode | None = None
+    part: Forked | None = None
     starts: int = 0
     database: str = ""  # where that is not SQLite in its folder
     public_url: str = ""  # where buyers reach it, if something stands before it
@@ -101,7 +101,7 @@ class NodeHome:
         """`farebox up`; each start has a log of its own."""
         self.starts += 1
         log = self.folder / f"{self.name}-{self.starts}.log"
-        self.part = ForkedNode(log, self.environment)
+        self.part = Forked.up(log, self.environment)
         if wait:
             await self.ready()
 

@@ -1,28 +1,19 @@
-"""A seller at work on the chain, as a process that can die at a chosen commit.
-
-    python -m tests.recovery.seller_process FOLDER RPC_URL WALLET_KEY RECEIVER_KEY COMMIT WORK
-
-WORK is `settle` (all that is owed), `claim` (all vouchers) or `refund:CHANNEL`. It kills
-itself (SIGKILL) instead of making its commit number COMMIT, and prints `done` if it
-gets to the end before.
-"""
+"""A seller at work on the chain, as a process that can die at a chosen commit."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 from finance.models import PaymentState
 from finance.store import Batch
 from finance.wallet.signer import Signer
 from node.db.journal import Journal
+from tests.recovery.forked import Forked
 from tests.recovery.seller_world import Chain, World
 
-_ROOT = Path(__file__).parents[2]
 _SECONDS = 60
 
 
@@ -39,22 +30,26 @@ class Dying(Journal):
 
 
 async def run_and_die(world: World, commit: int, work: str) -> bool:
-    """Let another process do `work` with the world's money; whether it died of it."""
+    """Let another process do `work` with the world's money: `settle` (all that is owed), `claim`
+    (all vouchers) or `refund:CHANNEL`. It kills itself instead of making this commit of its own;
+    whether it came to that."""
     keys = [signer.private.to_hex() for signer in (world.wallet, world.receiver)]
-    arguments = [str(world.folder), world.chain.rpc_url, *keys, str(commit), work]
-    command = [sys.executable, "-m", "tests.recovery.seller_process", *arguments]
-    ended = await asyncio.to_thread(
-        subprocess.run, command, cwd=_ROOT, capture_output=True, text=True, timeout=_SECONDS
-    )
-    assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
-    return ended.returncode != 0
+    arguments = world.folder, world.chain.rpc_url, *keys, commit, work
+    other = Forked(world.folder / "other.log", _work, *arguments)
+    async with asyncio.timeout(_SECONDS):
+        await other.wait()
+    assert other.exit_code in (0, -signal.SIGKILL), other.tail()
+    return other.exit_code != 0
 
 
-async def _work() -> None:
-    folder, rpc_url, wallet, receiver, commit, work = sys.argv[1:]
+def _work(folder: Path, rpc_url: str, wallet: str, receiver: str, commit: int, work: str) -> None:
     keys = Signer.from_hex(wallet), Signer.from_hex(receiver)
-    Dying.left = int(commit)
-    async with World(Chain(rpc_url), Path(folder), *keys, journal=Dying) as world:
+    Dying.left = commit
+    asyncio.run(_do(work, World(Chain(rpc_url), folder, *keys, journal=Dying)))
+
+
+async def _do(work: str, its_world: World) -> None:
+    async with its_world as world:
         if work == "settle":
             while world.count(PaymentState.OWED) + world.count(PaymentState.SENT):
                 await asyncio.sleep(0.02)
@@ -64,8 +59,3 @@ async def _work() -> None:
             channel = await world.channels.get(work.removeprefix("refund:"))
             assert channel is not None
             await world.refunds.refund(channel, None)
-    print("done", flush=True)
-
-
-if __name__ == "__main__":
-    asyncio.run(_work())

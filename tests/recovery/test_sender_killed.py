@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sqlite3
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from finance.chain.addresses import USDC_ADDRESS
 from finance.models import TxState
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.faulty_rpc import Fault, FaultyRpc
+from tests.recovery.forked import Forked
 from tests.recovery.sender_world import (
     fresh_address,
     nonce_of,
@@ -19,8 +22,6 @@ from tests.recovery.sender_world import (
     transfer,
     usdc_of,
 )
-
-_ROOT = Path(__file__).parent.parent.parent
 
 
 def _state_on_disk(database: Path) -> str:
@@ -33,15 +34,24 @@ async def _run_and_kill(
     database: Path, url: str, key: str, to: str, proxy: FaultyRpc, at: str
 ) -> None:
     """Start the payer and kill it a moment after it asked for `at`."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.recovery.send_once", str(database), url, key, to, cwd=_ROOT
-    )
+    process = Forked(database.with_suffix(".log"), _send_once, database, url, key, to)
     async with asyncio.timeout(60):
         while at not in proxy.seen:
             await asyncio.sleep(0.02)
         await asyncio.sleep(1)
-    process.kill()
+    process.signal(signal.SIGKILL)
     await process.wait()
+
+
+def _send_once(*arguments: Any) -> None:
+    asyncio.run(_send(*arguments))
+
+
+async def _send(database: Path, url: str, key: str, to: str) -> None:
+    async with sender_world(database, [url], key, stuck_seconds=60, timeout_seconds=60) as world:
+        tx_id = await world.sender.send("t", "x", USDC_ADDRESS, transfer(to, 1))
+        await world.sender.outcome(tx_id, 60)
+        await asyncio.sleep(60)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""`farebox up` in a fork of a process that has loaded the product once: loading it takes several
-times as long as starting a node. What tests do to the process is done to a process of its own.
+"""Processes of tests, forked from one that has loaded the product: loading it takes several times
+as long as starting a node. What a test does to one is done to a process of its own.
 """
 
 from __future__ import annotations
@@ -10,30 +10,32 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Self
 
 from node.cli import main as farebox
 from node.demo.processes import LOG_LINES
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["node.app", "node.commands.node", __name__])
+_FORKS.set_forkserver_preload(["node.app", "node.commands.node", "tests.recovery.seller_process"])
 _STOP_SECONDS = 30
 _LOOK_SECONDS = 0.02
 
 
-class ForkedNode:
-    """One node as a process; what it writes goes to `log`."""
+class Forked:
+    """A process that runs `target`, a function of a module, and writes to `log`."""
 
-    def __init__(self, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, log: Path, target: Callable[..., None], *arguments: Any) -> None:
         self.log = log
-        outer = {
-            name: value for name, value in os.environ.items() if not name.startswith("FAREBOX_")
-        }
-        arguments = (str(log), {**outer, **environment})
-        self._process = _FORKS.Process(target=_up, args=arguments, daemon=True)
+        self._process = _FORKS.Process(target=_run, args=(log, target, arguments), daemon=True)
         self._process.start()
+
+    @classmethod
+    def up(cls, log: Path, environment: Mapping[str, str]) -> Self:
+        """`farebox up` with these settings and no others."""
+        return cls(log, _up, dict(environment))
 
     @property
     def exit_code(self) -> int | None:
@@ -41,7 +43,7 @@ class ForkedNode:
         return self._process.exitcode
 
     def require_alive(self) -> None:
-        assert self.exit_code is None, f"the node ended ({self.exit_code}):\n{self.tail()}"
+        assert self.exit_code is None, f"it ended ({self.exit_code}):\n{self.tail()}"
 
     def tail(self) -> str:
         """The last lines it wrote."""
@@ -68,17 +70,20 @@ class ForkedNode:
             await self.wait()
 
 
-def _up(log: str, environment: dict[str, str]) -> None:
+def _run(log: Path, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     os.setsid()
-    os.environ.clear()
-    os.environ.update(environment)
-    words, nothing = (
-        os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
-        os.open(os.devnull, os.O_RDWR),
-    )
-    for number, target in ((0, nothing), (1, nothing), (2, words)):
-        os.dup2(target, number)
+    words = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number, place in ((0, nothing), (1, nothing), (2, words)):
+        os.dup2(place, number)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    target(*arguments)
+
+
+def _up(environment: Mapping[str, str]) -> None:
+    for name in [name for name in os.environ if name.startswith("FAREBOX_")]:
+        del os.environ[name]
+    os.environ.update(environment)
     sys.argv = ["farebox", "up"]
     farebox()
 
