@@ -5,7 +5,7 @@ A process decides in memory within its share, and asks for more when that is use
 sixteenth of what is left while there is much, near the end exactly what its waiting calls
 need. Grants follow each other (one row is locked), and each looks at what was used and at
 what others hold, so that shares and use together never pass the limit. What a process does
-not need goes back every few seconds; the share of one that died goes back at once.
+not need goes back every few seconds; the share of one that died, once it counts as gone.
 """
 
 from __future__ import annotations

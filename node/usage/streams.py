@@ -267,7 +267,7 @@ class Streams:
         if owner == self._presence.number:
             stream = self._open.get(stream_id)
             return stream is not None and stream.goes_on
-        return not self._presence.departed({owner})
+        return not self._presence.missing({owner})
 
     async def put(self, stream: Stream) -> None:
         """Have its row, if it can be written now."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from asyncio import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from finance.selling.channels import SellerChannels
 from finance.selling.checks import ChainChecks
 from finance.selling.mirror import Mirror
 from finance.selling.reservations import find_known
+from node.db import presence
 from node.db.engine import open_engine
 from node.db.journal import Journal
 from node.db.migrations import upgrade
@@ -36,36 +38,41 @@ _RESERVED = (PaymentState.RESERVED, ATOMS)
 _FREED = (PaymentState.RELEASED, 0)
 
 
-async def test_a_gateway_that_starts_leaves_alone_what_another_one_holds(postgres_url: str) -> None:
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks follow each other quickly, and who is missing counts as gone after a moment."""
+    monkeypatch.setattr(gateway_app, "TIDY_SECONDS", 0.05)
+    monkeypatch.setattr(presence, "GONE_SECONDS", 0.5)
+
+
+async def test_a_gateway_that_starts_leaves_alone_what_another_one_holds(
+    postgres_url: str, soon: None
+) -> None:
     engine = _database(postgres_url)
     process = await _holding(postgres_url)
     try:
         async with _gateway(engine):
+            await asyncio.sleep(1)
             assert _held(engine) == _RESERVED
         process.kill()
         await process.wait()
         async with _gateway(engine):
-            assert _held(engine) == _FREED
+            await until("what it held is free", _freed(engine), 10)
     finally:
         await _end(process)
         engine.dispose()
 
 
 async def test_a_gateway_that_runs_frees_what_a_dead_one_held(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    postgres_url: str, soon: None
 ) -> None:
     engine = _database(postgres_url)
     process = await _holding(postgres_url)
-    monkeypatch.setattr(gateway_app, "TIDY_SECONDS", 0.05)
-
-    async def freed() -> bool:
-        return _held(engine) == _FREED
-
     try:
         async with _gateway(engine):
             process.kill()
             await process.wait()
-            await until("what it held is free", freed, 10)
+            await until("what it held is free", _freed(engine), 10)
     finally:
         await _end(process)
         engine.dispose()
@@ -80,6 +87,13 @@ async def test_a_gateway_alone_frees_what_it_held_before_it_was_killed(tmp_path:
     async with _gateway(engine):
         assert _held(engine) == _FREED
     engine.dispose()
+
+
+def _freed(engine: Engine) -> Callable[[], Awaitable[bool]]:
+    async def look() -> bool:
+        return _held(engine) == _FREED
+
+    return look
 
 
 def _database(url: str) -> Engine:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
+from node.db import presence
 from node.db.engine import open_engine, writer
 from node.db.journal import Journal
 from node.db.migrations import upgrade
@@ -68,8 +69,9 @@ async def test_an_idle_stream_costs_its_time_to_the_second(journal: Journal) -> 
 
 
 async def test_open_streams_are_written_by_one_batch_and_end_at_their_last_tick_in_a_crash(
-    journal: Journal,
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(presence, "GONE_SECONDS", 0.0)
     clock = Clock()
     dying = Streams(journal, clock)
     for index in range(50):

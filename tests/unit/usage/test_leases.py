@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from finance.store import Batch
+from node.db import presence
 from node.db.engine import open_engine
 from node.db.journal import Journal
 from node.db.migrations import upgrade
@@ -99,6 +100,7 @@ async def closed(parts: list[tuple[Quotas, Journal]]) -> None:
 async def test_a_process_that_ends_while_another_asks_has_used_what_it_used(
     shared: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(presence, "GONE_SECONDS", 0.0)
     (one, its_journal), (other, other_journal) = await opened(shared, 2)
     # All of the limit is the first one's share, and it uses it up in its last moment.
     held = [one.claim(key_subject("a"), Meter.CALLS, 1, 10, NOW, shared=True) for _ in range(10)]
@@ -185,7 +187,10 @@ def hold_and_wait(url: str, told: Any) -> None:
     asyncio.run(run())
 
 
-def test_the_share_of_a_killed_process_is_not_lost(shared: Engine) -> None:
+def test_the_share_of_a_killed_process_is_not_lost(
+    shared: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "GONE_SECONDS", 1.0)
     context = multiprocessing.get_context("spawn")
     told = context.Queue()
     doomed = context.Process(target=hold_and_wait, args=(url_of(shared), told))
