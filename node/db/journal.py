@@ -24,6 +24,7 @@ from sqlalchemy.sql.expression import Executable
 
 from finance.errors import StoreConflict, StoreUnavailable
 from finance.store import Batch, Write
+from node.db.doubt import number_in, was_committed
 from node.db.statements import Statements
 
 MAX_GROUP = 256
@@ -157,15 +158,27 @@ class Journal:
         connection = self._connection
         if connection is None:
             connection = self._connection = self.engine.raw_connection()
+        number = None
         try:
             with closing(connection.cursor()) as cursor:
                 if self._begin is not None:
                     cursor.execute(self._begin)
                 self._write_rows(cursor, batches)
-            connection.commit()
+                if self._begin is None:
+                    number = number_in(cursor)
         except Exception as error:
             self._undo(connection, error)
             raise
+        self._make_durable(connection, number)
+
+    def _make_durable(self, connection: PoolProxiedConnection, number: int | None) -> None:
+        """Commit. What was committed before its connection broke has been written."""
+        try:
+            connection.commit()
+        except Exception as error:
+            self._undo(connection, error)
+            if number is None or not was_committed(self.engine, number):
+                raise
 
     def _undo(self, connection: PoolProxiedConnection, error: Exception) -> None:
         try:

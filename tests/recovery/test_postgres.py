@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from finance.errors import StoreConflict
+from finance.errors import StoreConflict, StoreUnavailable
+from finance.ledger import Account, entry
 from finance.models import PaymentKind
 from finance.money import MAX_ATOMS
 from finance.selling.channels import Channel, charge_writes, open_channel
@@ -25,6 +26,7 @@ from node.db.journal import Journal
 from node.db.migrations import upgrade
 from node.usage.calls import CallRecord
 from node.usage.models import Side
+from tests.recovery.cutting_relay import Cut, CuttingRelay
 
 ADDRESS = b"\x01" * 20
 ZERO_WORD = bytes(32)
@@ -141,3 +143,38 @@ def charged(engine: Engine) -> tuple[int, int, int]:
 
 def _one(connection: Connection, query: str) -> tuple[int, ...]:
     return tuple(int(value) for value in connection.execute(text(query)).one())
+
+
+async def test_a_commit_whose_acknowledgement_is_lost_has_been_made(postgres_url: str) -> None:
+    """Its caller would give the call up for unpaid that its customer was charged for."""
+    with CuttingRelay(postgres_url) as relay:
+        engine = open_engine(relay.url)
+        upgrade(engine)
+        journal = Journal(engine)
+        await journal.commit(Batch([entry("first", Account.CHARGED, 1, 0)]))
+        relay.cut = Cut.AFTER
+        await journal.commit(Batch([entry("second", Account.CHARGED, 1, 0)]))
+        assert relay.cut is Cut.NEVER
+        await journal.commit(Batch([entry("third", Account.CHARGED, 1, 0)]))
+        assert _keys(engine) == {"first", "second", "third"}
+        journal.close()
+        engine.dispose()
+
+
+async def test_a_commit_that_the_server_never_heard_of_has_not_been_made(postgres_url: str) -> None:
+    with CuttingRelay(postgres_url) as relay:
+        engine = open_engine(relay.url)
+        upgrade(engine)
+        journal = Journal(engine)
+        await journal.commit(Batch([entry("first", Account.CHARGED, 1, 0)]))
+        relay.cut = Cut.BEFORE
+        with pytest.raises(StoreUnavailable):
+            await journal.commit(Batch([entry("second", Account.CHARGED, 1, 0)]))
+        assert _keys(engine) == {"first"}
+        journal.close()
+        engine.dispose()
+
+
+def _keys(engine: Engine) -> set[str]:
+    with engine.connect() as connection:
+        return set(connection.execute(text("SELECT key FROM ledger_entry")).scalars())
