@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from threading import Thread
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, insert
@@ -12,12 +14,13 @@ from catalog.models import Listing, ListingOrigin
 from node.accounts.audit import SYSTEM
 from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade
+from node.plans.buying import orders
 from node.plans.buying.errors import NotPossibleNow
 from node.plans.buying.keys import held_version, load_held
 from node.plans.buying.models import OrderState
 from node.plans.buying.offers import Offer
 from node.plans.buying.ordering import Agreed, Ordering
-from node.plans.buying.ports import Place, Vault
+from node.plans.buying.ports import Place, Told, Vault
 from node.plans.buying.read import list_subscriptions, live_subscriptions, read_subscription
 from node.plans.buying.rows import change_order, change_row, note, standing_values
 from node.plans.buying.shapes import Due, Now, Period, Plan, Subscription
@@ -73,3 +76,33 @@ def test_a_subscription_goes_from_its_order_to_its_renewal(engine: Engine) -> No
     ]
     with pytest.raises(NotPossibleNow):  # while that is under way
         ordering.upgrade(SYSTEM, made, "max", 5, NOW)
+
+
+def test_an_order_that_fails_here_is_not_signed_for_by_another_process_meanwhile(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be paid, and its subscription be one that nobody uses."""
+    made, order_id = Ordering(engine, VAULT).subscription(SYSTEM, OFFER, PLAN, Agreed(3, 9), NOW)
+    read_paid, signed = orders.read_paid, list[int]()
+
+    def sign() -> None:
+        with writer(open_engine(engine.url.render_as_string(False))).begin() as other:
+            done = other.execute(orders._STILL_WANTED, {"id": order_id})
+            signed.append(done.rowcount)
+
+    signing = Thread(target=sign)
+
+    def read_then_sign(*args: Any) -> Any:
+        found = read_paid(*args)
+        signing.start()
+        signing.join(1)
+        return found
+
+    monkeypatch.setattr(orders, "read_paid", read_then_sign)
+    line: Any = None
+    carried = orders.Orders(engine, line, VAULT.unseal, time.time)
+    told = Told(502, code="seller_unreachable", answered=False)
+    outcome = carried._write(order_id, told, None, False)
+    signing.join()
+    assert (outcome.state, signed) == (OrderState.FAILED, [0])
+    assert read_subscription(engine, made, NOW).state == "failed"

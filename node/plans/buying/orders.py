@@ -152,7 +152,8 @@ class Orders:
     ) -> Outcome:
         now = int(self._clock())
         with writer(self._engine).begin() as connection:
-            order = read_order(connection, order_id)
+            # Held before the books are read: another process may be about to sign for it.
+            order = read_order(connection, order_id, hold=True)
             if order.state not in UNDER_WAY:
                 return Outcome(OrderState(order.state), order.error, order.detail)
             paid = read_paid(connection, order_id)

@@ -65,9 +65,11 @@ def kept_rows(connection: Connection) -> list[Row[Any]]:
     return list(connection.execute(select(_SUBSCRIPTIONS).where(kept)))
 
 
-def read_order(connection: Connection, order_id: str) -> Row[Any]:
-    """Raises SubscriptionUnknown."""
-    row = connection.execute(select(_ORDERS).where(_ORDERS.c.id == order_id)).first()
+def read_order(connection: Connection, order_id: str, hold: bool = False) -> Row[Any]:
+    """`hold`: nobody signs for it, or changes it, until the transaction ends. Raises
+    SubscriptionUnknown."""
+    found = select(_ORDERS).where(_ORDERS.c.id == order_id)
+    row = connection.execute(found.with_for_update() if hold else found).first()
     if row is None:
         raise SubscriptionUnknown("There is no such order.")
     return row
