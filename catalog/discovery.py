@@ -24,7 +24,7 @@ from catalog.schemas import Declaration, read_declaration
 # A call dearer than this is a mistake or a trap: 10,000 USDC.
 MAX_PRICE_ATOMS: Final = 10_000 * 10**6
 MAX_ROUTES: Final = 200
-_URL_CHARACTERS = 1_000
+_URL_BYTES = 1_000  # PostgreSQL has no index over more than 2,704
 _NAME_CHARACTERS = 80
 _DESCRIPTION_CHARACTERS = 500
 _TAGS, _TAG_CHARACTERS = 20, 40
@@ -213,7 +213,7 @@ def clean_tags(value: object) -> tuple[str, ...]:
 
 
 def _address(value: object) -> SplitResult:
-    if not isinstance(value, str) or len(value) > _URL_CHARACTERS or not value.isprintable():
+    if not isinstance(value, str) or not value.isprintable() or len(value.encode()) > _URL_BYTES:
         raise Unusable("no usable address")
     try:
         parts = urlsplit(value)
@@ -275,7 +275,7 @@ def _farebox(extension: object, parts: SplitResult) -> tuple[str, bool]:
 
 def _path_of(address: object) -> str:
     try:
-        usable = isinstance(address, str) and len(address) <= _URL_CHARACTERS
+        usable = isinstance(address, str) and len(address) <= _URL_BYTES
         return urlsplit(str(address)).path.rstrip("/") if usable else ""
     except ValueError:
         return ""

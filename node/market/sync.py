@@ -16,7 +16,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from catalog.discovery import FoundListing, Payable, Reading, group
 from catalog.errors import PeerUnknown
@@ -43,6 +43,7 @@ from node.usage.events import Severity, event
 
 PAGE = "/settings/network"
 _BITE = 50
+_NOT_KEPT = "What it lists cannot be stored; the node's log says more."
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -106,6 +107,10 @@ class Sync:
                 await asyncio.to_thread(self._failed, peer, str(error), now)
             except IntegrityError:
                 report = SyncReport(peer.name, "The catalog changed meanwhile; it is read again.")
+                await asyncio.to_thread(self._failed, peer, report.error, now)
+            except DBAPIError:
+                _log.exception("what %s lists", peer.url)
+                report = SyncReport(peer.name, _NOT_KEPT)
                 await asyncio.to_thread(self._failed, peer, report.error, now)
             await self._tell(peer, report, now, by_hand)
             return report

@@ -21,7 +21,8 @@ from catalog.models import Sample
 from catalog.peers import add_peer, read_peer
 from node.accounts.access import Role
 from node.alerts.alerts import Alerts
-from node.db.engine import writer
+from node.db.engine import open_engine, writer
+from node.db.migrations import upgrade
 from node.egress import EgressPolicy
 from node.market.peer_reader import Bounds, PeerReader
 from node.market.sync import Sync, SyncReport
@@ -287,6 +288,29 @@ async def test_same_page_again_and_again_ends_the_list(migrated_engine: Engine) 
     async with hostile(lambda _: ok(resource(1), resource(2), None, 7)) as (peer, url):
         _, report = await read(migrated_engine, url)
     assert peer.asked == 2 and report.listings == 2 and report.skipped == 2
+
+
+async def test_a_peer_with_an_endless_address_keeps_no_other_from_being_read(
+    database_url: str,
+) -> None:
+    engine = open_engine(database_url)
+    upgrade(engine)
+    signs = "".join(chr(0x4E00 + (7919 * n) % 20_000) for n in range(970))
+    endless = resource(1, resource=f"https://sell.example/{signs}")
+    async with (
+        hostile(lambda _: ok(endless)) as (_, one),
+        hostile(lambda _: ok(resource(2))) as (
+            _,
+            two,
+        ),
+    ):
+        with writer(engine).begin() as connection:
+            peers = [add_peer(connection, url, "", 1).id for url in (one, two)]
+        await sync_of(engine).sync_due(int(time.time()))
+    with engine.connect() as connection:
+        assert [read_peer(connection, each).synced_at is None for each in peers] == [False, False]
+    assert rows(engine, "SELECT base_url FROM listing") == [("https://sell.example/service-2",)]
+    engine.dispose()
 
 
 async def test_private_hosts_are_not_asked_unless_they_are_allowed(
