@@ -34,7 +34,7 @@ from node.plans.orders import free_holder, subscribe
 from node.plans.requests import read_requests
 from node.plans.subscribers import Offered, Ordered, Subscriber, read_plan, read_plans
 from node.plans.terms import Kind, Period, Stretch, first_stretch
-from node.usage.quotas import Meter
+from node.usage.quotas import used_by
 from node.usage.rates import RateLimited
 
 # Of one listing: each is a row that nobody has paid for.
@@ -87,10 +87,9 @@ class Counter:
 
     async def document(self, subscriber: Subscriber, now: int) -> dict[str, Any]:
         """A subscription as its customer sees it."""
-        plans, invoices, requests = await asyncio.to_thread(_read_all, self.engine, subscriber)
-        quotas, subject = self.gate.quotas, subscriber.subject
-        used = {meter.value: quotas.used(subject, meter, now) for meter in Meter}
-        per_minute = self.gate.limiter.in_last_minute(subject, now)
+        read = asyncio.to_thread(_read_all, self.engine, subscriber, now)
+        plans, invoices, requests, used = await read
+        per_minute = self.gate.limiter.in_last_minute(subscriber.subject, now)
         return subscription_document(subscriber, plans, used, per_minute, invoices, requests, now)
 
 
@@ -235,7 +234,10 @@ def _is_taken(engine: Engine, keys: Mapping[str, Any]) -> bool:
         return connection.execute(_TAKEN, dict(keys)).first() is not None
 
 
-def _read_all(engine: Engine, subscriber: Subscriber) -> tuple[dict[str, Offered], Any, Any]:
+def _read_all(
+    engine: Engine, subscriber: Subscriber, now: int
+) -> tuple[dict[str, Offered], Any, Any, dict[str, int]]:
     plans = read_plans(engine, subscriber.listing_id, retired=True)
     invoices = invoices_of(engine, subscriber.id, InvoiceSide.SOLD)
-    return {plan.id: plan for plan in plans}, invoices, read_requests(engine, subscriber.id)
+    requests, used = read_requests(engine, subscriber.id), used_by(engine, subscriber.subject, now)
+    return {plan.id: plan for plan in plans}, invoices, requests, used

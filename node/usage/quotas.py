@@ -298,6 +298,16 @@ def used_by_subject(engine: Engine, meter: Meter, now: int) -> dict[str, int]:
         return {row[0]: row[1] for row in connection.execute(statement)}
 
 
+def used_by(engine: Engine, subject: str, now: int) -> dict[str, int]:
+    """What a subject has used this month of every meter, in whichever process (blocking)."""
+    statement = select(col(QuotaUsage.meter), col(QuotaUsage.used)).where(
+        col(QuotaUsage.subject) == subject, col(QuotaUsage.window_start) == window_of(now).start
+    )
+    with engine.connect() as connection:
+        found = {row[0]: row[1] for row in connection.execute(statement)}
+    return {meter.value: found.get(meter.value, 0) for meter in Meter}
+
+
 def used_together(engine: Engine, meter: Meter, now: int, subject: str = ALL_KEYS) -> int:
     """What all subjects of a kind, or one, have used this month (blocking)."""
     used: defaultdict[str, int] = defaultdict(int)

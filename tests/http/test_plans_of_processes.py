@@ -52,6 +52,11 @@ async def test_a_plan_is_served_at_once_by_the_process_that_did_not_sell_it(
         assert (await one.client.get(one.url + ECHO, headers=headers)).status_code == 200
         address = f"{other.url}{BELOW}/subscriptions/{taken}"
         assert (await other.client.get(address, headers=headers)).status_code == 200
+        for each in (one, other):  # one call was served by each
+            shown = await each.client.get(
+                f"{each.url}{BELOW}/subscriptions/{taken}", headers=headers
+            )
+            assert shown.json()["used"]["calls"] == 2
         stranger = {"Farebox-Key": "another"}
         assert (await other.client.get(other.url + ECHO, headers=stranger)).status_code == 401
 
