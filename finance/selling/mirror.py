@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from eth_abi.abi import decode
@@ -142,15 +143,18 @@ class Mirror:
     async def sync(self, channel_ids: Iterable[str], min_block: int = 0) -> dict[str, OnchainState]:
         """Read channels, write their rows (those that exist), tell the listeners."""
         wanted = sorted(set(channel_ids))
-        if not wanted:
-            return {}
+        states: dict[str, OnchainState] = {}
         async with self._turn:
-            states = await self.read(wanted, min_block)
-            now = int(time.time())
-            writes = [w for each in wanted for w in mirror_writes(each, states[each], now)]
-            await self._store.commit(Batch(writes))
-        for channel_id, state in states.items():
-            self.announce(channel_id, state)
+            # What is read is written at once: a refund or a deposit of a later block, that
+            # ends while the others are read, is not overwritten.
+            for start in range(0, len(wanted), CHANNELS_PER_CALL):
+                part = await self.read(wanted[start : start + CHANNELS_PER_CALL], min_block)
+                now = int(time.time())
+                rows = [mirror_writes(each, state, now) for each, state in part.items()]
+                await self._store.commit(Batch(list(chain.from_iterable(rows))))
+                for channel_id, state in part.items():
+                    self.announce(channel_id, state)
+                states |= part
         return states
 
     async def adopt(self, config: ChannelConfig) -> OnchainState | None:
