@@ -59,7 +59,15 @@ _INSERT = text(
     " LEFT JOIN chain_tx t ON t.ref = w.id AND t.purpose IN ('withdraw_usdc', 'withdraw_eth')"
     " WHERE w.error IS NULL AND (t.id IS NULL OR t.state IN ('intended', 'signed', 'broadcast')))"
 )
-_FAIL = update(_ROWS).where(_ROWS.c.id == bindparam("wanted")).values(error=bindparam("why"))
+_OF_WANTED = (_ROWS.c.id == bindparam("wanted"), _ROWS.c.error.is_(None))
+_FAIL = update(_ROWS).where(*_OF_WANTED).values(error=bindparam("why"))
+# Another process may be sending it: what it has begun is not given up, and what was given up is
+# not signed.
+_GIVE_UP = text(
+    "UPDATE withdrawal SET error = :why WHERE id = :wanted AND error IS NULL AND NOT EXISTS ("
+    "SELECT 1 FROM chain_tx WHERE ref = :wanted AND purpose IN ('withdraw_usdc', 'withdraw_eth'))"
+)
+_STILL_WANTED = update(_ROWS).where(*_OF_WANTED).values(error=None)
 _TELL = (
     update(_ROWS)
     .where(_ROWS.c.id == bindparam("wanted"), _ROWS.c.told == bindparam("was"))
@@ -106,7 +114,9 @@ class Withdrawals:
     async def start(self) -> None:
         """Say of what a former run never signed that nothing was sent. After the sender."""
         for lost in await asyncio.to_thread(_never_sent, self._store.engine):
-            await self._fail(lost, "The node stopped before it was signed. Nothing was sent.")
+            why = "The node stopped before it was signed. Nothing was sent."
+            given_up = Write(_GIVE_UP, {"wanted": lost, "why": why}, rows=None)
+            await self._store.commit(Batch([given_up]))
 
     # Before it is confirmed
 
@@ -228,14 +238,18 @@ class Withdrawals:
         self, withdrawal_id: str, token: Token, destination: str, amount: int
     ) -> None:
         target, data, value = transaction_of(token, destination, amount, self._network)
+        wanted = Write(_STILL_WANTED, {"wanted": withdrawal_id})
         try:
-            await self._sender.send(PURPOSES[token], withdrawal_id, target, data, value)
+            await self._sender.send(
+                PURPOSES[token], withdrawal_id, target, data, value, lambda _: [wanted]
+            )
         except FinanceError as error:
             await self._fail(withdrawal_id, str(error))
             raise
 
     async def _fail(self, withdrawal_id: str, why: str) -> None:
-        await self._store.commit(Batch([Write(_FAIL, {"wanted": withdrawal_id, "why": why[:500]})]))
+        failed = Write(_FAIL, {"wanted": withdrawal_id, "why": why[:500]}, rows=None)
+        await self._store.commit(Batch([failed]))
 
     # Afterwards
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import secrets
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from finance.errors import RpcUnavailable, WithdrawalRefused
+from finance import withdrawals
+from finance.errors import RpcUnavailable, StoreConflict, WithdrawalRefused
 from finance.operations import Token
 from finance.wallet.signer import Signer
 from finance.withdrawal import DATA_FEE_WEI, Stage
-from finance.withdrawals import WithdrawalView, find_withdrawal, recent_withdrawals
+from finance.withdrawals import (
+    Withdrawals,
+    WithdrawalView,
+    find_withdrawal,
+    recent_withdrawals,
+)
 from node.jobs.withdrawn import withdrawn_job
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.faulty_rpc import Fault, FaultyRpc
-from tests.treasury.wallet_world import ETHER, SOMEBODY, WalletWorld
+from tests.treasury.wallet_world import ETHER, NETWORK, SOMEBODY, WalletWorld
 
 
 def receiver() -> str:
@@ -77,6 +84,35 @@ async def test_a_confirmation_clicked_many_times_at_once_sends_one_transaction(
     assert {view.id for view in views} == {id_} and again.tx_hash
     assert len(world.rows("SELECT id FROM chain_tx WHERE purpose = 'withdraw_usdc'")) == 1
     assert world.usdc_of(to) == 1_000_000
+
+
+async def test_what_another_process_gave_up_as_never_sent_is_not_sent(
+    world: WalletWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shown as failed with nothing sent, it would be confirmed once more, and paid twice."""
+    to, id_, send = receiver(), secrets.token_hex(8), world.sender.send
+
+    async def starts_meanwhile(*args: Any, **more: Any) -> int:
+        await Withdrawals(world.store, world.sender, world.rpc, NETWORK).start()
+        return await send(*args, **more)
+
+    monkeypatch.setattr(world.sender, "send", starts_meanwhile)
+    with pytest.raises(StoreConflict):
+        await world.withdraw(Token.USDC, 1_000_000, to, id_)
+    found = find_withdrawal(world.engine, id_)
+    assert found is not None and found.stage is Stage.FAILED
+    assert "Nothing was sent" in (found.error or "") and world.usdc_of(to) == 0
+
+
+async def test_what_is_being_sent_is_not_given_up_by_a_process_that_starts(
+    world: WalletWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_, never_sent = secrets.token_hex(8), withdrawals._never_sent
+    view = await world.withdraw(Token.USDC, 1_000_000, receiver(), id_)
+    # It looked a moment before the intent to send was written.
+    monkeypatch.setattr(withdrawals, "_never_sent", lambda engine: [*never_sent(engine), id_])
+    await Withdrawals(world.store, world.sender, world.rpc, NETWORK).start()
+    assert (await mined(world, view)).stage is not Stage.FAILED
 
 
 async def test_a_used_confirmation_sends_nothing_else(world: WalletWorld) -> None:
