@@ -11,10 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 
 MISSING = "PostgreSQL is missing: install postgresql"
 _ACCOUNT = "postgres"  # initdb refuses root; Debian's package brings this account
+_END_ALL = text(
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
 
 
 def find_postgres() -> Path | None:
@@ -75,3 +79,11 @@ class PostgresServer:
             done = subprocess.run(command, stdout=output, stderr=output, cwd="/", check=False)
             output.seek(0)
             assert done.returncode == 0, output.read().decode()
+
+
+def end_connections(url: str) -> None:
+    """What a server that restarts does to all who are connected to this database."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        connection.execute(_END_ALL)
+    engine.dispose()

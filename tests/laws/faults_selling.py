@@ -15,7 +15,7 @@ from finance.selling.long_answers import LongAnswer, stream_delivered
 from finance.store import Batch
 from finance.x402 import offers, vouchers
 from finance.x402.offers import Offer, Terms
-from node.db import engine
+from node.db import engine, journal, presence
 from node.db.journal import Journal
 from node.gateway import app, forward, headers, onchain, request, serve, voucher
 from tests.laws.faults import fault
@@ -323,6 +323,24 @@ def any_stream_taken_back(patch: MonkeyPatch) -> None:
     patch.setattr(
         long_answers, "BROKEN", without(long_answers.BROKEN, " AND streaming_owner = :owner")
     )
+
+
+@fault(
+    3,
+    "a process counts as gone as soon as its lock is missing",
+    "test_a_long_answer_stays_charged_though_the_database_restarts_meanwhile",
+)
+def missing_is_gone(patch: MonkeyPatch) -> None:
+    patch.setattr(presence, "GONE_SECONDS", 0.0)
+
+
+@fault(
+    3,
+    "a commit without an acknowledgement counts as not made",
+    "test_what_is_charged_by_a_commit_whose_acknowledgement_is_lost_is_delivered",
+)
+def doubt_is_no(patch: MonkeyPatch) -> None:
+    patch.setattr(journal, "was_committed", lambda engine, number: False)
 
 
 @fault(

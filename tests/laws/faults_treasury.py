@@ -6,7 +6,9 @@ from itertools import count
 from typing import Any
 
 from pytest import MonkeyPatch
+from sqlalchemy import text
 
+from finance import withdrawals
 from finance.withdrawals import Withdrawals
 from tests.laws.faults import fault
 
@@ -23,3 +25,13 @@ def each_click_withdraws(patch: MonkeyPatch) -> None:
         return await send(self, f"{withdrawal_id}{next(numbers)}", *wish)
 
     patch.setattr(Withdrawals, "_send", anew)
+
+
+@fault(
+    5,
+    "a withdrawal is sent that another process has given up as never sent",
+    "test_a_withdrawal_that_is_said_to_have_sent_nothing_sends_nothing",
+)
+def given_up_and_sent(patch: MonkeyPatch) -> None:
+    always = text("UPDATE withdrawal SET told = told WHERE id = :wanted")
+    patch.setattr(withdrawals, "_STILL_WANTED", always)

@@ -12,13 +12,25 @@ import pytest
 
 from finance.chain.rpc import Rpc
 from finance.selling.channels import SellerChannels
+from finance.selling.long_answers import LongAnswer, broken_streams
 from finance.selling.mirror import Mirror
 from node.db.engine import open_engine
 from node.db.journal import Journal
+from node.db.presence import Presence
 from tests.http.conftest import NETWORK, PRICE, Market, free_port, serving
 from tests.http.plans_world import Seller
 from tests.laws.minutes import open_stream
-from tests.laws.worlds import CHARGED, NOWHERE, Shop, Witness, at_first_byte, on_disk
+from tests.laws.worlds import (
+    CHARGED,
+    NOWHERE,
+    Shop,
+    Witness,
+    at_first_byte,
+    on_disk,
+    shared_market,
+)
+from tests.postgres_server import end_connections
+from tests.recovery.cutting_relay import Cut, CuttingRelay
 
 LONG = "/v1/api/stream/40/10000"
 
@@ -108,6 +120,45 @@ async def test_what_another_process_streams_meanwhile_stays_charged(
     assert await _taken_back(crashed, departed) == 0
     assert on_disk(crashed, "SELECT charged_atoms FROM seller_channel") == PRICE
     assert on_disk(crashed, CHARGED) == PRICE
+
+
+async def test_a_long_answer_stays_charged_though_the_database_restarts_meanwhile(
+    postgres_url: str,
+) -> None:
+    """Whoever gives it has lost the lock that shows that it lives."""
+    async with shared_market(postgres_url) as market:
+        engine = open_engine(postgres_url)
+
+        def look() -> list[LongAnswer]:
+            end_connections(postgres_url)
+            other = Presence(engine)
+            other.show()
+            broken = broken_streams(engine, other.departed)
+            other.leave()
+            return broken
+
+        assert await at_first_byte(market, LONG, look) == [[]]
+        engine.dispose()
+        async with asyncio.timeout(10):
+            while market.rows("SELECT streaming_atoms FROM seller_channel") != [(0,)]:
+                await asyncio.sleep(0.1)  # its end could not be written at once
+        assert market.rows("SELECT charged_atoms FROM seller_channel") == [(PRICE,)]
+
+
+async def test_what_is_charged_by_a_commit_whose_acknowledgement_is_lost_is_delivered(
+    postgres_url: str,
+) -> None:
+    with CuttingRelay(postgres_url) as relay:
+        async with shared_market(relay.url) as market:
+            market.sell()
+            payer = await market.payer()
+            header = payer.voucher(await market.offer("/v1/api/echo"))
+            await asyncio.sleep(0.5)  # the offer's own row is written by then
+            relay.cut = Cut.AFTER
+            url, headers = market.url + "/v1/api/echo", {"PAYMENT-SIGNATURE": header}
+            answer = await market.client.get(url, headers=headers)
+            assert (answer.status_code, relay.cut) == (200, Cut.NEVER)
+            assert await market.charged(payer) == PRICE
 
 
 async def _cut_by_a_crash(market: Market, folder: Path) -> Path:

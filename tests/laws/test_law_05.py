@@ -11,16 +11,18 @@ from typing import Any
 
 import pytest
 
-from finance.errors import SettlementUnknown
+from finance.errors import SettlementUnknown, StoreConflict
 from finance.models import PaymentState, TxState
 from finance.operations import Token
+from finance.withdrawal import Stage
+from finance.withdrawals import Withdrawals, find_withdrawal
 from node.gateway import onchain
 from tests.chain_fixtures import ChainProcess, DevchainProcess
 from tests.laws.worlds import on_disk, open_shop
 from tests.recovery.faulty_rpc import FaultyRpc
 from tests.recovery.seller_world import PRICE, Payer, give_usdc, usdc_of
 from tests.recovery.sender_world import sender_world, transfer
-from tests.treasury.wallet_world import WalletWorld
+from tests.treasury.wallet_world import NETWORK, WalletWorld
 
 SEND, RECEIPT, ESTIMATE = (
     "eth_sendRawTransaction",
@@ -150,6 +152,27 @@ async def test_money_that_a_reorg_took_back_is_sent_again(
                 while usdc_of(chain, to) == 0:
                     await asyncio.sleep(0.1)
     assert usdc_of(chain, to) == 7
+
+
+async def test_a_withdrawal_that_is_said_to_have_sent_nothing_sends_nothing(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    """Another process that starts takes it for left behind, and its owner confirms a new one."""
+    to, id_ = somebody(), secrets.token_hex(16)
+    async with WalletWorld(chain, tmp_path) as world:
+        send = world.sender.send
+
+        async def send_late(*args: Any, **more: Any) -> int:
+            await Withdrawals(world.store, world.sender, world.rpc, NETWORK).start()
+            return await send(*args, **more)
+
+        world.sender.send = send_late  # type: ignore[method-assign]
+        with suppress(StoreConflict):
+            await world.withdraw(Token.USDC, 1_000, to, id_)
+        await asyncio.sleep(1)
+        found = find_withdrawal(world.engine, id_)
+        assert found is not None
+        assert (found.stage is Stage.FAILED) == (world.usdc_of(to) == 0)
 
 
 async def test_a_withdrawal_confirmed_again_and_again_leaves_once(

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
-_COMMIT = b"COMMIT"
+_COMMIT, _INSERT = b"COMMIT", b"INSERT"
 _BYTES = 1 << 16
 
 
@@ -24,8 +24,8 @@ class Cut(Enum):
 
 
 class CuttingRelay:
-    """Between a client and the server of `url`, over sockets of files; `cut` holds for the next
-    commit, once."""
+    """Between a client and the server of `url`, over sockets of files; `cut` holds once, for the
+    next commit of a connection that writes."""
 
     def __init__(self, url: str) -> None:
         self.cut = Cut.NEVER
@@ -70,9 +70,11 @@ class CuttingRelay:
         deaf = threading.Event()
         answers = threading.Thread(target=self._answer, args=(server, client, deaf), daemon=True)
         answers.start()
+        writes = False
         with contextlib.suppress(OSError):
             while asked := client.recv(_BYTES):
-                if _COMMIT in asked and self.cut is not Cut.NEVER:
+                writes = writes or _INSERT in asked
+                if writes and _COMMIT in asked and self.cut is not Cut.NEVER:
                     if self.cut is Cut.AFTER:
                         deaf.set()
                         server.sendall(asked)

@@ -15,11 +15,8 @@ from node.db.presence import Presence
 from node.usage.models import Side
 from node.usage.stream_rows import StreamKind
 from node.usage.streams import Streams
+from tests.postgres_server import end_connections
 
-_END_ALL = text(
-    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-)
 _TAKE = text("SELECT pg_try_advisory_lock(:space, :number)")
 _GIVE_BACK = text("SELECT pg_advisory_unlock(:space, :number)")
 _STATES = text("SELECT id, state FROM stream_session")
@@ -50,14 +47,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     yield seconds
 
 
-def restart(url: str) -> None:
-    """What a server that restarts does to all who are connected."""
-    engine = open_engine(url)
-    with engine.connect() as connection:
-        connection.execute(_END_ALL)
-    engine.dispose()
-
-
 def shown(engine: Engine) -> Presence:
     found = Presence(engine)
     found.show()
@@ -68,7 +57,7 @@ def test_after_a_restart_of_the_server_nobody_who_lives_counts_as_gone(
     url: str, engines: tuple[Engine, Engine], clock: list[float]
 ) -> None:
     first, second = (shown(engine) for engine in engines)
-    restart(url)
+    end_connections(url)
     assert first.departed({second.number}) == set()  # before it knows of the restart
     first.show()
     assert first.departed({second.number}) == set()
@@ -87,7 +76,7 @@ def test_of_two_restarts_the_first_is_not_held_against_who_lives(
     second.leave()
     assert first.departed({second.number}) == set()
     clock[0] += 600  # in which there is no server
-    restart(url)
+    end_connections(url)
     assert first.departed({second.number}) == set()
     first.show()
     assert first.departed({second.number}) == set()
@@ -134,7 +123,7 @@ async def test_an_open_stream_outlives_a_restart_of_the_server(
     await other.start()
     stream = one.open("a", Side.SERVED, StreamKind.SSE, "lst", lambda _: None)
     await one.tick()
-    restart(url)
+    end_connections(url)
     await other._end_departed()
     with open_engine(url).connect() as connection:
         assert connection.execute(_STATES).all() == [("a", "open")]
