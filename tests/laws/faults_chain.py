@@ -25,7 +25,7 @@ from finance.models import TxState
 from finance.selling import carrier, claim_policy, claims
 from finance.selling.admission import ChannelBooks
 from finance.selling.channel_watch import ChannelWatch
-from finance.selling.mirror import Mirror
+from finance.selling.mirror import Mirror, mirror_writes
 from finance.selling.settlement import Settlement
 from finance.selling.settlement_events import Found
 from finance.store import Batch, Write
@@ -237,6 +237,22 @@ def withdrawn_money_backs(patch: MonkeyPatch) -> None:
 )
 def withdrawn_money_backs_deposits(patch: MonkeyPatch) -> None:
     withdrawn_money_backs(patch)
+
+
+@fault(
+    8,
+    "what was read of a channel is written once all the others were read",
+    "test_money_refunded_while_many_channels_are_looked_at_backs_no_voucher",
+)
+def channels_written_late(patch: MonkeyPatch) -> None:
+    async def sync(self: Mirror, channel_ids: Any, min_block: int = 0) -> Any:
+        states = await self.read(sorted(set(channel_ids)), min_block)
+        for channel_id, state in states.items():
+            await self._store.commit(Batch(mirror_writes(channel_id, state, int(time.time()))))
+            self.announce(channel_id, state)
+        return states
+
+    patch.setattr(Mirror, "sync", sync)
 
 
 @fault(

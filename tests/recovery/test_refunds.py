@@ -14,10 +14,8 @@ from sqlalchemy.exc import OperationalError
 from finance.errors import ChannelBusy, PaymentRefused, SettlementFailed
 from finance.models import ChannelState
 from finance.selling.channels import Channel
-from finance.selling.mirror import CHANNELS_PER_CALL
 from finance.wallet.signer import Signer
 from finance.x402 import codes
-from finance.x402.text import to_hex
 from finance.x402.values import DepositPayment
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.faulty_rpc import FaultyRpc
@@ -116,38 +114,6 @@ async def test_refund_is_followed_on_though_the_database_could_not_be_read_for_a
     assert (await world.refunds.refund(channel, None)).amount
     assert usdc_of(world.chain, payer.hex) == 1_000_000 - 8_000
     assert world.channel(payment.channel_id).state == ChannelState.CLOSED
-
-
-async def test_a_look_at_many_channels_does_not_bring_back_the_money_of_one_refunded_meanwhile(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Vouchers would be admitted that nothing backs."""
-    payment, channel = await open_with_calls(world, Payer(world.chain))
-    world.chain.rpc("evm_setAutomine", False)
-    refund = asyncio.create_task(world.refunds.refund(channel, None))
-    while not world.transactions("refund"):
-        await asyncio.sleep(0.05)
-    multicall, halted, goes_on = world.rpc.multicall, asyncio.Event(), asyncio.Event()
-
-    async def halt_at_the_second(calls: Any) -> Any:
-        if to_hex(payment.channel_id)[2:] not in repr([data.hex() for _, data in calls]):
-            halted.set()
-            await goes_on.wait()
-        return await multicall(calls)
-
-    monkeypatch.setattr(world.rpc, "multicall", halt_at_the_second)
-    strangers = [f"0x{n:064x}" for n in range(2**256 - CHANNELS_PER_CALL, 2**256)]
-    look = asyncio.create_task(world.mirror.sync([channel.key, *strangers]))
-    await halted.wait()
-    monkeypatch.setattr(world.rpc, "multicall", multicall)
-    world.chain.rpc("evm_setAutomine", True)
-    world.chain.rpc("evm_mine")
-    await refund
-    goes_on.set()
-    await look
-    row = world.channel(payment.channel_id)
-    assert (row.state, row.balance_atoms) == (ChannelState.CLOSED, 8_000)
-    assert (channel.state, channel.balance) == (ChannelState.CLOSED, 8_000)
 
 
 async def test_refund_of_a_channel_that_another_process_has_opened_again_is_not_sent(
