@@ -29,7 +29,7 @@ from sqlmodel import col
 from catalog.listings import PricedListing
 from finance.store import Store, Write
 from finance.x402.values import BATCH_SETTLEMENT_SCHEME, EXACT
-from node.gateway.desk import Refused
+from node.gateway.desk import RETRY_SOON, Refused
 from node.gateway.forward import Made
 from node.gateway.own import Resource, made_json
 from node.gateway.request import Call
@@ -176,9 +176,13 @@ class Minutes:
         return await asyncio.to_thread(_read, self._store.engine, stream_id)
 
     async def _goes_on(self, sold: Sold) -> bool:
+        """Raises Refused while that cannot be told: a database that restarts hides who lives."""
         if sold.state != StreamState.OPEN:
             return False
-        return await asyncio.to_thread(self._streams.is_held, sold.id, sold.owner)
+        held = await asyncio.to_thread(self._streams.is_held, sold.id, sold.owner)
+        if held is None:
+            raise Refused("store_unavailable", RETRY_SOON)
+        return held
 
 
 def minute_back(path: str) -> list[Write]:

@@ -262,12 +262,15 @@ class Streams:
         """One that is open in this process."""
         return self._open.get(stream_id)
 
-    def is_held(self, stream_id: str, owner: int) -> bool:
-        """Whether the process with that number still has it, and means to go on. Blocking."""
+    def is_held(self, stream_id: str, owner: int) -> bool | None:
+        """Whether the process with that number still has it, and means to go on; None while it
+        is not to be seen, and not gone yet. Blocking."""
         if owner == self._presence.number:
             stream = self._open.get(stream_id)
             return stream is not None and stream.goes_on
-        return not self._presence.missing({owner})
+        if not self._presence.missing({owner}):
+            return True
+        return False if self._presence.departed({owner}) else None
 
     async def put(self, stream: Stream) -> None:
         """Have its row, if it can be written now."""

@@ -17,6 +17,7 @@ from node.gateway.stream_minutes import GRACE_SECONDS, Minutes
 from node.usage.models import Side
 from node.usage.stream_rows import StreamKind
 from node.usage.streams import Streams
+from tests.postgres_server import end_connections
 from tests.streams.compressed import Clock
 
 MINUTE = 60
@@ -60,5 +61,25 @@ async def test_a_minute_sold_by_one_process_keeps_the_stream_of_another_open(
         await there._sell("a", NOBODY)
     with pytest.raises(StoreConflict):  # decided before it ended, committed behind it
         await journal.commit(Batch(list(late.writes)))
+    await holding.stop()
+    await selling.stop()
+
+
+async def test_a_stream_is_not_over_because_the_database_restarted(journal: Journal) -> None:
+    """Who pays for its minutes would be told so, and close it."""
+    clock = Clock()
+    holding, selling = Streams(journal, clock), Streams(journal, clock)
+    await holding.start()
+    await selling.start()
+    kind = StreamKind.WEBSOCKET
+    stream = holding.open("a", Side.SERVED, kind, "lst", lambda _: None, minute_atoms=5)
+    await holding.put(stream)
+    there = Minutes(selling, journal)
+    end_connections(journal.engine.url.render_as_string(False))
+    with pytest.raises(Refused, match="store_unavailable"):
+        await there._sell("a", NOBODY)
+    for streams in (holding, selling):  # each at its next tick
+        await streams._end_departed()
+    assert (await there._sell("a", NOBODY)).writes
     await holding.stop()
     await selling.stop()
