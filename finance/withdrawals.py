@@ -48,7 +48,6 @@ from finance.withdrawal import (
 _ROWS = Withdrawal.__table__  # type: ignore[attr-defined]
 _TX = ChainTx.__table__  # type: ignore[attr-defined]
 _ATTEMPT = ChainTxAttempt.__table__  # type: ignore[attr-defined]
-_OPEN_STATES = (TxState.INTENDED, TxState.SIGNED, TxState.BROADCAST)
 _ON_ITS_WAY = (TxState.SIGNED, TxState.BROADCAST)
 
 # Guarded by what is open: of two made at once from one balance, the second looks again.
@@ -57,7 +56,8 @@ _INSERT = text(
     " created_at, error, told) SELECT :id, :chain_id, :token, :destination, :amount, :actor_id,"
     " :actor_name, :now, NULL, :told WHERE :seen_open >= (SELECT COUNT(*) FROM withdrawal w"
     " LEFT JOIN chain_tx t ON t.ref = w.id AND t.purpose IN ('withdraw_usdc', 'withdraw_eth')"
-    " WHERE w.error IS NULL AND (t.id IS NULL OR t.state IN ('intended', 'signed', 'broadcast')))"
+    " WHERE t.state IN ('signed', 'broadcast')"
+    " OR (w.error IS NULL AND (t.id IS NULL OR t.state = 'intended')))"
 )
 _OF_WANTED = (_ROWS.c.id == bindparam("wanted"), _ROWS.c.error.is_(None))
 _FAIL = update(_ROWS).where(*_OF_WANTED).values(error=bindparam("why"))
@@ -319,10 +319,9 @@ def _read(engine: Engine, where: Any, count: int, skip: int) -> list[WithdrawalV
 
 
 def _view(row: Row[Any]) -> WithdrawalView:
-    stage = Stage.REQUESTED if row.state is None else STAGE_OF_TX[TxState(row.state)]
-    error = row.error
-    if row.error is not None:
-        stage = Stage.FAILED
+    stage, error = Stage.REQUESTED if row.state is None else STAGE_OF_TX[TxState(row.state)], None
+    if row.error is not None and stage in (Stage.REQUESTED, Stage.FAILED):
+        stage, error = Stage.FAILED, row.error
     elif stage is Stage.FAILED:
         error = row.tx_error or "The chain refused it; only the gas was spent."
     return WithdrawalView(
@@ -358,10 +357,11 @@ def _never_sent(engine: Engine) -> list[str]:
 
 def _promised(engine: Engine) -> tuple[int, int, int]:
     """(atoms, wei, number): what withdrawals not mined yet will take, and all gas on its way."""
+    unsigned = _TX.c.id.is_(None) | (_TX.c.state == TxState.INTENDED)
     open_ = (
         select(_ROWS.c.token, _ROWS.c.amount)
         .select_from(_joined())
-        .where(_ROWS.c.error.is_(None), _TX.c.id.is_(None) | _TX.c.state.in_(_OPEN_STATES))
+        .where(_TX.c.state.in_(_ON_ITS_WAY) | (_ROWS.c.error.is_(None) & unsigned))
     )
     worst = (
         select(func.max(_ATTEMPT.c.max_fee_wei) * _TX.c.gas_limit)

@@ -240,6 +240,47 @@ async def test_a_withdrawal_that_was_never_signed_is_not_sent_by_a_restart(
         assert "Nothing was sent" in str(view.error) and world.eth_of(to) == 0
 
 
+async def test_a_withdrawal_that_is_said_to_have_failed_has_moved_nothing(
+    chain: DevchainProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that starts takes what another is about to sign for lost: whoever reads that it
+    failed sends it again."""
+    async with WalletWorld(chain, tmp_path) as world:
+        to, id_, asked, go_on = receiver(), secrets.token_hex(8), asyncio.Event(), asyncio.Event()
+        send = world.sender.send
+
+        async def late(*wanted: Any) -> int:
+            asked.set()
+            await go_on.wait()
+            return await send(*wanted)
+
+        monkeypatch.setattr(world.sender, "send", late)
+        task = asyncio.create_task(world.withdraw(Token.USDC, 1_000_000, to, id_))
+        await asked.wait()
+        async with WalletWorld(chain, tmp_path, world.wallet) as beside:
+            go_on.set()
+            await asyncio.gather(task, return_exceptions=True)
+            view = await mined(beside, _found(beside, id_))
+        assert (view.stage is Stage.FAILED) == (world.usdc_of(to) == 0), view
+        await world.assert_books_equal_chain()
+
+
+async def test_a_withdrawal_that_was_signed_is_shown_as_far_as_the_chain_has_it(
+    world: WalletWorld,
+) -> None:
+    """Whatever was noted of it in an outage: its transaction is the truth."""
+    view = await world.withdraw(Token.USDC, 1_000_000, receiver())
+    with world.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE withdrawal SET error = 'the database refused'")
+    assert (await mined(world, view)).stage in (Stage.MINED, Stage.FINAL)
+
+
+def _found(world: WalletWorld, id_: str) -> WithdrawalView:
+    view = find_withdrawal(world.engine, id_)
+    assert view is not None
+    return view
+
+
 async def test_withdrawals_and_their_end_are_kept_on_postgresql_too(
     chain: DevchainProcess, tmp_path: Path, postgres_url: str
 ) -> None:
