@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from node.market.publisher import Publisher
 from node.market.specs import decode, fetch_spec
 
 KEEP = "keep"
+_PRICE = "price-"
 MOST_PRICED = 100  # operations with a field of their own; the others are priced as lines
 MOST_OFFERED = 40  # operations offered at a time for recording
 
@@ -106,7 +108,13 @@ def operations_of(spec: str) -> list[Operation]:
 
 def price_fields(spec: str) -> dict[Operation, str]:
     """The operations that have a price field of their own, with its name."""
-    return {key: f"price-{number}" for number, key in enumerate(operations_of(spec)[:MOST_PRICED])}
+    return {key: price_field(*key) for key in operations_of(spec)[:MOST_PRICED]}
+
+
+def price_field(method: str, path: str) -> str:
+    """By the operation, not by its place: a form that was open while the specification was
+    changed must not price another one."""
+    return _PRICE + hashlib.sha256(f"{method} {path}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +130,10 @@ def read_prices(form: Mapping[str, str], spec: str) -> Prices:
     """Prices as they were typed. Raises ListingInvalid with the field at fault."""
     unit = PriceUnit.MINUTE if form.get("unit") == PriceUnit.MINUTE else PriceUnit.CALL
     price, unit = parse_priced(form.get("price", ""), unit)
-    routes = []
-    for (method, path), name in price_fields(spec).items():
+    routes, fields = [], price_fields(spec)
+    if any(name.startswith(_PRICE) and name not in fields.values() for name in form):
+        raise ListingInvalid("", "The specification was changed meanwhile. Check the prices anew.")
+    for (method, path), name in fields.items():
         if text := form.get(name, "").strip():
             try:
                 routes.append(DraftRoute(method, path, *parse_priced(text)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import time
 from collections.abc import Iterator
 from io import StringIO
@@ -14,6 +15,7 @@ from sqlalchemy import insert
 from catalog.models import Listing, ListingOrigin
 from catalog.search_index import refresh_index
 from node.accounts.access import Role
+from node.console.listing_forms import price_field
 from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade
 from node.usage.keys import create_key
@@ -79,7 +81,8 @@ def test_the_form_takes_the_unit_of_each_price_and_gives_it_back(console: Consol
         assert 'value="0.02/minute"' in form
         told = api.get(f"/api/listings/{listing_id}").json()
         fields = {"name": told["name"], "base_url": told["base_url"], "credential_kind": "none"}
-        typed = {"price": "0.5", "unit": "minute", "price-0": "0.001", "routes": "* /a=2/minute"}
+        last = price_field("GET", "/last")
+        typed = {"price": "0.5", "unit": "minute", last: "0.001", "routes": "* /a=2/minute"}
         path = f"/listings/{listing_id}/edit"
         saved = console.send(client, path, **fields, **typed)
         assert saved.status_code == 303, saved.text
@@ -89,8 +92,32 @@ def test_the_form_takes_the_unit_of_each_price_and_gives_it_back(console: Consol
             each["path"]: (each["price_atoms"], each["price_unit"]) for each in after["operations"]
         }
         assert prices["/a"] == (2_000_000, "minute") and (1_000, "call") in prices.values()
-        wrong = console.send(client, path, **fields, **{**typed, "price-0": "1/week"})
+        wrong = console.send(client, path, **fields, **{**typed, last: "1/week"})
         assert wrong.status_code == 422 and "per call or per minute" in wrong.text
+
+
+def test_a_form_that_was_open_while_the_specification_changed_prices_no_other_operation(
+    console: Console,
+) -> None:
+    listing_id = sell(console)
+    path = f"/listings/{listing_id}/edit"
+    with console.api(Role.ADMIN) as api, console.client(Role.ADMIN) as client:
+        told = api.get(f"/api/listings/{listing_id}").json()
+        form = {"name": told["name"], "base_url": told["base_url"], "credential_kind": "none"}
+        form |= {"price": "0.001", "unit": "call"}
+        last, live = re.findall(r'name="(price-[^"]+)"', client.get(path).text)
+        more = json.dumps({**SPEC, "paths": {"/all": _GET, **PATHS}})
+        assert console.send(client, path, **form, spec=more).status_code == 303
+        typed = {last: "0.05", live: "0.02/minute"}
+        assert console.send(client, path, **form, **typed).status_code == 303
+        after = api.get(f"/api/listings/{listing_id}").json()["operations"]
+        prices = {each["path"]: (each["price_atoms"], each["price_unit"]) for each in after}
+        assert prices["/last"] == (50_000, "call") and prices["/live"] == (20_000, "minute")
+        assert prices["/*"] == (1_000, "call") == prices.get("/all", (1_000, "call"))
+        less = json.dumps({**SPEC, "paths": {"/live": _GET}})
+        assert console.send(client, path, **form, spec=less).status_code == 303
+        stale = console.send(client, path, **form, **typed)
+        assert stale.status_code == 422 and "was changed meanwhile" in stale.text
 
 
 def test_live_streams_stand_on_both_pages_with_what_they_paid(console: Console) -> None:

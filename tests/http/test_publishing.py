@@ -19,6 +19,7 @@ from finance.models import SellerChannel
 from node.accounts.access import Role
 from node.alerts.rules import Rule
 from node.app import _own_listings
+from node.console.listing_forms import price_field
 from node.db.engine import open_engine
 from node.db.migrations import upgrade
 from node.jobs.health import health_job
@@ -26,6 +27,7 @@ from node.market.specs import check_apart
 from tests.console_world import PASSWORD, Console, serve_console
 from tests.publishing_world import KEY, SCRIPT, SPEC, SPEC_YAML, Weather, serve_weather, spec_text
 
+_CITY = price_field("GET", "/forecast/{city}")
 _EMPTIED = (
     "listing",
     "listing_draft",
@@ -95,7 +97,7 @@ def publish(console: Console, owner: httpx.Client, api: Weather, **changes: str)
     draft = draft_of(console.send(owner, "/listings/new", **details(api, **changes)))
     chosen = {"operation": ["0", "1"], "op-0-path-city": "lisbon", "op-0-query-days": "3"}
     assert console.send(owner, f"{draft}/samples", **chosen).status_code == 303
-    done = console.send(owner, f"{draft}/publish", price="0.001", **{"price-0": "0.01"})
+    done = console.send(owner, f"{draft}/publish", price="0.001", **{_CITY: "0.01"})
     assert done.status_code == 303, done.text
     return str(done.headers["location"])
 
