@@ -59,26 +59,40 @@ def hold_folder(folder: Path) -> Iterator[None]:
     FolderUnusable. The lock ends with the process."""
     prepare_folder(folder)
     try:
-        handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = _lock(folder)
+    except BlockingIOError:
+        raise BackupBusy(
+            "Another backup or check is running in this folder. Wait until it has ended."
+        ) from None
     except OSError as error:
         raise unusable(folder, error) from None
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BackupBusy(
-                "Another backup or check is running in this folder. Wait until it has ended."
-            ) from None
         sweep(folder)
         yield
     finally:
         os.close(handle)
 
 
+def _lock(folder: Path) -> int:
+    """A handle that keeps everybody else from it. Raises BlockingIOError while somebody has it."""
+    handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
 def sweep(folder: Path) -> None:
-    """Remove what was half done. Only for whoever holds the folder."""
+    """Remove what was half done, by whoever is not at work on it any more."""
     for path in folder.glob(f"{_WORK}*"):
+        try:
+            handle = _lock(path)
+        except OSError:
+            continue
         shutil.rmtree(path, ignore_errors=True)
+        os.close(handle)
 
 
 @contextmanager
@@ -87,12 +101,14 @@ def work_folder(folder: Path) -> Iterator[Path]:
     path = folder / f"{_WORK}{secrets.token_hex(8)}"
     try:
         path.mkdir(mode=0o700)
+        handle = _lock(path)
     except OSError as error:
         raise unusable(folder, error) from None
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        os.close(handle)
 
 
 def require_space(folder: Path, wanted_bytes: int) -> None:

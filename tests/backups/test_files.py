@@ -25,7 +25,7 @@ import pytest
 from backups.client import run_task
 from backups.errors import BackupBusy, BackupError, FolderUnusable, SnapshotFailed, WorkerDied
 from backups.folder import hold_folder
-from backups.tasks import Check, Look, Outcome, Request
+from backups.tasks import Check, Look, Outcome, Request, perform
 from node.settings import Settings
 from node.vault.restore import look_inside, stage, swap, sweep_staged
 from tests.backups.home import LIMIT, PASSWORD, Home, at, contents, limits
@@ -297,6 +297,22 @@ async def test_worker_that_dies_is_an_error_and_not_a_wait(home: Home) -> None:
 def test_one_writer_at_a_time(home: Home) -> None:
     with hold_folder(home.folder), pytest.raises(BackupBusy, match="running in this folder"):
         asyncio.run(run_task(home.create(), Outcome))
+
+
+def test_a_backup_beside_a_check_does_not_make_a_good_one_damaged(home: Home) -> None:
+    """`farebox backup create` while the node looks through an older one."""
+    path, written = home.back_up(), False
+
+    def beside(_stage: str, done: int, total: int) -> None:
+        nonlocal written
+        if not written and done == total > 100_000:  # all of the database has been taken out
+            written = True
+            home.back_up("two.farebox")
+
+    request = Check(path=str(path), work=str(home.folder), identity=home.key.identity)
+    found = perform(request, beside)
+    assert written and isinstance(found, Outcome) and found.manifest.id == "one.farebox"
+    assert not list(home.folder.glob(".work-*"))
 
 
 async def test_secrets_are_in_no_command_line_environment_file_or_message(home: Home) -> None:
