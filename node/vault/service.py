@@ -179,12 +179,15 @@ class Vault:
         height, nonce = await self._chain()
         view = await asyncio.to_thread(records.read_backup, self.engine, backup_id)
         stored = await asyncio.to_thread(records.current_key, self.engine)
+        # Another one, where the password was changed while what is owed was claimed.
+        recipient = stored.key.recipient
+        await asyncio.to_thread(records.change, self.engine, backup_id, recipient=recipient)
         identity = self.around.keys.unseal(stored.identity_sealed).decode()
         facts = facts_of(settings, backup_id, reason, view.started_at, height, nonce)
         request = Create(
             folder=str(view.path.parent),
             name=view.name,
-            recipient=stored.key.recipient,
+            recipient=recipient,
             key_block=stored.key.key_block,
             identity=identity,
             database=database_of(settings),

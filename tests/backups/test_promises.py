@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from node.accounts.models import UserSession
 from node.db.engine import open_engine, writer
 from node.settings import Settings
 from node.vault import records
+from node.vault.checks import verify
 from node.vault.choices import BackupChoices, change_choices
 from node.vault.copies import Copies
 from node.vault.restore import look_inside, stage
@@ -286,6 +288,30 @@ async def test_what_is_owed_and_cannot_be_claimed_first_is_named_and_told(home: 
     assert "could not be claimed first (no endpoint answered); 3.000000 USDC was open" in re.sub(
         r"\b3 USDC", "3.000000 USDC", found.remark
     )
+
+
+class _Meanwhile(_Unanswered):
+    """Claims that take as long as whoever is at the console needs for something else."""
+
+    def __init__(self, deed: Callable[[], Awaitable[None]]) -> None:
+        self.claim_all = deed  # type: ignore[method-assign]
+
+
+async def test_a_password_changed_while_a_backup_is_begun_opens_it_and_it_stays_good(
+    home: Home,
+) -> None:
+    _use_key(home)
+    _owe(home, 3_000_000)
+    vault = home.vault
+
+    async def change() -> None:
+        await vault.set_password("the second password", SYSTEM, 2)
+
+    vault.around = replace(vault.around, claims=_Meanwhile(change))  # type: ignore[arg-type]
+    made = await vault.back_up_now("manual")
+    assert made.current_password
+    assert (await look_inside(made.path, "the second password")).manifest == made.manifest
+    assert (await verify(vault, made.id)).state is BackupState.GOOD
 
 
 async def test_a_node_that_a_crowd_owes_is_backed_up_with_the_whole_sum(home: Home) -> None:
