@@ -80,7 +80,7 @@ from node.console import (
 )
 from node.console.app import create_console
 from node.console.facts import NodeFacts
-from node.console.pages import Pages
+from node.console.pages import Guard, Pages
 from node.console.shell import Frame, Notes
 from node.console.templates import open_environment
 from node.market.publisher import Publisher
@@ -219,7 +219,7 @@ def _sources(controls: Controls) -> Sources:
     )
 
 
-def _setup_guard(controls: Controls) -> restore.Guard:
+def _setup_guard(controls: Controls) -> Guard:
     """Whoever may set the node up may restore it."""
     return setup.Wizard(controls.accounts, controls.network, controls.facts, None).refused
 

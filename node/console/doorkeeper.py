@@ -66,8 +66,7 @@ class Doorkeeper:
         if request.method == "POST" and _from_elsewhere(request):
             raise Forbidden("Another site sent this form; nothing was done.")
         if route.permission is None:
-            guest = Guest(self._frame, request, await _form(request, route))
-            return await route.handler(guest)
+            return await self._answer_guest(route, request)
         found = await self.identify(request)
         if found is None:
             return _sign_in(request)
@@ -82,6 +81,13 @@ class Doorkeeper:
             )
         place = (route.tab, route.section)
         return await route.handler(Visit(self._frame, request, form, identity, session, place))
+
+    async def _answer_guest(self, route: PageRoute, request: Request) -> Response:
+        if route.guard is not None:
+            early = Guest(self._frame, request, FormData())
+            if (refusal := await route.guard(early)) is not None:
+                return refusal
+        return await route.handler(Guest(self._frame, request, await _form(request, route)))
 
     async def identify(self, request: Request) -> tuple[Identity, SessionView] | None:
         """Whose session the cookie names."""

@@ -13,6 +13,7 @@ from node.console.visit import Guest, Visit
 
 Handler = Callable[[Visit], Awaitable[Response]]
 OpenHandler = Callable[[Guest], Awaitable[Response]]
+Guard = Callable[[Guest], Awaitable[Response | None]]
 H = TypeVar("H", bound=Handler)
 O = TypeVar("O", bound=OpenHandler)  # noqa: E741
 
@@ -21,7 +22,8 @@ FORM_BYTES = 8_000_000
 
 @dataclass(frozen=True, slots=True)
 class PageRoute:
-    """One address. `permission` None: open to whoever reaches the console."""
+    """One address. `permission` None: open to whoever reaches the console, and whom `guard`, which
+    is asked before anything of a form is read, gives no answer of its own."""
 
     method: str
     path: str
@@ -30,6 +32,7 @@ class PageRoute:
     tab: str
     section: str
     most_bytes: int
+    guard: Guard | None = None
 
 
 class Pages:
@@ -53,16 +56,24 @@ class Pages:
         """A page for people who have not signed in."""
         return self._add("GET", path, None, 0)
 
-    def open_post(self, path: str, most_bytes: int = FORM_BYTES) -> Callable[[O], O]:
+    def open_post(
+        self, path: str, most_bytes: int = FORM_BYTES, guard: Guard | None = None
+    ) -> Callable[[O], O]:
         """A form for people who have not signed in; refused when another site sent it."""
-        return self._add("POST", path, None, most_bytes)
+        return self._add("POST", path, None, most_bytes, guard)
 
     def _add(
-        self, method: str, path: str, permission: Permission | None, most_bytes: int
+        self,
+        method: str,
+        path: str,
+        permission: Permission | None,
+        most_bytes: int,
+        guard: Guard | None = None,
     ) -> Callable[[H], H]:
         def keep(handler: H) -> H:
+            place = (self._tab, self._section)
             self.routes.append(
-                PageRoute(method, path, permission, handler, self._tab, self._section, most_bytes)
+                PageRoute(method, path, permission, handler, *place, most_bytes, guard)
             )
             return handler
 

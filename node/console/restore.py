@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
@@ -15,7 +15,7 @@ from finance.money import Usdc
 from node.console.backup_view import STAGES, Fact
 from node.console.format import count, exact_amount, moment
 from node.console.forms import Form
-from node.console.pages import Pages
+from node.console.pages import Guard, Pages
 from node.console.visit import Guest
 from node.vault.desk import RestoreDesk
 from node.vault.restore import OLD_NODE
@@ -25,7 +25,6 @@ PATH = "/setup/restore"
 MOST_BYTES = 64 << 30
 _FORM_BYTES = 16_000
 OUTSIDE = "Set in the environment, to be set again"
-Guard = Callable[[Guest], Awaitable[Response | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ def pages(desk: RestoreDesk, guard: Guard) -> Pages:
     """`/setup/restore` and the steps below it."""
     pages, handlers = Pages("setup"), RestorePages(desk, guard)
     pages.open_get(PATH)(handlers.show)
-    pages.open_post(PATH, MOST_BYTES)(handlers.look)
+    pages.open_post(PATH, MOST_BYTES, guard)(handlers.look)
     pages.open_post(f"{PATH}/begin", _FORM_BYTES)(handlers.begin)
     pages.open_post(f"{PATH}/finish", _FORM_BYTES)(handlers.finish)
     pages.open_post(f"{PATH}/cancel", _FORM_BYTES)(handlers.cancel)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -83,3 +85,20 @@ def test_a_node_that_is_set_up_is_restored_by_nobody(
             guest.post("/setup/restore/finish"),
         ):
             assert answer.status_code == 303 and answer.headers["location"] == "/sign-in"
+
+
+def test_of_a_file_from_somebody_who_may_not_restore_nothing_is_read(
+    migrated_engine: Engine, tmp_path: Path
+) -> None:
+    """Else whoever reaches the console fills its disk, 64 GiB with each request."""
+    with serve_console(migrated_engine, tmp_path / "node") as console:
+        there = urlsplit(console.url)
+        head = (
+            f"POST /setup/restore HTTP/1.1\r\nhost: {there.netloc}\r\norigin: {console.url}\r\n"
+            "content-type: multipart/form-data; boundary=x\r\ncontent-length: 1000000000\r\n\r\n"
+            '--x\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\nfull'
+        )
+        with socket.create_connection((there.hostname, there.port or 0), 10) as sending:
+            sending.sendall(head.encode())
+            answer = sending.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 303") and b"/sign-in" in answer
