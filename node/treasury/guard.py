@@ -28,6 +28,9 @@ SUBJECT = "wallet"
 LINK = "/finance"
 # An older look says nothing about now.
 FRESH_SECONDS = 60
+# What holds is told again as often: somebody may have resolved it by hand, switched its rule on,
+# or the database may have been away.
+TOLD_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Guard:
         self._engine, self._alarm, self._seen = engine, alarm, seen
         self.standing = Standing()
         self._told: Standing | None = None
+        self._told_at = 0.0
 
     def paused(self) -> bool:
         """Whether paid calls are refused now."""
@@ -77,8 +81,8 @@ class Guard:
 
     async def _tell(self) -> None:
         """Incidents follow the standing; each is raised once by whoever keeps them."""
-        standing, before = self.standing, self._told
-        if standing == before:
+        standing, now = self.standing, time.monotonic()
+        if standing == self._told and now - self._told_at < TOLD_SECONDS:
             return
         chosen = await asyncio.to_thread(read_preference, self._engine, Thresholds)
         for rule, holds, sentence in _incidents(standing, chosen):
@@ -86,7 +90,7 @@ class Guard:
                 await self._alarm.raise_(rule, SUBJECT, sentence, LINK)
             else:
                 await self._alarm.resolve(rule, SUBJECT)
-        self._told = standing
+        self._told, self._told_at = standing, now
 
 
 def _incidents(standing: Standing, chosen: Thresholds) -> list[tuple[Rule, bool, str]]:

@@ -17,6 +17,7 @@ from node.alerts.alerts import Alerts
 from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade
 from node.preferences import change_preference
+from node.treasury import guard as guarding
 from node.treasury.choices import Thresholds
 from node.treasury.guard import Guard, Seen
 
@@ -149,3 +150,32 @@ def test_without_auto_pause_a_low_wallet_is_only_told(engine: Engine) -> None:
     guard = Guard(engine, Alerts(engine), wallet.seen)
     assert look(guard, wallet, LOW - 1) == [False]
     assert open_incidents(engine) == {"low_gas"}
+
+
+def test_a_low_wallet_that_was_called_resolved_by_hand_is_told_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sell(engine)
+    wallet, alerts = Wallet(), Alerts(engine)
+    guard = Guard(engine, alerts, wallet.seen)
+    look(guard, wallet, LOW - 1)
+    told = [int(str(row[0])) for row in rows(engine, "SELECT id FROM notification")]
+    asyncio.run(alerts.resolve_by_hand(told, ANN))
+    assert open_incidents(engine) == set()
+    monkeypatch.setattr(guarding, "TOLD_SECONDS", 0.0)
+    assert look(guard, wallet, LOW - 1) == [True]
+    assert open_incidents(engine) == {"low_gas", "auto_pause"}
+
+
+def test_what_another_process_told_before_it_was_gone_ends_with_the_next_good_balance(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sell(engine)
+    wallet = Wallet()
+    gone, going_on = (Guard(engine, Alerts(engine), wallet.seen) for _ in range(2))
+    look(going_on, wallet, PLENTY)
+    look(gone, wallet, LOW - 1)
+    assert open_incidents(engine) == {"low_gas", "auto_pause"}
+    monkeypatch.setattr(guarding, "TOLD_SECONDS", 0.0)
+    assert look(going_on, wallet, PLENTY) == [False]
+    assert open_incidents(engine) == set()
