@@ -18,6 +18,7 @@ from node.jobs.lease import Leases
 from node.usage.events import event
 
 Job = Callable[[], Awaitable[None]]
+WELL_SECONDS = 60.0
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ class Jobs:
         self._alarm = alarm
         self._scheduler = AsyncIOScheduler()
         self._failing: set[str] = set()  # those that wait for the chain, as the log says
-        self._well: set[str] = set()  # those whose last run, in this process, succeeded
+        # Those whose last run, in this process, succeeded, and when their incident was ended.
+        self._well: dict[str, float] = {}
 
     def every(self, seconds: float, name: str, job: Job) -> None:
         """Run `job` now and then every `seconds`; a run that is late is not made up for."""
@@ -81,15 +83,17 @@ class Jobs:
     async def _report(self, name: str, error: Exception) -> None:
         """What nobody expected is worth a notification. Its text, which could hold rows of
         the database, stays in the node's log."""
-        self._well.discard(name)
+        self._well.pop(name, None)
         message = f"Job {name} failed ({type(error).__name__}); the node's log says more."
         await self._alarm.raise_(Rule.JOB_FAILING, name, message, "/notifications")
 
     async def _succeeded(self, name: str) -> None:
         self._failing.discard(name)
-        if name not in self._well:
+        now = time.monotonic()
+        # Again and again: it may be of another process that ran the job last, and is gone.
+        if now - self._well.get(name, -WELL_SECONDS) >= WELL_SECONDS:
             await self._alarm.resolve(Rule.JOB_FAILING, name)
-            self._well.add(name)
+            self._well[name] = now
 
     async def _record(self, name: str, why: str) -> None:
         """Waiting for the chain is a line of the log; how long the chain may be silent and

@@ -20,6 +20,7 @@ from node.alerts.detect import (
 )
 from node.alerts.rules import Rule
 from node.db.journal import Journal
+from node.jobs import runner
 from node.jobs.alerts import rpc_job, spike_job
 from node.jobs.runner import Jobs
 from node.usage.calls import CallRecord, new_call_id
@@ -141,6 +142,26 @@ async def test_job_that_fails_is_told_until_it_succeeds(world: World, journal: J
     healthy.set()
     restarted = Jobs(journal, world.alerts)  # which does not remember that it failed
     await restarted.run("claim", job)
+    assert world.rows("SELECT state FROM notification") == [("resolved",)]
+
+
+async def test_a_job_that_failed_in_a_process_that_is_gone_is_well_again_in_another(
+    world: World, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = False
+
+    async def job() -> None:
+        if broken:
+            raise ValueError
+
+    gone, going_on = (Jobs(journal, world.alerts) for _ in range(2))
+    await going_on.run("claim", job)
+    broken = True
+    await gone.run("claim", job)
+    assert world.rows("SELECT state FROM notification") == [("new",)]
+    broken = False
+    monkeypatch.setattr(runner, "WELL_SECONDS", 0.0)
+    await going_on.run("claim", job)
     assert world.rows("SELECT state FROM notification") == [("resolved",)]
 
 
