@@ -81,8 +81,9 @@ DOMAIN_ERRORS: Final = (
     NodeError,
     TreasuryError,
 )
-# A text no database takes: with NUL (PostgreSQL), or half a surrogate pair (SQLite).
-UNSTORABLE: Final = (UnicodeEncodeError, DataError)
+# What no database takes: a text with NUL (PostgreSQL), or half a surrogate pair (SQLite); a
+# number beyond 64 bits (SQLite).
+UNSTORABLE: Final = (UnicodeEncodeError, DataError, OverflowError)
 
 # The most particular class first. What is not here is a 500: a case nobody thought of.
 _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (

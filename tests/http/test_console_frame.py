@@ -160,6 +160,18 @@ def test_text_that_no_database_takes_is_refused_with_a_sentence(console: Console
     assert httpx.get(f"{console.url}/listings/%00", trust_env=False).status_code == 404
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/finance/reconcile/{}", "/notifications/{}", "/settings/email/mails/{}"],
+)
+def test_a_number_that_no_database_takes_is_refused_with_a_sentence(
+    console: Console, path: str
+) -> None:
+    with console.client(Role.ADMIN) as admin:
+        answer = admin.get(path.format(2**64))
+    assert answer.status_code == 422 and "a number is too large" in answer.text
+
+
 def test_a_body_nested_without_an_end_is_refused_and_ends_nothing(console: Console) -> None:
     """A node starts with this limit: what it imports raises it so far that C code overflows."""
     before = sys.getrecursionlimit()
