@@ -336,4 +336,4 @@ def _run_line(run: Run) -> list[object]:
 
 def _csv_rows(run: Run | None) -> Iterator[list[object]]:
     for each in run.differences if run else ():
-        yield [each.kind, each.subject, str(each.books), str(each.chain), unit_of(each)]
+        yield [each.kind, each.subject, each.books, each.chain, unit_of(each)]

@@ -244,3 +244,19 @@ def test_a_confirmation_without_anything_to_confirm_leads_back_to_the_form(
             there = client.get(f"/finance/withdraw/confirm{query}")
             assert there.headers["location"] == "/finance/withdraw", query
             assert "Say here what is to be sent" in client.get("/finance/withdraw").text
+
+
+def test_a_negative_difference_is_a_number_in_the_file_too(console: Console) -> None:
+    found = json.dumps([{"kind": "wallet_usdc", "subject": "", "books": -5, "chain": 3}])
+    with writer(console.engine).begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO reconciliation (id, started_at, finished_at, actor_name, block_number,"
+                " checked, differences, open_items) VALUES (900, 1, 2, 'Ann', 1, 1, :found, '[]')"
+            ),
+            {"found": found},
+        )
+    with console.client(Role.VIEWER) as viewer:
+        assert "−0.000005 USDC" in viewer.get("/finance/reconcile/900").text
+        file = viewer.get("/finance/reconcile/900/differences.csv").text
+    assert file.splitlines()[1] == "wallet_usdc,,-5,3,usdc_atoms"
