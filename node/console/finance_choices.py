@@ -15,7 +15,7 @@ from finance.selling.gas_cost import GasCost, gas_per_usdc
 from node.accounts.access import Permission
 from node.console.finance import ServingView, serving_view
 from node.console.format import Amount, aligned, amount, cell_amount
-from node.console.forms import FieldError, Form
+from node.console.forms import FieldError, Form, in_units, read_units
 from node.console.pages import Pages
 from node.console.visit import Visit
 from node.durations import DAY
@@ -25,6 +25,7 @@ from node.treasury.errors import TreasuryError
 from node.treasury.policies import change_claim_terms, change_thresholds
 from node.treasury.treasury import Treasury
 
+_WHOLE = "A whole number."
 _GWEI = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -95,7 +96,8 @@ def claim_pages(treasury: Treasury) -> Pages:
     async def save(visit: Visit) -> Response:
         form = Form(visit.form)
         try:
-            wanted = _read_claim_terms(form)
+            before = await asyncio.to_thread(read_preference, treasury.engine, ClaimTerms)
+            wanted = _read_claim_terms(form, before)
             await asyncio.to_thread(
                 change_claim_terms, treasury.engine, wanted, visit.actor, visit.now
             )
@@ -165,23 +167,30 @@ def _cost(label: str, cost: GasCost) -> CostLine:
 def _claim_form(chosen: ClaimTerms) -> Form:
     return Form(
         {
-            "interval": str(chosen.interval_seconds // 60),
+            "interval": in_units(chosen.interval_seconds, 60),
             "at_risk": str(Usdc(chosen.at_risk_atoms)),
             "dust": str(Usdc(chosen.dust_atoms)),
             "gas_price": _gwei_text(chosen.gas_price_wei),
-            "longest": str(chosen.longest_seconds // 60),
+            "longest": in_units(chosen.longest_seconds, 60),
         }
     )
 
 
-def _read_claim_terms(form: Form) -> ClaimTerms:
+def _read_claim_terms(form: Form, before: ClaimTerms) -> ClaimTerms:
     return ClaimTerms(
-        interval_seconds=60 * read_number(form, "interval"),
+        interval_seconds=_minutes(form, "interval", before.interval_seconds),
         at_risk_atoms=read_usdc(form, "at_risk"),
         dust_atoms=read_usdc(form, "dust"),
         gas_price_wei=_gwei(form, "gas_price"),
-        longest_seconds=60 * read_number(form, "longest"),
+        longest_seconds=_minutes(form, "longest", before.longest_seconds),
     )
+
+
+def _minutes(form: Form, name: str, stored: int) -> int:
+    seconds = read_units(form, name, 60, stored, _WHOLE)
+    if seconds is None:
+        raise FieldError(name, _WHOLE)
+    return seconds
 
 
 def read_usdc(form: Form, name: str) -> int:
@@ -214,5 +223,5 @@ def read_number(form: Form, name: str) -> int:
     """A whole number; raises FieldError."""
     text = form.value(name).strip()
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise FieldError(name, "A whole number.")
+        raise FieldError(name, _WHOLE)
     return int(text)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from decimal import Decimal
+from typing import Final, Self
 
 from finance.money import ungrouped
 from node.failures import told
+
+_EXACT: Final = Decimal("0.0001")  # an hour has fewer seconds
 
 
 class FieldError(Exception):
@@ -37,6 +40,20 @@ class Form:
     def refused(self, error: Exception) -> Self:
         """With the error beside the field it names, or above the form."""
         return self.with_error(getattr(error, "field", None) or "", told(error))
+
+
+def in_units(amount: int, unit: int) -> str:
+    """An amount in a larger unit: `2`, or `1.5` where it is not whole."""
+    return format((Decimal(amount) / unit).quantize(_EXACT).normalize(), "f")
+
+
+def read_units(form: Form, name: str, unit: int, stored: int | None, sentence: str) -> int | None:
+    """A whole number of a larger unit; what was not whole when it was shown, and was not touched,
+    stays as it is stored. Raises FieldError as `read_whole` does."""
+    if stored is not None and form.value(name).strip() == in_units(stored, unit):
+        return stored
+    number = read_whole(form, name, sentence)
+    return None if number is None else number * unit
 
 
 def read_whole(form: Form, name: str, sentence: str) -> int | None:

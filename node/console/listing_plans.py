@@ -13,7 +13,7 @@ from catalog.errors import CatalogError
 from finance.money import Usdc
 from node.accounts.access import Permission
 from node.console.format import Amount, Moment, cell_amount, count, moment
-from node.console.forms import FieldError, Form, read_whole
+from node.console.forms import FieldError, Form, in_units, read_units, read_whole
 from node.console.pages import Pages
 from node.console.visit import Visit
 from node.durations import HOUR
@@ -134,7 +134,7 @@ def _add_change(pages: Pages, publisher: Publisher) -> None:
     async def change(visit: Visit) -> Response:
         form, plan = Form(visit.form), await _plan(publisher, visit)
         try:
-            chosen = _chosen(form)
+            chosen = _chosen(form, plan)
             await asyncio.to_thread(change_plan, engine, plan.id, chosen, visit.now, visit.actor)
         except (FieldError, PlansError) as error:
             return await _edit(publisher, visit, form.refused(error))
@@ -224,19 +224,19 @@ def _hours(seconds: int) -> str:
     return f"{count(hours)} h {minutes} min" if minutes else f"{count(hours)} h"
 
 
-def _chosen(form: Form) -> PlanChoices:
+def _chosen(form: Form, before: Offered | None = None) -> PlanChoices:
     """Hours on the page are seconds beneath it. Raises FieldError, PlansError."""
     try:
         price = parse_price(form.value("price").strip() or "0")
     except CatalogError as error:
         raise FieldError("price", str(error)) from error
-    hours = _whole(form, "stream_hours", "hours")
+    seconds = before.deal.stream_seconds if before else None
     return choices(
         form.value("name"),
         form.value("description"),
         price,
         _whole(form, "calls", "calls"),
-        None if hours is None else hours * HOUR,
+        read_units(form, "stream_hours", HOUR, seconds, _sentence("hours")),
         _whole(form, "per_minute", "calls"),
         form.value("beyond"),
         _whole(form, "grace_days", "days") or 0,
@@ -245,7 +245,8 @@ def _chosen(form: Form) -> PlanChoices:
 
 def _typed(plan: Offered) -> Form:
     deal = plan.deal
-    hours = None if deal.stream_seconds is None else deal.stream_seconds // HOUR
+    seconds = deal.stream_seconds
+    hours = None if seconds is None else in_units(seconds, HOUR)
     numbers = {"calls": deal.calls, "stream_hours": hours, "per_minute": deal.per_minute}
     return Form(
         {
@@ -260,7 +261,11 @@ def _typed(plan: Offered) -> Form:
 
 
 def _whole(form: Form, name: str, unit: str) -> int | None:
-    return read_whole(form, name, f"Write a whole number of {unit}, or nothing.")
+    return read_whole(form, name, _sentence(unit))
+
+
+def _sentence(unit: str) -> str:
+    return f"Write a whole number of {unit}, or nothing."
 
 
 def _csv(plan: Offered, holders: dict[str, int]) -> tuple[object, ...]:

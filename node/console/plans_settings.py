@@ -15,7 +15,7 @@ from node.accounts.access import Permission
 from node.accounts.errors import AccountInvalid
 from node.console.developers_view import NAMES, MeterCard, meter_card, quantity, utc
 from node.console.format import Moment, moment
-from node.console.forms import FieldError, Form, read_whole
+from node.console.forms import FieldError, Form, in_units, read_units, read_whole
 from node.console.pager import Pager, numbered, page_number
 from node.console.pages import Pages
 from node.console.visit import Visit
@@ -91,7 +91,8 @@ def pages(engine: Engine) -> Pages:
     async def save(visit: Visit) -> Response:
         form = Form(visit.form)
         try:
-            tiers = _tiers(form)
+            before = await asyncio.to_thread(read_preference, engine, UsageTiers)
+            tiers = _tiers(form, before)
             await asyncio.to_thread(change_tiers, engine, tiers, visit.actor, visit.now)
         except (FieldError, AccountInvalid) as error:
             return await _show(engine, visit, form=form.refused(error))
@@ -154,15 +155,15 @@ def _view(
     )
 
 
-def _tiers(form: Form) -> UsageTiers:
+def _tiers(form: Form, before: UsageTiers) -> UsageTiers:
     """Hours on the page are seconds beneath it."""
     return UsageTiers(
         calls=_tier(form, "calls"),
         streams=_tier(form, "streams"),
         free_calls=_whole(form, "free_calls", "calls"),
         pro_calls=_whole(form, "pro_calls", "calls"),
-        free_stream_seconds=_whole(form, "free_stream_seconds", "hours") * HOUR,
-        pro_stream_seconds=_whole(form, "pro_stream_seconds", "hours") * HOUR,
+        free_stream_seconds=_hours(form, "free_stream_seconds", before.free_stream_seconds),
+        pro_stream_seconds=_hours(form, "pro_stream_seconds", before.pro_stream_seconds),
     )
 
 
@@ -175,7 +176,7 @@ def _tier(form: Form, name: str) -> Tier:
 def _typed(tiers: UsageTiers) -> Form:
     values = {"calls": tiers.calls.value, "streams": tiers.streams.value}
     values |= {name: str(getattr(tiers, name)) for name in _CALLS}
-    return Form(values | {name: str(getattr(tiers, name) // HOUR) for name in _SECONDS})
+    return Form(values | {name: in_units(getattr(tiers, name), HOUR) for name in _SECONDS})
 
 
 def _empty_grant(visit: Visit) -> Form:
@@ -202,9 +203,17 @@ def _moment(text: str, zone: ZoneInfo) -> int:
         raise FieldError("ends_at", "Write a day and a time, such as 2027-01-31T18:00.") from None
 
 
+def _hours(form: Form, name: str, stored: int) -> int:
+    sentence = "Write a whole number of hours."
+    return _given(name, read_units(form, name, HOUR, stored, sentence), sentence)
+
+
 def _whole(form: Form, name: str, unit: str) -> int:
     sentence = f"Write a whole number of {unit}."
-    number = read_whole(form, name, sentence)
+    return _given(name, read_whole(form, name, sentence), sentence)
+
+
+def _given(name: str, number: int | None, sentence: str) -> int:
     if number is None:
         raise FieldError(name, sentence)
     return number

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from io import StringIO
 from zoneinfo import ZoneInfo
 
+import httpx
 import pytest
 from sqlalchemy import Engine, insert, update
 from sqlmodel import col
@@ -307,6 +308,22 @@ def test_a_tier_is_chosen_and_a_wrong_number_stays_beside_its_field(console: Con
         assert (tiers["calls"], tiers["free_stream_seconds"]) == ("pro", 18_000)
         changed = api.patch("/api/plans/tiers", json={"calls": "free"}).json()
     assert (changed["calls"], changed["pro_calls"]) == ("free", 20)
+
+
+def test_a_tier_that_is_no_whole_hour_outlives_the_form(console: Console) -> None:
+    with console.api(Role.ADMIN) as api, console.client(Role.ADMIN) as client:
+        odd = {"free_stream_seconds": 1_000, "pro_stream_seconds": 9_000}
+        api.patch("/api/plans/tiers", json=odd).raise_for_status()
+        shown = dict(re.findall(r'name="(\w+_seconds)"[^>]*value="([^"]*)"', _settings(client)))
+        assert shown == {"free_stream_seconds": "0.2778", "pro_stream_seconds": "2.5"}
+        fields = {"calls": "pro", "streams": "free", "free_calls": "10", "pro_calls": "20", **shown}
+        assert console.send(client, "/settings/plans", **fields).status_code == 303
+        tiers = api.get("/api/plans/tiers").json()
+    assert {name: tiers[name] for name in odd} == odd
+
+
+def _settings(client: httpx.Client) -> str:
+    return client.get("/settings/plans").text
 
 
 def test_an_override_says_who_why_until_when_and_is_in_the_trail(console: Console) -> None:

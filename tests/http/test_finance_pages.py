@@ -260,3 +260,16 @@ def test_a_negative_difference_is_a_number_in_the_file_too(console: Console) -> 
         assert "−0.000005 USDC" in viewer.get("/finance/reconcile/900").text
         file = viewer.get("/finance/reconcile/900/differences.csv").text
     assert file.splitlines()[1] == "wallet_usdc,,-5,3,usdc_atoms"
+
+
+def test_an_interval_that_is_no_whole_minute_outlives_the_form(console: Console) -> None:
+    with console.api(Role.FINANCE) as api, console.client(Role.FINANCE) as client:
+        before = api.get("/api/finance/claim-policy").json()
+        odd = {**before, "interval_seconds": 90}
+        api.put("/api/finance/claim-policy", json=odd).raise_for_status()
+        assert 'value="1.5"' in client.get("/finance/claims").text
+        fields = {"interval": "1.5", "at_risk": "3", "dust": "0.05", "gas_price": "2"}
+        fields["longest"] = str(before["longest_seconds"] // 60)
+        assert console.send(client, "/finance/claims", **fields).status_code == 303
+        after = api.get("/api/finance/claim-policy").json()
+    assert (after["interval_seconds"], after["at_risk_atoms"]) == (90, 3_000_000)

@@ -304,3 +304,17 @@ def test_plans_by_the_api(console: Console) -> None:
     assert api.delete(f"{path}/{plan_id}").status_code == 404
     [item] = api.get(path).json()["items"]
     assert item["retired_at"] is not None
+
+
+def test_a_quota_that_is_no_whole_hour_outlives_the_form(console: Console) -> None:
+    with console.api(Role.ADMIN) as api, console.client(Role.API_OWNER) as client:
+        body = {"name": "Half", "price_atoms": 1_000_000, "stream_seconds": 5_400}
+        plan = api.post(f"/api{PLANS}", json=body).json()
+        form = client.get(f"{PLANS}/{plan['id']}").text
+        assert 'name="stream_hours"' in form and 'value="1.5"' in form
+        fields = FORM | {"name": "Other name", "stream_hours": "1.5"}
+        assert console.send(client, f"{PLANS}/{plan['id']}", **fields).status_code == 303
+        assert api.get(f"/api{PLANS}/{plan['id']}").json()["stream_seconds"] == 5_400
+        fields["stream_hours"] = "1"
+        assert console.send(client, f"{PLANS}/{plan['id']}", **fields).status_code == 303
+        assert api.get(f"/api{PLANS}/{plan['id']}").json()["stream_seconds"] == 3_600
