@@ -183,9 +183,9 @@ def copied(engine: Engine) -> list[BackupView]:
 
 def left_behind(engine: Engine, folder: Path) -> list[BackupView]:
     """Whose file is in `folder` though the history says that it was not finished, or was let go:
-    the node ended between the two (blocking)."""
+    the node ended between the two; or that it was missing: the folder was away (blocking)."""
     names = [path.name for path in folder.glob(f"*{SUFFIX}")]
-    states = (BackupState.FAILED, BackupState.REMOVED)
+    states = (BackupState.FAILED, BackupState.REMOVED, BackupState.MISSING)
     conditions = (_BACKUP.c.state.in_(states), _BACKUP.c.folder == str(folder))
     with engine.connect() as connection:
         query = select(_BACKUP).where(_BACKUP.c.name.in_(names), *conditions)

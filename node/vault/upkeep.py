@@ -14,7 +14,7 @@ from backups.schedule import backup_due, test_due
 from node.alerts.rules import Rule
 from node.preferences import read_preference
 from node.vault import records
-from node.vault.checks import adopt, test_restore
+from node.vault.checks import adopt, test_restore, verify
 from node.vault.choices import BackupChoices
 from node.vault.copies import Copies
 from node.vault.records import BackupView
@@ -77,14 +77,26 @@ class Upkeep:
 
     async def _settle(self) -> None:
         """What the node's sudden end left: files that were let go, and whole ones that the history
-        does not know to be."""
+        does not know to be. And what is there again, which the rule must let go in its time."""
         engine = self._vault.engine
         choices = await asyncio.to_thread(read_preference, engine, BackupChoices)
         folder = self._vault.folder(choices)
         for backup in await asyncio.to_thread(records.left_behind, engine, folder):
-            if backup.state is BackupState.REMOVED:
+            try:
+                await self._take_up(backup)
+            except BackupBusy:
+                raise
+            except BackupError as error:
+                # One that cannot be looked into must not keep the schedule from the next.
+                _log.warning("backup %s: %s", backup.id, error)
+
+    async def _take_up(self, backup: BackupView) -> None:
+        match backup.state:
+            case BackupState.REMOVED:
                 await asyncio.to_thread(backup.path.unlink, True)
-            else:
+            case BackupState.MISSING:
+                await verify(self._vault, backup.id)
+            case _:
                 await adopt(self._vault, backup.id)
 
     async def _send_again(self, now: int) -> None:

@@ -360,3 +360,31 @@ async def test_files_on_the_machine_before_a_restore_are_elsewhere_and_later_one
     there, gone = (records.read_backup(home.engine, each.id) for each in (old, new))
     assert (there.state, there.error) == (BackupState.ELSEWHERE, "")
     assert gone.state is BackupState.MISSING and "gone" in gone.error
+
+
+async def test_backups_in_a_folder_that_was_away_are_good_again_when_it_is_back(home: Home) -> None:
+    """Else nothing is left to restore by the history, and no rule lets their files go."""
+    vault = home.vault
+    upkeep = Upkeep(vault, Copies(home.engine, home.keys.unseal))
+    _set_key(home)
+    made = await vault.back_up_now("manual")
+    away = home.folder.rename(home.folder.with_name("away"))
+    records.change(home.engine, made.id, tested_at=made.started_at)
+    change_choices(home.engine, BackupChoices(every_hours=0), SYSTEM, 1)
+    await upkeep.run(made.started_at + 1)
+    assert records.read_backup(home.engine, made.id).state is BackupState.MISSING
+    away.rename(home.folder)
+    await upkeep.run(made.started_at + 2)
+    found = records.read_backup(home.engine, made.id)
+    assert (found.state, found.error, found.remark) == (BackupState.GOOD, "", made.remark)
+
+
+async def test_a_file_that_cannot_be_looked_into_does_not_keep_the_schedule_up(home: Home) -> None:
+    vault = home.vault
+    upkeep = Upkeep(vault, Copies(home.engine, home.keys.unseal))
+    _set_key(home)
+    strange = await vault.back_up_now("manual")
+    values = {"state": BackupState.FAILED, "recipient": "age1nobodys"}
+    records.change(home.engine, strange.id, **values, started_at=1)
+    await upkeep.run(strange.started_at + 1)
+    assert [each.reason for each in records.good_backups(home.engine)] == ["scheduled"]
