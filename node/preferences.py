@@ -21,6 +21,7 @@ from sqlmodel import Field, SQLModel, col
 
 from node.accounts.audit import Actor, record
 from node.db.engine import writer
+from node.db.locks import number_in_turn
 
 
 class PreferenceRow(SQLModel, table=True):
@@ -61,6 +62,7 @@ def change_preference(engine: Engine, value: Preference, actor: Actor, now: int)
 
 def store_preference(connection: Connection, value: Preference, actor: Actor, now: int) -> None:
     """The same, inside the caller's transaction."""
+    number_in_turn(connection)
     kind, name = type(value), _name(type(value))
     before = read_preference(connection, kind)
     if before == value:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 _TAKE = text("SELECT pg_try_advisory_lock(:number)")
 _GIVE_BACK = text("SELECT pg_advisory_unlock(:number)")
+_IN_TURN = text("SELECT pg_advisory_xact_lock(1986359923)")  # "vers"
 
 
 class Locks:
@@ -67,6 +68,14 @@ class Locks:
             with suppress(SQLAlchemyError):
                 connection.invalidate()
             connection.close()
+
+
+def number_in_turn(connection: Connection) -> None:
+    """Have whoever else numbers a change wait for the end of this transaction: of two with one
+    number, whoever follows changes would miss the one that is committed last. On SQLite every
+    writer is alone."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(_IN_TURN)
 
 
 def locks_of(engine: Engine) -> Locks | None:

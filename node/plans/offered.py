@@ -14,6 +14,7 @@ from catalog.errors import ListingUnknown
 from catalog.models import Listing, ListingOrigin
 from node.accounts.audit import Actor, record
 from node.db.engine import writer
+from node.db.locks import number_in_turn
 from node.plans.errors import PlanInvalid, PlanTaken, PlanUnknown
 from node.plans.models import Plan
 from node.plans.subscribers import Offered, offered
@@ -161,6 +162,7 @@ def _check_name(connection: Connection, listing_id: str, name: str, but: str) ->
 
 def _next_change(connection: Connection, now: int) -> int:
     """Grows with every change, so that a running node sees each."""
+    number_in_turn(connection)
     return max(now, (connection.scalar(select(func.max(col(Plan.changed_at)))) or 0) + 1)
 
 

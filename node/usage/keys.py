@@ -19,6 +19,7 @@ from sqlmodel import col
 from node.accounts.audit import COMMAND, Actor, record
 from node.accounts.errors import AccountInvalid, AccountUnknown
 from node.db.engine import writer
+from node.db.locks import number_in_turn
 from node.usage.key_choices import KeyChoices, read_scopes
 from node.usage.models import ConsumerKey
 from node.usage.quotas import key_subject
@@ -205,6 +206,7 @@ def _update(connection: Connection, key_id: str, values: dict[str, Any]) -> None
 
 
 def _next_version(connection: Connection) -> int:
+    number_in_turn(connection)
     return (connection.scalar(select(func.max(col(ConsumerKey.version)))) or 0) + 1
 
 
