@@ -158,8 +158,9 @@ class Lines:
         again = connection is not None
         try:
             connection = await self._connect(origin)
-        except NotConnected as error:
+        except (NotConnected, EgressRefused) as error:
             if again:
+                # It has left once, wherever its name leads by now.
                 raise Broken("the connection ended, and there is no other") from error
             raise
         await self._ask(connection, request, head, body, chunked)
