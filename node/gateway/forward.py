@@ -150,19 +150,25 @@ class _Scrubber:
     def __init__(self, secrets: tuple[bytes, ...]) -> None:
         # A word this short would blot out more than it hides.
         self._secrets = [secret for secret in secrets if len(secret) >= 8]
-        self._keep = max((len(secret) for secret in self._secrets), default=1) - 1
         self._tail = b""
 
     def clean(self, chunk: bytes, last: bool) -> bytes:
-        text = self._tail + chunk
+        text, kept = self._tail + chunk, 0
         for secret in self._secrets:
             if secret in text:
                 text = text.replace(secret, b"*" * len(secret))
-        if last or not self._keep:
-            self._tail = b""
-            return text
-        self._tail = text[-self._keep :]
-        return text[: -self._keep]
+        if not last:
+            # No more than may be a credential's beginning: the end of an event is waited for.
+            kept = max((_begun(secret, text) for secret in self._secrets), default=0)
+        whole = len(text) - kept
+        self._tail = text[whole:]
+        return text[:whole]
+
+
+def _begun(secret: bytes, text: bytes) -> int:
+    """With how many of the secret's first bytes the text ends."""
+    longest = min(len(secret) - 1, len(text))
+    return next((size for size in range(longest, 0, -1) if text.endswith(secret[:size])), 0)
 
 
 class Forwarder:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from node.usage.models import Side
-from tests.http.conftest import PRICE, Market, Payer, free_port, serving
+from tests.http.conftest import PRICE, SECRET, Market, Payer, free_port, serving
 
 
 class Events:
@@ -122,6 +122,19 @@ async def test_events_arrive_one_by_one_while_the_channel_serves_other_calls(sho
     found = {row[2]: row[0:2] for row in await shop.sessions()}
     assert found == {"caller_closed": ("sse", "ended"), "server_closed": ("sse", "ended")}
     assert await shop.market.charged(payer) == 2 * PRICE
+
+
+async def test_events_of_an_api_with_a_credential_arrive_as_they_happen(shop: Shop) -> None:
+    """Its credential is blotted out of what passes; nothing else is held back for that."""
+    base = shop.market.listings.pop().base_url
+    secret = {"credential_name": "x-api-key", "credential_secret": SECRET.hex()}
+    shop.market.sell(base=base, credential_kind="header", **secret)
+    payer = await shop.market.payer()
+    async with shop.listen(payer, "ticks") as (_, lines):
+        for number in range(3):
+            async with asyncio.timeout(5):
+                assert [await anext(lines), await anext(lines)] == [f"data: {number}", ""]
+            shop.api.next.set()
 
 
 async def test_events_that_break_off_before_the_first_cost_nothing(shop: Shop) -> None:
