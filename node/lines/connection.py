@@ -37,7 +37,7 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.length: int | None = None
-        self._head_bytes = self._field_bytes = 0
+        self._bare_bytes = self._field_bytes = 0  # the former since the last byte of a body
         self._head_done = self.complete = self._keep = False
         self._until_end = False
         self._switches = False
@@ -208,8 +208,7 @@ class Connection(asyncio.Protocol):
             return
         self._since = self._loop.time()
         self.touched = True
-        if not self._head_done:
-            self._head_bytes += len(data)
+        self._bare_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -223,8 +222,8 @@ class Connection(asyncio.Protocol):
                 self._fail(Broken("the answer is not HTTP"), error)
             else:
                 self._keep = False
-        if not self._head_done and self._head_bytes > self._max_head:
-            self._fail(Broken("the answer's head is too long"))
+        if not self.complete and self._bare_bytes > self._max_head:
+            self._fail(Broken("the answer's head or trailer is too long"))
         if self._waiting_bytes > HIGH_WATER and not self._paused and not self._lost:
             self._paused = True
             self.transport.pause_reading()
@@ -268,7 +267,9 @@ class Connection(asyncio.Protocol):
         if 100 <= status < 200 and status != 101:
             self.headers.clear()
             return
-        self.status, self._head_done = status, True
+        if not 100 <= status < 600:
+            raise ValueError("no status")
+        self.status, self._head_done, self._bare_bytes = status, True, 0
         self._keep = self._parser.should_keep_alive()
         chunked = False
         for name, value in self.headers:
@@ -294,6 +295,7 @@ class Connection(asyncio.Protocol):
         if self.complete:
             self._keep = False
             return
+        self._bare_bytes = 0
         self._chunks.append(body)
         self._waiting_bytes += len(body)
 

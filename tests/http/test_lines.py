@@ -6,6 +6,7 @@ The servers are sockets that write the very bytes a test gives them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -149,6 +150,7 @@ async def test_head_has_a_length_and_no_body_and_keeps_the_connection() -> None:
         b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\ncut",
         b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\ncut",
         b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\ncut",
+        b"HTTP/1.1 600 cut\r\ncontent-length: 3\r\n\r\ncut",
         b"SSH-2.0-nonsense cut\r\n",
         b"HTTP/1.1 200 OK\r\nx: " + b"y" * 4096 + b"\r\ncut: 1\r\n\r\n",
     ],
@@ -162,6 +164,34 @@ async def test_an_answer_that_breaks_off_or_is_none_is_an_error(answer: bytes) -
             raise Broken(str(got.status)) if got.status == 101 else AssertionError(got.status)
         assert await read(await lines.request(origin, get())) == b"ok"
     assert server.connections == 2
+
+
+class Endless(Server):
+    """Answers with what it was given, and goes on with it for ever."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__(answer)
+        self.sent = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(self.answers[0] or b"")
+        with contextlib.suppress(ConnectionError):
+            while self.sent < 256 * 2**20:
+                writer.write(b"y" * 65_536)
+                await writer.drain()
+                self.sent += 65_536
+        writer.close()
+
+
+@pytest.mark.parametrize("rest", [b"2\r\nok\r\n0\r\nx: ", b"2;x="])
+async def test_what_is_no_body_does_not_go_on_for_ever(rest: bytes) -> None:
+    """A trailer would be kept in memory until it ends."""
+    server = Endless(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + rest)
+    async with listening(server) as (lines, origin):
+        with pytest.raises(Broken):
+            await read(await lines.request(origin, get()))
+    assert server.sent < 64 * 2**20
 
 
 async def test_bytes_nobody_asked_for_are_not_the_next_answer() -> None:
