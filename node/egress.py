@@ -19,6 +19,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# All that is given out to the Internet. What is_global knows of beside it are site-local addresses,
+# and those in which translators of a network write its own IPv4.
+_UNICAST = ipaddress.IPv6Network("2000::/3")
 DNS_SECONDS = 30
 
 
@@ -83,7 +86,7 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)
-        if address.teredo is not None:
+        if address.teredo is not None or address not in _UNICAST:
             return False
     return address.is_global and not address.is_multicast
 

@@ -53,6 +53,10 @@ NOT_PUBLIC = [
     "64:ff9b::7f00:1",  # NAT64 of 127.0.0.1
     "2002:7f00:1::",  # 6to4 of 127.0.0.1
     "2001:0:5ef5:79fd:0:0:80ff:fffe",  # Teredo
+    "fec0::1",  # site-local, as networks still have it
+    "::7f00:1",  # 127.0.0.1, as it was once written in IPv6
+    "::ffff:0:7f00:1",  # a translator's 127.0.0.1
+    "64:ff9b:1::7f00:1",  # and another's
 ]
 # What resolvers of most systems take for 127.0.0.1, beside its name.
 OTHER_FORMS = [
