@@ -10,7 +10,7 @@ from node.lines.pool import Answer as Received
 from node.problems import Headers
 from node.proxy import idempotency
 from node.proxy.seller import read_up_to
-from node.proxy.stream import SWITCHING, Streamed
+from node.proxy.stream import SWITCHING, Streamed, is_stream
 
 if TYPE_CHECKING:
     from node.proxy.call import Request
@@ -30,13 +30,16 @@ class Answer:
 
 
 async def read_start(answer: Received, keep: bool) -> tuple[bytes, bool]:
-    """The whole body when it is short or has to be kept, nothing yet of a stream."""
+    """The whole body when it is short or has to be kept, nothing yet of a stream: its end may
+    never come."""
     if answer.status == SWITCHING:
         return b"", False
     length = answer.length
     if length == 0 or answer.method == "HEAD" or answer.status in (204, 304):
         answer.close()
         return b"", True
+    if length is None and is_stream(answer):
+        return b"", False
     if not keep and (length is None or length > idempotency.KEPT_BYTES):
         return b"", False
     return await read_up_to(answer, idempotency.KEPT_BYTES)
