@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import IO, Any
@@ -56,8 +57,10 @@ class Body:
 
     async def _chunks(self, file: IO[bytes]) -> AsyncIterator[bytes]:
         file.seek(0)
-        while chunk := file.read(_CHUNK):
-            yield chunk
+        # An answer may begin before all of it has left, and the call ends with that.
+        with os.fdopen(os.dup(file.fileno()), "rb") as own:
+            while chunk := own.read(_CHUNK):
+                yield chunk
 
     def close(self) -> None:
         if self._file is not None:
