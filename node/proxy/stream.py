@@ -188,10 +188,11 @@ def _may_accept(name: bytes) -> bool:
 def counted(
     streams: Streams, of: Streamed | None, answer: Received, receive: Receive
 ) -> Iterator[Stream | None]:
-    """Count the time in which events are passed on; anything else just passes. Silence has no
-    limit, but an app that leaves ends it."""
+    """Count the time in which events are passed on; anything else just passes. Silence of events
+    has no limit, but an app that leaves ends whatever it is."""
     if of is None or not is_stream(answer):
-        yield None
+        with _watched(receive, answer.end_here):
+            yield None
         return
     reason, cut = "server_closed", False
 
@@ -200,25 +201,38 @@ def counted(
         reason, cut = why, True
         answer.end_here()
 
-    async def watch() -> None:
+    def leave() -> None:
         nonlocal reason
-        while (await receive())["type"] != "http.disconnect":
-            pass
         reason = "caller_closed"
         answer.end_here()
 
     answer.wait_without_limit()
     stream = _open(streams, of, StreamKind.SSE, stop)
-    watching = asyncio.get_running_loop().create_task(watch())
     try:
-        yield stream
+        with _watched(receive, leave):
+            yield stream
         stream.end(reason, cut=cut)
     except LineError:
         stream.end("server_lost", cut=True)
         raise
     finally:
-        watching.cancel()
         stream.end("interrupted", cut=True)
+
+
+@contextlib.contextmanager
+def _watched(receive: Receive, leave: Callable[[], None]) -> Iterator[None]:
+    """`leave` is called once the app hangs up. Its request has been read."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        leave()
+
+    watching = asyncio.get_running_loop().create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 def _open(streams: Streams, of: Streamed, kind: StreamKind, stop: Callable[[str], None]) -> Stream:
