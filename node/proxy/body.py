@@ -56,11 +56,16 @@ class Body:
         return bytes(self._start) if self._start else None
 
     async def _chunks(self, file: IO[bytes]) -> AsyncIterator[bytes]:
-        file.seek(0)
-        # An answer may begin before all of it has left, and the call ends with that.
-        with os.fdopen(os.dup(file.fileno()), "rb") as own:
-            while chunk := own.read(_CHUNK):
+        file.flush()
+        # An answer may begin before all of it has left, and the call ends with that, or is sent
+        # once more: each reads on its own.
+        own, at = os.dup(file.fileno()), 0
+        try:
+            while chunk := os.pread(own, _CHUNK, at):
+                at += len(chunk)
                 yield chunk
+        finally:
+            os.close(own)
 
     def close(self) -> None:
         if self._file is not None:
