@@ -10,26 +10,37 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, also on a terminal.")]
 
 
+_WRITTEN = {"api": "API", "id": "ID", "pid": "PID", "url": "URL", "usdc": "USDC"}
+
+
 def show_rows(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool, empty: str) -> None:
-    """A list: a table with the first row's fields as columns, or a JSON array."""
+    """A list: a table with the first row's fields as columns, or a JSON array. Row below row on
+    a terminal that is too narrow for it."""
     if wants_json(as_json):
         print_json(list(rows))
         return
-    console = Console()
+    console = _terminal()
     if not rows:
-        console.print(empty)
+        _print(console, empty)
         return
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
     for name in rows[0]:
-        table.add_column(name.replace("_", " ").capitalize(), overflow="fold")
+        table.add_column(_label(name))
     for row in rows:
         table.add_row(*(_text(value) for value in row.values()))
-    console.print(table)
+    if Measurement.get(console, console.options, table).maximum < console.width:
+        console.print(table)
+        return
+    console.print(title, style="italic")
+    for row in rows:
+        _print_facts(console, row)
+        console.print()
 
 
 def show_facts(facts: Mapping[str, Any], as_json: bool, *, hint: str = "") -> None:
@@ -37,14 +48,11 @@ def show_facts(facts: Mapping[str, Any], as_json: bool, *, hint: str = "") -> No
     if wants_json(as_json):
         print_json(facts)
         return
-    console = Console()
-    table = Table.grid(padding=(0, 2))
-    for name, value in facts.items():
-        table.add_row(name.replace("_", " ").capitalize(), _text(value))
-    console.print(table)
+    console = _terminal()
+    _print_facts(console, facts)
     if hint:
         console.print()
-        console.print(hint, highlight=False)
+        _print(console, hint)
 
 
 def wants_json(as_json: bool) -> bool:
@@ -56,9 +64,30 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+def _terminal() -> Console:
+    """What it prints is what was stored: names of ours and others may look like markup."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def _print(console: Console, text: str) -> None:
+    """Uncut: what is copied from the terminal, a secret or a command, is whole."""
+    console.print(text, soft_wrap=True)
+
+
+def _print_facts(console: Console, facts: Mapping[str, Any]) -> None:
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        _print(console, f"{_label(name):<{width}}  {_text(value)}")
+
+
+def _label(name: str) -> str:
+    first, *rest = (_WRITTEN.get(word, word) for word in name.split("_"))
+    return " ".join((first if first.isupper() else first.capitalize(), *rest))
+
+
 def _text(value: Any) -> str:
     match value:
-        case None:
+        case None | "" | [] | ():
             return "—"
         case bool():
             return "yes" if value else "no"
