@@ -101,6 +101,25 @@ class Settings(BaseSettings):
             return [part.strip() for part in value.split(",") if part.strip()]
         return value
 
+    @field_validator("rpc_urls")
+    @classmethod
+    def _check_rpc(cls, value: list[str]) -> list[str]:
+        return [_address(each, "http://127.0.0.1:8545") for each in value]
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str) -> str:
+        return value and _address(value, "https://api.example.com")
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database(cls, value: str) -> str:
+        if value and not value.startswith(("sqlite:///", "postgresql+psycopg://")):
+            raise ValueError(
+                "write it as postgresql+psycopg://user@host/name, or sqlite:////whole/path"
+            )
+        return value
+
     @field_validator("console_public_url")
     @classmethod
     def _check_console_url(cls, value: str) -> str:
@@ -169,6 +188,18 @@ class Settings(BaseSettings):
         return init_settings, env_settings, toml
 
 
+def _address(text: str, example: str) -> str:
+    """An http or https address, as it was given; ValueError says what is wrong with it."""
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(f"this is no http or https address, e.g. {example}")
+    return text
+
+
 def _reachable(bind: Bind) -> Bind:
     wildcard = {"0.0.0.0": "127.0.0.1", "::": "::1"}
     return replace(bind, host=wildcard.get(bind.host, bind.host))
@@ -188,7 +219,8 @@ def _sentence(fault: Any) -> str:
     name = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"farebox.toml: there is no setting {name!r}"
-    return f"FAREBOX_{name.upper()} ({name} in farebox.toml): {fault['msg']}"
+    words = str(fault["msg"]).removeprefix("Value error, ")
+    return f"FAREBOX_{name.upper()} ({name} in farebox.toml): {words}"
 
 
 def resolve_passphrase(settings: Settings, ask: Callable[[], str] | None) -> str:

@@ -49,6 +49,11 @@ def test_chain_id_of_a_real_network_cannot_be_changed(
         ("CONSOLE_BIND", "127.0.0.1:99999"),
         ("NETWORK", "mainnet"),
         ("CHAIN_ID", "x"),
+        ("RPC_URLS", "http://one,two"),
+        ("RPC_URLS", "http://one:port"),
+        ("PUBLIC_URL", "api.example.com"),
+        ("DATABASE_URL", "postgresql://farebox@db.internal/farebox"),
+        ("DATABASE_URL", "farebox.db"),
     ],
 )
 def test_mistake_is_named(
