@@ -11,23 +11,46 @@ function openParts(root) {
   return [...root.querySelectorAll("details[open]")].map((part) => part.querySelector("summary")?.textContent);
 }
 
+function within(root, selector) {
+  return [root, ...root.querySelectorAll(selector)].filter((each) => each.matches(selector));
+}
+
 function swap(old, fresh) {
   const open = openParts(old);
-  const scrolls = [...old.querySelectorAll(".scroll")].map((box) => [box.scrollLeft, box.scrollTop]);
-  const held = old.contains(document.activeElement) ? describe(document.activeElement) : null;
+  const scrolls = within(old, ".scroll").map((box) => [box.scrollLeft, box.scrollTop]);
+  const held = old.contains(document.activeElement) ? placeOf(document.activeElement, old) : null;
   old.replaceWith(fresh);
   for (const part of fresh.querySelectorAll("details")) {
     if (open.includes(part.querySelector("summary")?.textContent)) part.open = true;
   }
-  [...fresh.querySelectorAll(".scroll")].forEach((box, index) => {
+  within(fresh, ".scroll").forEach((box, index) => {
     [box.scrollLeft, box.scrollTop] = scrolls[index] ?? [0, 0];
   });
-  if (held) [...fresh.querySelectorAll("a, button, summary, [tabindex]")].find((each) => describe(each) === held)?.focus({ preventScroll: true });
   showCopyButtons(fresh);
+  if (held) at(held, fresh)?.focus({ preventScroll: true });
 }
 
+// What has the focus, to be found again: by what it is, and which of those alike.
+
+const REACHED = "a, button, summary, [tabindex]";
+
 function describe(element) {
-  return `${element.tagName} ${element.id} ${element.getAttribute("href")} ${element.textContent}`;
+  const names = ["id", "href", "aria-label", "data-copy", "value"].map((name) => element.getAttribute(name));
+  const told = names.slice(1, 4).some(Boolean) ? "" : element.textContent;
+  return [element.tagName, ...names, told].join(" ");
+}
+
+function alike(root, name) {
+  return within(root, REACHED).filter((each) => describe(each) === name);
+}
+
+function placeOf(element, root) {
+  const name = describe(element);
+  return { itself: element === root, name, index: alike(root, name).indexOf(element) };
+}
+
+function at(held, root) {
+  return held.itself ? root : alike(root, held.name)[held.index];
 }
 
 function busy(part) {
@@ -53,25 +76,30 @@ function sayAge(text) {
   if (place) place.textContent = text;
 }
 
-async function keepFresh(seconds) {
+// How often, at present: a part that is swapped may say it anew.
+
+function pace() {
+  const wishes = [...document.querySelectorAll("[data-refresh-seconds]")].map((part) => Number(part.dataset.refreshSeconds) || REFRESH_SECONDS);
+  return wishes.length ? Math.min(...wishes) * 1000 : 0;
+}
+
+async function keepFresh() {
   try {
     if (!document.hidden) await refresh();
   } catch {
     const old = Math.round((Date.now() - readAt) / 1000);
     sayAge(` The node does not answer: these figures are ${old < 120 ? `${old} s` : `${Math.round(old / 60)} min`} old.`);
   }
-  setTimeout(keepFresh, seconds * 1000, seconds);
+  refreshLater();
 }
 
-function startRefresh() {
-  const page = document.querySelector("[data-refresh-seconds]");
-  if (!page) return;
-  const seconds = Number(page.dataset.refreshSeconds) || REFRESH_SECONDS;
-  setTimeout(keepFresh, seconds * 1000, seconds);
-  document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && Date.now() - readAt > seconds * 1000) refresh().catch(() => {});
-  });
+function refreshLater() {
+  if (pace()) setTimeout(keepFresh, pace());
 }
+
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && pace() && Date.now() - readAt > pace()) refresh().catch(() => {});
+});
 
 // Copy buttons and secrets
 
@@ -128,4 +156,4 @@ document.cookie = `farebox_zone=${Intl.DateTimeFormat().resolvedOptions().timeZo
 for (const link of document.querySelectorAll(".tabs [aria-current]")) link.scrollIntoView({ block: "nearest", inline: "nearest" });
 
 showCopyButtons(document);
-startRefresh();
+refreshLater();
