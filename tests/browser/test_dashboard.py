@@ -263,3 +263,30 @@ def test_hovering_a_bar_says_its_hour_and_both_counts(browser: Browser, console:
     low = column.locator(".chart__bar--good").bounding_box()
     high = column.locator(".chart__bar--bad").bounding_box()
     assert low and high and high["y"] + high["height"] <= low["y"] + 1
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [375, 1440])
+def test_large_figures_stand_in_one_line_and_hours_below_their_chart(
+    browser: Browser, console: Console, width: int
+) -> None:
+    purse = console.parts.controls.treasury.purse
+    purse.balances = Balances(Usdc(123_456_780_000), Wei(123 * 10**18))
+    book(console, *range(3))
+    page = console.sign_in(browser, viewport={"width": width, "height": 900})
+    page.goto("/?side=buyer")
+    lines = page.locator(".card__value").evaluate_all(
+        "all => all.map(e => e.clientHeight / parseFloat(getComputedStyle(e).lineHeight))"
+    )
+    assert card(page, "USDC Balance") == "123,456.78"
+    assert card(page, "Gas Balance") == "123.000000"
+    assert max(lines) < 1.5
+    beyond = page.locator(".chart__ticks").evaluate(
+        """ticks => [...ticks.children].map(each => {
+          each.textContent = "12:00";
+          const words = document.createRange();
+          words.selectNodeContents(each);
+          return words.getBoundingClientRect().right - ticks.getBoundingClientRect().right;
+        })"""
+    )
+    assert len(beyond) == 48 and max(beyond) <= 1
