@@ -14,6 +14,7 @@ from node.accounts.service import Accounts
 from node.accounts.sessions import list_sessions, revoke_session
 from node.accounts.tokens import list_tokens, revoke_token
 from node.accounts.totp import read_factor
+from node.console.finance_confirm import Deed, ask, do
 from node.console.format import Moment, count, moment
 from node.console.forms import FieldError, Form
 from node.console.key_forms import KeyForm, key_form, listing_names, read_choices
@@ -122,10 +123,17 @@ class SecurityPages:
         )
         return await self._show(visit, Form(), made)
 
+    async def ask_revoke(self, visit: Visit) -> Response:
+        key = await self._accounts.read(keys.read_key, visit.path["key_id"])
+        return ask(visit, _revocation(visit, key))
+
     async def revoke(self, visit: Visit) -> Response:
-        revoke = keys.revoke_key_id
-        await self._accounts.read(revoke, visit.path["key_id"], visit.now, visit.actor)
-        return visit.redirect(_PATH, "The secret opens nothing any more.")
+        key = await self._accounts.read(keys.read_key, visit.path["key_id"])
+
+        async def work() -> None:
+            await self._accounts.read(keys.revoke_key_id, key.id, visit.now, visit.actor)
+
+        return await do(visit, _revocation(visit, key), work, "The secret opens nothing any more.")
 
     async def show_tokens(self, visit: Visit) -> Response:
         rows = await self._accounts.read(list_tokens)
@@ -186,6 +194,7 @@ def pages(accounts: Accounts, console_url: str) -> Pages:
     pages.get(f"{_PATH}/keys.csv", manage)(handlers.export)
     pages.post(f"{_PATH}/keys", manage, _FORM_BYTES)(handlers.create)
     pages.post(f"{one}/rotate", manage, _FORM_BYTES)(handlers.rotate)
+    pages.get(f"{one}/revoke", manage)(handlers.ask_revoke)
     pages.post(f"{one}/revoke", manage, _FORM_BYTES)(handlers.revoke)
     pages.get(f"{_PATH}/tokens", people)(handlers.show_tokens)
     pages.get(f"{_PATH}/tokens.csv", people)(handlers.export_tokens)
@@ -200,6 +209,29 @@ def _page(visit: Visit, path: str, rows: Sequence[T]) -> tuple[Sequence[T], Page
     page = page_number(visit.query)
     shown = rows[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     return shown, numbered(path, visit.query, page, PAGE_SIZE, len(rows))
+
+
+def _revocation(visit: Visit, key: KeyView) -> Deed:
+    seen = moment(key.last_used_at, visit.now, visit.zone).text if key.last_used_at else "never"
+    return Deed(
+        title=f"Revoke the secret of {key.name}",
+        path=f"{_PATH}/keys/{key.id}/revoke",
+        facts=(
+            ("App", key.name),
+            ("Id", key.id),
+            ("Owner", key.owner_email or "nobody named"),
+            ("Last seen", seen),
+        ),
+        points=(
+            "Calls with it are answered 401 within a second or two.",
+            "It cannot be taken back: the app then needs a new secret. To change the secret without"
+            " an interruption, rotate it and let the old one go on for a while.",
+            "What it spent stays in the books.",
+        ),
+        button="Revoke it",
+        back=_PATH,
+        danger=True,
+    )
 
 
 def _line(visit: Visit, key: KeyView) -> KeyLine:

@@ -284,8 +284,15 @@ def test_a_secret_of_an_app_is_shown_once_and_works_until_it_is_revoked(
     rotated = console.send(client, f"/settings/security/keys/{key_id[0]}/rotate", grace="3600")
     assert "fbx_" in rotated.text and secret[0] not in rotated.text
     assert "old one until" in client.get("/settings/security").text
-    console.send(client, f"/settings/security/keys/{key_id[0]}/revoke")
-    assert "revoked" in client.get("/settings/security").text
+    revoke = f"/settings/security/keys/{key_id[0]}/revoke"
+    asked = client.get(revoke).text
+    assert "&lt;b&gt;shop" in asked and "cannot be taken back" in asked
+    for fields in ({}, {"password": "wrong"}):
+        refused = console.send(client, revoke, **fields)
+        assert refused.status_code == 422 and 'id="e-password"' in refused.text
+    assert ">revoked<" not in client.get("/settings/security").text
+    console.send(client, revoke, password=PASSWORD)
+    assert ">revoked<" in client.get("/settings/security").text
 
 
 def test_the_audit_file_has_what_the_filter_shows(console: Console) -> None:
