@@ -91,7 +91,10 @@ class Keystore:
             keys = Keys(wallet, old.voucher, old.receiver, old._sealing_key)
             self._replace(_document(keys, passphrase))
         else:
-            self._require_absent()
+            raise WalletError(
+                f"{self.path} holds a wallet already. With --replace this one takes its place, and"
+                " the old file is kept beside it; money of the old wallet stays with the old one."
+            )
         return checksum(wallet.address_bytes)
 
     def _require_absent(self) -> None:

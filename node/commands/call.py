@@ -67,6 +67,10 @@ def _send(method: str, url: str, headers: list[Any], data: str | None) -> httpx.
     try:
         with httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
             return client.request(method, url, headers=headers, content=data)
+    except (httpx.InvalidURL, httpx.LocalProtocolError, UnicodeError) as error:
+        raise SettingsInvalid(
+            f"This call cannot be written as HTTP, nothing was sent: {error}"
+        ) from error
     except httpx.HTTPError as error:
         raise NodeNotRunning(
             f"The node did not answer ({error}). Whether the call was paid is in its books; repeat"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 from sqlalchemy import Engine
@@ -95,7 +96,7 @@ def add(
         spec=parse_spec(_read(spec)) if spec else "",
     )
     listing_id = _store(settings, draft)
-    show_facts(_added(settings, draft, listing_id), as_json, hint=_hint(draft))
+    show_facts(_added(settings, draft, listing_id), as_json, hint=_hint(settings, draft))
 
 
 def _store(settings: Settings, draft: Draft) -> str:
@@ -270,8 +271,15 @@ def _added(settings: Settings, draft: Draft, listing_id: str) -> dict[str, Any]:
     return {"id": listing_id, "name": draft.name, "slug": draft.slug, "url": url}
 
 
-def _hint(draft: Draft) -> str:
-    host = draft.base_url.split("://", 1)[-1].split("/", 1)[0]
+def _hint(settings: Settings, draft: Draft) -> str:
+    """What to do about a host that was not named; nothing about one that was."""
+    from node.egress import EgressPolicy
+
+    address = urlsplit(draft.base_url)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    if EgressPolicy(settings.allowed_hosts).allows(address.hostname or "", port):
+        return ""
+    host = address.netloc
     return (
         f"If {host} is a private address of yours, allow it: add"
         f' allowed_hosts = ["{host}"] to farebox.toml and restart the node.'

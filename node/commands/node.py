@@ -124,11 +124,12 @@ def upgrade(
 def devchain(
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8545,
-    chain_id: Annotated[int, typer.Option()] = 31337,
+    chain_id: Annotated[int, typer.Option(min=1, max=2**53)] = 31337,
     block_seconds: Annotated[
-        float | None, typer.Option(help="Seconds per block; without it, one per transaction.")
+        float | None,
+        typer.Option(min=0.02, help="Seconds per block; without it, one per transaction."),
     ] = None,
-    accounts: Annotated[int, typer.Option(help="How many funded accounts.")] = 10,
+    accounts: Annotated[int, typer.Option(min=1, max=1000, help="How many funded accounts.")] = 10,
     as_json: Json = False,
 ) -> None:
     """A real EVM chain on this machine, with the contracts in place and funded accounts."""

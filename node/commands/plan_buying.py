@@ -10,6 +10,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 from sqlalchemy import Engine
 
+from catalog.editing import find_listings, read_listings
+from catalog.errors import ListingUnknown
+from catalog.models import ListingOrigin
 from finance.money import Usdc
 from node.accounts.audit import COMMAND
 from node.alerts.alerts import Alerts
@@ -40,6 +43,9 @@ from node.subscriptions import open_vault
 WAIT_SECONDS = 120.0
 _LOOK_SECONDS = 0.5
 T = TypeVar("T")
+Bought = Annotated[
+    str, typer.Argument(help="Name, address part or id of a listing this node buys from.")
+]
 SubscriptionId = Annotated[str, typer.Argument(help="Id of the subscription.")]
 
 
@@ -55,12 +61,13 @@ def add_to(app: typer.Typer) -> None:
 
 def offers(
     context: typer.Context,
-    listing: Annotated[str, typer.Argument(help="Id of a listing this node buys from.")],
+    listing: Bought,
     as_json: Json = False,
 ) -> None:
     """The plans that a listing's seller offers."""
     settings = read_settings(context)
-    offer = _run(settings, lambda bought: bought.offers.ask(listing))
+    wanted = _bought(settings, listing)
+    offer = _run(settings, lambda bought: bought.offers.ask(wanted))
     rows = [
         {
             "plan": plan.id,
@@ -79,7 +86,7 @@ def offers(
 
 def subscribe(
     context: typer.Context,
-    listing: Annotated[str, typer.Argument(help="Id of a listing this node buys from.")],
+    listing: Bought,
     plan: Annotated[str, typer.Argument(help="Id of the plan.")],
     most: Annotated[str, typer.Option(help="Most to pay for the rest of this month, USDC.")],
     month: Annotated[str, typer.Option(help="Most that a renewal may cost, USDC.")],
@@ -94,7 +101,8 @@ def subscribe(
     _require_node(settings)
     beyond = Beyond.STOP if stop else Beyond.PAY
     agreed = Agreed(int(Usdc.parse(most)), int(Usdc.parse(month)), renews, beyond)
-    made, order_id = _run(settings, lambda bought: bought.order(COMMAND, listing, plan, agreed))
+    wanted = _bought(settings, listing)
+    made, order_id = _run(settings, lambda bought: bought.order(COMMAND, wanted, plan, agreed))
     _follow(open_database(settings), made, order_id, as_json)
 
 
@@ -149,6 +157,18 @@ def give_up(context: typer.Context, subscription: SubscriptionId, as_json: Json 
     show_facts({**_row(view), "order": order.state.value, "why": order.detail}, as_json)
     if order.state is OrderState.GIVING_UP:
         raise typer.Exit(1)
+
+
+def _bought(settings: Settings, name: str) -> str:
+    """The id of the one listing of others that is called so. Raises ListingUnknown."""
+    engine = open_database(settings)
+    with engine.connect() as connection:
+        ids = find_listings(connection, name)
+    found = [each.id for each, _ in read_listings(engine, ListingOrigin.REMOTE) if each.id in ids]
+    if len(found) != 1:
+        sentence = "buys from no listing" if not found else "buys from more than one listing"
+        raise ListingUnknown(f"This node {sentence} {name[:200]!r}. See: farebox listing list")
+    return found[0]
 
 
 class _CommandLine:

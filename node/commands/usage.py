@@ -168,7 +168,7 @@ def overrides(context: typer.Context, as_json: Json = False) -> None:
 @app.command()
 def end(
     context: typer.Context,
-    override: Annotated[int, typer.Argument(help="Id of the override.")],
+    override: Annotated[int, typer.Argument(help="Id of the override.", max=2**63 - 1)],
     as_json: Json = False,
 ) -> None:
     """End an override before its time."""

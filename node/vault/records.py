@@ -74,7 +74,9 @@ def current_key(engine: Engine) -> StoredKey:
     """The key new backups are encrypted to (blocking). Raises NoBackupKey."""
     found = [each for each in read_keys(engine) if each.retired_at is None]
     if not found:
-        raise NoBackupKey("Choose a backup password first, in Settings > Backup.")
+        raise NoBackupKey(
+            "Choose a backup password first: in Settings > Backup, or with farebox backup password."
+        )
     return found[0]
 
 

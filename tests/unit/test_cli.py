@@ -198,6 +198,8 @@ def test_wallet_moves_to_another_node_by_export_and_import(
     other = Farebox(tmp_path / "other", farebox.settings)
     moved = other.json("wallet", "import", str(exported))
     assert moved["address"] == farebox.json("wallet", "show")["address"]
+    again = other.run("wallet", "import", str(exported))
+    assert again.returncode == 3 and "--replace" in again.stderr
 
 
 def test_listings_are_added_paused_and_removed(farebox: Farebox) -> None:
@@ -238,6 +240,19 @@ def test_listing_that_cannot_be_sold_is_refused(
     assert farebox.json("listing", "list") == []
 
 
+def test_a_host_that_was_allowed_is_not_asked_about_again(
+    farebox: Farebox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.commands.output.wants_json", lambda as_json: as_json)
+    allowed = with_settings(farebox, FAREBOX_ALLOWED_HOSTS="127.0.0.1:1")
+    added = ("listing", "add", "Near", "--upstream")
+    assert "allowed_hosts" not in allowed.run(*added, "http://127.0.0.1:1/api").stdout
+    assert (
+        "allowed_hosts"
+        in allowed.run(*added[:2], "Other", "--upstream", "http://127.0.0.1:2").stdout
+    )
+
+
 def test_upstream_credential_is_never_stored_or_shown_in_the_clear(farebox: Farebox) -> None:
     farebox.json(
         *("listing", "add", "Weather", "--upstream", "http://127.0.0.1:1", "--price", "1"),
@@ -266,6 +281,7 @@ def test_node_comes_up_alone_without_its_rpc_and_notices_changes(farebox: Farebo
         farebox.json(
             "listing", "add", "Weather", "--upstream", "http://127.0.0.1:1", "--price", "1"
         )
+        call_that_cannot_be_written_is_not_sent(farebox)
         offer = wait_for(f"{facts['gateway_url']}/v1/weather/x", 402)
         assert "payment-required" in offer.headers
         farebox.json("listing", "remove", "weather")
@@ -280,6 +296,18 @@ def second_node_on_the_same_directory_is_refused(farebox: Farebox, first_pid: in
     assert second.returncode == 4 and f"process {first_pid}" in second.stderr
     wallet = farebox.home / "keys" / "wallet.json"
     assert "running" in farebox.run("wallet", "import", str(wallet), "--replace").stderr
+
+
+def call_that_cannot_be_written_is_not_sent(farebox: Farebox) -> None:
+    app = with_settings(farebox, FAREBOX_KEY="fbx_x")
+    for arguments in (
+        ("/a\x01b",),
+        ("/", "-H", "X: ü"),
+        ("/", "-X", "GE T"),
+        ("/", "-d", "\udcff"),
+    ):
+        done = app.run("call", "weather", *arguments)
+        assert done.returncode == 3 and "nothing was sent" in done.stderr, arguments
 
 
 def test_taken_port_is_a_sentence(farebox: Farebox) -> None:

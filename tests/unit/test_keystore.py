@@ -62,7 +62,7 @@ def test_a_wallet_is_never_overwritten(keystore: Keystore) -> None:
     before = keystore.path.read_bytes()
     with pytest.raises(WalletError, match="never overwritten"):
         keystore.create(_PASSPHRASE)
-    with pytest.raises(WalletError, match="never overwritten"):
+    with pytest.raises(WalletError, match="--replace"):
         keystore.import_wallet(_HEX, "", _PASSPHRASE)
     assert keystore.path.read_bytes() == before
     assert os.listdir(keystore.directory) == [keystore.path.name]

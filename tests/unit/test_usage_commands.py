@@ -36,6 +36,7 @@ def test_a_tier_is_chosen_and_a_cap_lifted_until_its_end(farebox: Farebox) -> No
     farebox.json("usage", "end", str(override["id"]))
     assert farebox.json("usage", "show")[0]["cap"] == 7
     assert farebox.run("usage", "end", str(override["id"])).returncode == 3
+    assert farebox.run("usage", "end", "9" * 30).returncode == 2
 
 
 def test_one_key_says_what_it_used_by_endpoint_and_what_happened_to_it(farebox: Farebox) -> None:

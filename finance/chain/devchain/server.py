@@ -41,7 +41,7 @@ def serve(
     """Run a development chain until it is interrupted.
 
     `port` 0 takes a free one; without `block_seconds` every transaction is mined at
-    once. Prints addresses and keys, with `as_json` as one line of JSON. Exits with 1
+    once. Prints addresses and keys, with `as_json` as one line of JSON. Exits with 4
     and a sentence when the port cannot be had.
     """
     funded = derive_accounts(accounts)
@@ -181,4 +181,4 @@ def _bind_problem(error: OSError, host: str, port: int) -> str:
 
 def _fail(sentence: str) -> NoReturn:
     sys.stderr.write(f"farebox devchain: {sentence}\n")
-    raise SystemExit(1)
+    raise SystemExit(4)
