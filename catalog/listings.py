@@ -55,10 +55,12 @@ class Credential:
 
 @dataclass(slots=True)
 class _Node:
-    """One segment of the templates. Literals are in folded case."""
+    """One segment of the templates. Literals are in folded case, `written` as they were written.
+    Of two patterns the first is for any case."""
 
     literals: dict[str, _Node] = field(default_factory=dict)
-    patterns: list[tuple[re.Pattern[str], _Node]] = field(default_factory=list)
+    written: set[str] = field(default_factory=set)
+    patterns: list[tuple[re.Pattern[str], re.Pattern[str], _Node]] = field(default_factory=list)
     methods: dict[str, PricedRoute] = field(default_factory=dict)
     rest: dict[str, PricedRoute] = field(default_factory=dict)
 
@@ -71,30 +73,36 @@ class _Node:
                 node = node._child(segment)
         (node.rest if open_ended else node.methods)[route.method] = route
 
-    def find(self, segments: tuple[str, ...], method: str, at: int = 0) -> PricedRoute | None:
+    def find(
+        self, segments: tuple[str, ...], method: str, any_case: bool, at: int = 0
+    ) -> PricedRoute | None:
         """The most particular route: literals, then parameters, then the rest."""
         if at == len(segments):
             return _of_method(self.methods, method) or _of_method(self.rest, method)
         segment = segments[at]
-        literal = self.literals.get(segment.casefold())
-        if literal is not None and (found := literal.find(segments, method, at + 1)):
-            return found
-        for pattern, node in self.patterns:
-            if pattern.fullmatch(segment) and (found := node.find(segments, method, at + 1)):
+        if any_case or segment in self.written:
+            literal = self.literals.get(segment.casefold())
+            if literal and (found := literal.find(segments, method, any_case, at + 1)):
+                return found
+        for of_any_case, as_written, node in self.patterns:
+            if (of_any_case if any_case else as_written).fullmatch(segment) and (
+                found := node.find(segments, method, any_case, at + 1)
+            ):
                 return found
         return _of_method(self.rest, method)
 
     def _child(self, segment: str) -> _Node:
         if not _PARAMETER.search(segment):
+            self.written.add(segment)
             return self.literals.setdefault(segment.casefold(), _Node())
         parts = _PARAMETER.split(segment)
         written = ".+".join(re.escape(part) for part in parts)
         pattern = re.compile(written, re.IGNORECASE | re.DOTALL)
-        for known, node in self.patterns:
+        for known, _, node in self.patterns:
             if known == pattern:
                 return node
         node = _Node()
-        self.patterns.append((pattern, node))
+        self.patterns.append((pattern, re.compile(written, re.DOTALL), node))
         # `{name}.json` before `{name}`: the longer the literal part, the more particular.
         self.patterns.sort(key=lambda entry: -len(entry[0].pattern))
         return node
@@ -122,10 +130,19 @@ class PricedListing:
     def match(self, method: str, segments: tuple[str, ...]) -> PricedRoute | None:
         """The route that prices this request; HEAD costs what GET does.
 
-        Letters count in either case, so that no spelling of an expensive path reaches
-        the price of a cheaper one. None only for OPTIONS that no price names.
+        Whether letters count in either case, only the API knows. Of the route that a request
+        reaches when they do and the one when they do not, the dearer prices it: no spelling of
+        an expensive path reaches the price of a cheaper one. None only for OPTIONS that no price
+        names.
         """
-        return self._tree.find(segments, "GET" if method == "HEAD" else method)
+        method = "GET" if method == "HEAD" else method
+        of_any_case = self._tree.find(segments, method, True)
+        as_written = self._tree.find(segments, method, False)
+        if of_any_case is as_written or as_written is None:
+            return of_any_case
+        if of_any_case is None:
+            return as_written
+        return max(of_any_case, as_written, key=lambda route: route.price_atoms)
 
 
 def compile_listing(

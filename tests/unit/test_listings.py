@@ -50,6 +50,24 @@ def test_the_most_particular_route_counts() -> None:
     assert cost(listing, "GET", "/") == DEFAULT
 
 
+def test_in_another_case_a_request_costs_the_dearer_of_what_it_may_reach() -> None:
+    """An API may tell letters by their case, or not: `/Status` may be a city there."""
+    listing = compiled(
+        ("GET", "/{city}", 50_000),
+        ("GET", "/status", 10),
+        ("GET", "/Dear", 90_000),
+        ("GET", "/files/{name}", 20),
+        ("GET", "/files/{name}.json", 5),
+        ("OPTIONS", "/free", 3),
+    )
+    assert cost(listing, "GET", "/status") == 10
+    assert cost(listing, "GET", "/Status") == 50_000
+    assert cost(listing, "GET", "/Dear") == cost(listing, "GET", "/dEAR") == 90_000
+    assert cost(listing, "GET", "/files/a.json") == 5
+    assert cost(listing, "GET", "/files/a.JSON") == 20
+    assert cost(listing, "OPTIONS", "/Free") == 3
+
+
 def test_head_costs_what_get_does_and_preflights_nothing_unless_priced() -> None:
     listing = compiled(("GET", "/a", 3), ("*", "/b", 4), ("OPTIONS", "/c", 5))
     assert cost(listing, "HEAD", "/a") == 3
