@@ -171,9 +171,10 @@ class Node:
             self._start_background()
             self._start_jobs(stack)
             stack.push_async_callback(self._claim_what_is_owed)
+            proxies = self._parts.settings.trusted_proxies
             servers = (
-                (make_server(self._parts.gateway, DRAIN_SECONDS), gateway_socket),
-                (make_server(self._parts.private, DRAIN_SECONDS), console_socket),
+                (make_server(self._parts.gateway, DRAIN_SECONDS, proxies), gateway_socket),
+                (make_server(self._parts.private, DRAIN_SECONDS, proxies), console_socket),
             )
             await self._serve(servers)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -70,8 +70,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def make_server(app: Callable[..., Awaitable[None]], drain_seconds: int) -> Server:
-    """A server for one listener; `drain_seconds` is what calls in flight get at the end."""
+def make_server(
+    app: Callable[..., Awaitable[None]], drain_seconds: int, proxies: Sequence[str] = ()
+) -> Server:
+    """A server for one listener; `drain_seconds` is what calls in flight get at the end. From
+    `proxies` the caller is whom X-Forwarded-For names."""
     return Server(
         uvicorn.Config(
             app,
@@ -86,7 +89,8 @@ def make_server(app: Callable[..., Awaitable[None]], drain_seconds: int) -> Serv
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=list(proxies),
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=drain_seconds,
         )

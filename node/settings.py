@@ -92,8 +92,12 @@ class Settings(BaseSettings):
         default=[],
         description="hosts (or host:port) in private ranges that upstream and bought URLs may use",
     )
+    trusted_proxies: Annotated[list[str], NoDecode] = Field(
+        default=[],
+        description="addresses or networks of reverse proxies whose X-Forwarded-For is believed",
+    )
 
-    @field_validator("rpc_urls", "allowed_hosts", mode="before")
+    @field_validator("rpc_urls", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         """Lists may be written with commas, as environment variables are."""
@@ -105,6 +109,17 @@ class Settings(BaseSettings):
     @classmethod
     def _check_rpc(cls, value: list[str]) -> list[str]:
         return [_address(each, "http://127.0.0.1:8545") for each in value]
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: list[str]) -> list[str]:
+        for each in value:
+            try:
+                ipaddress.ip_network(each)
+            except ValueError:
+                example = "127.0.0.1 or 10.0.0.0/8"
+                raise ValueError(f"{each!r} is no address or network, e.g. {example}") from None
+        return value
 
     @field_validator("public_url")
     @classmethod

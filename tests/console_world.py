@@ -122,7 +122,8 @@ def serve_console(
     keys = Keys(Signer.random(), Signer.random(), Signer.random(), secrets.token_bytes(32))
     parts = build_parts(Settings(**{**defaults, **settings}), keys, engine)
     console = Console(url, engine, parts, make_users(engine) if users else {})
-    server = make_server(parts.private, 1)  # type: ignore[arg-type]
+    proxies = parts.settings.trusted_proxies
+    server = make_server(parts.private, 1, proxies)  # type: ignore[arg-type]
     thread = threading.Thread(target=lambda: asyncio.run(_serve(parts, server, listener)))
     thread.start()
     while not server.started:

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Engine, update
 
 from node.accounts.access import Role
+from node.accounts.attempts import ADDRESS_FAILURES
 from node.accounts.models import UserSession
 from node.accounts.sessions import COOKIE
 from node.db.engine import open_engine, writer
@@ -68,6 +69,31 @@ def test_off_this_machine_the_cookie_travels_over_tls_only(tmp_path: Path) -> No
         )
     assert answer.status_code == 303
     assert "secure" in answer.headers["set-cookie"].lower()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_wrong_passwords_count_for_whom_a_trusted_proxy_names(
+    migrated_engine: Engine, tmp_path: Path, trusted: bool
+) -> None:
+    """Else everybody has the proxy's address; and anybody could name another for himself."""
+    proxies = ["127.0.0.1"] if trusted else []
+
+    def come_from(*addresses: str) -> dict[str, str]:
+        return {"x-forwarded-for": ", ".join(addresses)}
+
+    with (
+        serve_console(migrated_engine, tmp_path, trusted_proxies=proxies) as console,
+        httpx.Client(base_url=console.url, trust_env=False) as visitor,
+    ):
+        for number in range(ADDRESS_FAILURES):
+            form = {"name": f"nobody-{number}", "password": "wrong"}
+            guessing = come_from(f"192.0.2.{number}", "203.0.113.9")
+            visitor.post("/sign-in", data=form, headers=guessing)
+        form = {"name": Role.VIEWER.value, "password": PASSWORD}
+        guesser = visitor.post("/sign-in", data=form, headers=come_from("203.0.113.9"))
+        owner = visitor.post("/sign-in", data=form, headers=come_from("198.51.100.7"))
+    assert guesser.status_code == 403
+    assert owner.status_code == (303 if trusted else 403)
 
 
 def test_wrong_ones_keep_the_name_and_never_the_password(visitor: httpx.Client) -> None:

@@ -54,6 +54,7 @@ def test_chain_id_of_a_real_network_cannot_be_changed(
         ("PUBLIC_URL", "api.example.com"),
         ("DATABASE_URL", "postgresql://farebox@db.internal/farebox"),
         ("DATABASE_URL", "farebox.db"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8"),
     ],
 )
 def test_mistake_is_named(
