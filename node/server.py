@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import socket
@@ -9,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from node.errors import NodeError, PortTaken
@@ -17,6 +19,8 @@ from node.settings import Bind
 
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
+MAX_HEAD_BYTES = 64 << 10
+HEAD_SECONDS = 30.0
 
 
 def bind(where: Bind, setting: str) -> socket.socket:
@@ -46,6 +50,67 @@ def bind(where: Bind, setting: str) -> socket.socket:
     # and without it an answer of two writes waits 40 ms for the caller's acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's, with limits: on what a caller sends that is no body (heads, trailers, extensions
+    of chunks), and on the time until a head is whole."""
+
+    _bare = 0  # bytes since the last byte of a body, or the end of a head
+    _in_head = False
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._in_time()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._bare += len(data)
+        super().data_received(data)
+        if self._bare > MAX_HEAD_BYTES:
+            self._refuse("431 Request Header Fields Too Large", "The head is too long.")
+        elif self._in_head and self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._bare = False, 0
+        self._in_time()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._bare = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._bare = 0
+        super().on_message_complete()
+
+    def _in_time(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._refuse("408 Request Timeout", "The head of the request did not come in time.")
+
+    def _refuse(self, status: str, sentence: str) -> None:
+        """With a sentence, unless an earlier request is being answered."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            head = f"HTTP/1.1 {status}\r\ncontent-type: text/plain\r\nconnection: close\r\n"
+            self.transport.write(
+                f"{head}content-length: {len(sentence)}\r\n\r\n{sentence}".encode()
+            )
+        self.transport.close()
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
@@ -79,7 +144,7 @@ def make_server(
         uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=HttpProtocol,
             ws=SocketProtocol,
             ws_max_size=MAX_MESSAGE_BYTES,
             ws_ping_interval=PING_SECONDS,
