@@ -25,6 +25,16 @@ _TITLES = {
     500: "Something went wrong here",
     503: "Not available now",
 }
+_ELSEWHERE = {
+    404: (
+        "no_such_resource",
+        "There is nothing at this address. /api/openapi.json lists what there is.",
+    ),
+    405: (
+        "wrong_method",
+        "This address does not take that method. /api/openapi.json lists what it takes.",
+    ),
+}
 _log = logging.getLogger("farebox.api")
 
 
@@ -70,17 +80,22 @@ async def _invalid(_request: Request, error: Exception) -> Response:
 def _words(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         return "There is no such field here; leave it out, or mend its name."
+    if fault["type"] == "json_invalid":
+        why = fault.get("ctx", {}).get("error", "it breaks off")
+        return f"This is no JSON: {why}, at character {fault['loc'][-1]}."
     return str(fault["msg"])
 
 
 def _place(fault: Any) -> str:
+    if fault["type"] == "json_invalid":
+        return str(fault["loc"][0])
     return ".".join(str(part) for part in fault["loc"][1:]) or str(fault["loc"][0])
 
 
 async def _http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = {404: "no_such_resource", 405: "wrong_method"}.get(error.status_code, "request_invalid")
-    return answer(Failure(error.status_code, code, str(error.detail)))
+    code, detail = _ELSEWHERE.get(error.status_code, ("request_invalid", str(error.detail)))
+    return answer(Failure(error.status_code, code, detail))
 
 
 async def _too_large(_request: Request, error: Exception) -> Response:

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, Field
 
@@ -70,8 +73,28 @@ class _Allowed:
     def __init__(self, permission: Permission) -> None:
         self.permission = permission
 
-    async def __call__(self, identity: Caller) -> None:
+    async def __call__(self, request: Request, identity: Caller) -> None:
         identity.require(self.permission)
+        _refuse_unknown(request)
+
+
+def _refuse_unknown(request: Request) -> None:
+    """A filter that is misspelled would be taken for one that was left out, also where things
+    are deleted."""
+    route = request.scope["route"]
+    if not request.query_params or not isinstance(route, APIRoute):
+        return
+    known = _query_names(route.dependant)
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        raise RequestValidationError(
+            [{"type": "extra_forbidden", "loc": ("query", name), "msg": ""} for name in unknown]
+        )
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    own = {field.alias for field in dependant.query_params}
+    return own.union(*(_query_names(each) for each in dependant.dependencies))
 
 
 class Endpoints:

@@ -208,3 +208,28 @@ def test_settings_lead_to_the_first_section_one_may_see(
 def test_the_address_of_every_tab_is_a_page(console: Console, tab: Tab) -> None:
     with console.client(Role.ADMIN) as client:
         assert client.get(tab.path, follow_redirects=True).status_code == 200
+
+
+def test_an_api_error_says_where_the_mistake_is_and_what_there_is(console: Console) -> None:
+    api = console.api(Role.ADMIN)
+    for method, path in (("GET", "/api"), ("GET", "/api/docs"), ("PATCH", "/api/me")):
+        assert "/api/openapi.json" in api.request(method, path).json()["detail"], path
+    broken = api.post("/api/keys", content=b'{"name": ', headers=JSON)
+    assert broken.status_code == 400
+    assert broken.json()["errors"][0]["field"] == "body"
+    assert "no JSON" in broken.json()["detail"]
+
+
+def test_a_misspelled_filter_is_refused_before_anything_is_done(console: Console) -> None:
+    api = console.api(Role.ADMIN)
+    peer = api.post("/api/peers", json={"url": "http://127.0.0.1:9", "name": "gone"}).json()["id"]
+    for method, path in (
+        ("GET", "/api/calls?page=2"),
+        ("GET", "/api/audit?who=admin"),
+        ("DELETE", f"/api/peers/{peer}?keep_listing=true"),
+    ):
+        answer = api.request(method, path)
+        assert answer.status_code == 422, path
+        assert answer.json()["errors"][0]["field"] in ("page", "who", "keep_listing")
+    assert [each["id"] for each in api.get("/api/peers").json()["items"]] == [peer]
+    assert api.delete(f"/api/peers/{peer}?keep_listings=true").status_code == 204
