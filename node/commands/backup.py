@@ -9,6 +9,8 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -122,7 +124,8 @@ def verify(
     place = settings.data_dir if settings.data_dir.is_dir() else Path(tempfile.gettempdir())
     request = Check(path=str(file), work=str(place), password=_password(password_file))
     try:
-        outcome = asyncio.run(run_task(request, Outcome, _progress(as_json)))
+        with _progress(as_json) as show:
+            outcome = asyncio.run(run_task(request, Outcome, show))
     except (BackupDamaged, CheckFailed, NotABackup, PasswordWrong) as error:
         show_facts({"file": str(file), "good": False, "error": str(error)}, as_json)
         raise typer.Exit(1) from None
@@ -148,7 +151,8 @@ def restore(
         _agree(found, settings)
     with hold_data_dir(settings.data_dir):
         sweep_staged(settings.data_dir)
-        staged = asyncio.run(stage(file, password, found, settings, _progress(as_json)))
+        with _progress(as_json) as show:
+            staged = asyncio.run(stage(file, password, found, settings, show))
         kept = swap(staged, settings)
     facts = {
         "restored": str(settings.data_dir),
@@ -251,16 +255,20 @@ def _new_password(file: Path | None) -> str:
     return given
 
 
-def _progress(as_json: bool) -> Progress | None:
-    """A line that follows the work, on a terminal."""
+@contextmanager
+def _progress(as_json: bool) -> Iterator[Progress | None]:
+    """A line that follows the work, on a terminal, and is gone when it ends."""
     if wants_json(as_json) or not sys.stderr.isatty():
-        return None
+        yield None
+        return
 
     def show(stage_name: str, done: int, total: int) -> None:
         share = f" {100 * done // total} %" if total else ""
         sys.stderr.write(f"\r\x1b[K{stage_name}{share}")
-        if total and done >= total:
-            sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()
 
-    return show
+    try:
+        yield show
+    finally:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 import pytest
 
+from node.commands.backup import _progress
 from node.commands.output import show_facts, show_rows
 
 NAMES = ("[/x] :smile: [red]z", "http://[fe80::1]:9000/[bold]")
@@ -74,3 +75,10 @@ def test_a_list_that_fits_is_a_table(terminal: Terminal) -> None:
 
 def test_nothing_is_a_sentence(terminal: Terminal) -> None:
     assert terminal.rows() == "Nothing.\n"
+
+
+def test_the_line_that_follows_the_work_is_gone_when_it_ends(terminal: Terminal) -> None:
+    with redirect_stdout(terminal), redirect_stderr(terminal), _progress(False) as show:
+        assert show is not None
+        show("checking", 0, 0)
+    assert terminal.facts({"file": "good"}).endswith("\r\x1b[KFile  good\n")
