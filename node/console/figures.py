@@ -62,7 +62,7 @@ def _seller_cards(page: Dashboard) -> tuple[Card, ...]:
     day, week = page.day, page.week or Sums()
     earned = amount(Usdc(week.amount_atoms))
     return (
-        Card("Calls Served (24h)", count(day.calls), "", f"{count(day.errors)} errors"),
+        Card("Calls Served (24h)", count(day.calls), "", _errors(day)),
         Card("Success Rate", percent(day.succeeded, day.calls), "", "last 24 hours"),
         _money("Revenue (24h)", day),
         Card(
@@ -85,7 +85,11 @@ def _balance(title: str, value: Usdc | Wei | None, old: int) -> Card:
 
 def _calls(title: str, sums: Sums) -> Card:
     rate = f"{percent(sums.succeeded, sums.calls)} successful" if sums.calls else "none in 24 hours"
-    return Card(title, count(sums.calls), "", rate, f"{count(sums.errors)} errors")
+    return Card(title, count(sums.calls), "", rate, _errors(sums))
+
+
+def _errors(sums: Sums) -> str:
+    return f"{count(sums.errors)} error{'' if sums.errors == 1 else 's'}"
 
 
 def _latency(title: str, sums: Sums) -> Card:

@@ -28,8 +28,8 @@ from node.plans.terms import Beyond, first_stretch
 SEE, MANAGE = Permission.SEE_LISTINGS, Permission.MANAGE_LISTINGS
 _FORM_BYTES: Final = 16_000
 _BEYOND: Final = (
-    (Beyond.STOP.value, "Calls are refused until the month ends"),
-    (Beyond.PAY.value, "Calls may be paid one by one"),
+    (Beyond.STOP.value, "Refused until the month ends"),
+    (Beyond.PAY.value, "May be paid one by one"),
 )
 _CSV: Final = (
     "id",
