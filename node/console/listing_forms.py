@@ -112,9 +112,14 @@ def price_fields(spec: str) -> dict[Operation, str]:
 
 
 def price_field(method: str, path: str) -> str:
-    """By the operation, not by its place: a form that was open while the specification was
-    changed must not price another one."""
-    return _PRICE + hashlib.sha256(f"{method} {path}".encode()).hexdigest()[:16]
+    """The name of an operation's price in a form."""
+    return _PRICE + operation_key(method, path)
+
+
+def operation_key(method: str, path: str) -> str:
+    """Names an operation in a form by what it is, not by its place: a form that was open while
+    the specification was changed must not price, or ask for, another one."""
+    return hashlib.sha256(f"{method} {path}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,21 +162,21 @@ def prices_form(draft: Draft) -> dict[str, str]:
     return {**own, "routes": "\n".join(lines), **values}
 
 
-def field_name(number: int, field: Field) -> str:
-    """The name of an example value's input."""
-    return f"op-{number}-{field.place}-{field.name}"
+def field_name(key: str, field: Field) -> str:
+    """The name of an example value's input; `key` of its operation."""
+    return f"op-{key}-{field.place}-{field.name}"
 
 
 def read_requests(form: Mapping[str, str], chosen: Sequence[str], spec: str) -> list[SampleRequest]:
     """The requests for the operations that were ticked. Raises SampleInvalid."""
-    described, operations = spec_operations(spec), operations_of(spec)
-    requests = []
-    for text in chosen:
-        if not (text.isascii() and text.isdigit() and int(text) < len(operations)):
+    described, requests = spec_operations(spec), []
+    operations = {operation_key(*each): each for each in described}
+    for key in chosen:
+        if key not in operations:
             raise SampleInvalid("The specification has changed; choose again.")
-        method, path = operations[int(text)]
+        method, path = operations[key]
         fields = fields_of(described[method, path])
-        values = {(f.place, f.name): form.get(field_name(int(text), f), "") for f in fields}
+        values = {(f.place, f.name): form.get(field_name(key, f), "") for f in fields}
         requests.append(make_request(method, path, fields, values))
     return requests
 

@@ -24,6 +24,7 @@ from node.console.listing_forms import (
     credential_options,
     details_form,
     field_name,
+    operation_key,
     operations_of,
     price_fields,
     read_details,
@@ -87,7 +88,7 @@ class Input:
 class Choice:
     """An operation that can be recorded."""
 
-    number: int
+    key: str
     operation: str
     summary: str
     inputs: tuple[Input, ...]
@@ -281,21 +282,20 @@ def _check_page(
 def _choices(
     draft: DraftView, shown: list[Operation], form: Form, chosen: list[str]
 ) -> tuple[Choice, ...]:
-    numbers = {key: number for number, key in enumerate(operations_of(draft.spec))}
     described, choices, easy = spec_operations(draft.spec), [], 0
-    for key in shown:
-        number, fields = numbers[key], fields_of(described[key])
-        inputs = tuple(_input(number, each, form) for each in fields)
-        complete = key[0] == "GET" and all(i.value or not i.required for i in inputs)
+    for each in shown:
+        key = operation_key(*each)
+        inputs = tuple(_input(key, field, form) for field in fields_of(described[each]))
+        complete = each[0] == "GET" and all(i.value or not i.required for i in inputs)
         easy += complete
-        ticked = str(number) in chosen if chosen else complete and easy <= _TICKED
-        summary = str(described[key].get("summary") or "")
-        choices.append(Choice(number, " ".join(key), summary, inputs, ticked and not draft.samples))
+        ticked = key in chosen if chosen else complete and easy <= _TICKED
+        summary = str(described[each].get("summary") or "")
+        choices.append(Choice(key, " ".join(each), summary, inputs, ticked and not draft.samples))
     return tuple(choices)
 
 
-def _input(number: int, field: Field, form: Form) -> Input:
-    name = field_name(number, field)
+def _input(key: str, field: Field, form: Form) -> Input:
+    name = field_name(key, field)
     body = field.place == "body"
     label = f"Body ({field.name})" if body else f"{field.name} ({field.place})"
     return Input(name, label, form.values.get(name, field.example), field.required, body)

@@ -32,6 +32,7 @@ from finance.operations import Arrival, Closing, ClosingStep, Reconciliation, To
 from node.accounts.access import Role
 from node.accounts.models import User
 from node.alerts.rules import Rule
+from node.console.listing_forms import operation_key, operations_of
 from node.db.engine import writer
 from node.usage.events import event
 from tests.browser.filled_customers import fill_customers
@@ -205,8 +206,9 @@ def _draft(console: Console, admin: Program, weather: Weather) -> None:
     draft = admin("POST", "/listings/drafts", good)
     with console.client(Role.ADMIN) as client:
         client.timeout = httpx.Timeout(60)
-        asked: dict[str, Any] = {"operation": ["0", "1", "2"]}
-        asked |= {f"op-{number}-path-city": "lisbon" for number in range(3)}
+        keys = [operation_key(*each) for each in operations_of(good["spec"])[:3]]
+        asked: dict[str, Any] = {"operation": keys}
+        asked |= {f"op-{key}-path-city": "lisbon" for key in keys}
         console.send(client, f"/listings/drafts/{draft['id']}/samples", **asked)
     broken = {"name": LONG[::-1], "base_url": "http://127.0.0.1:9", "spec": '{"openapi": "3.1.0"}'}
     admin("POST", "/listings/drafts", broken)

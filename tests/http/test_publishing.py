@@ -19,7 +19,7 @@ from finance.models import SellerChannel
 from node.accounts.access import Role
 from node.alerts.rules import Rule
 from node.app import _own_listings
-from node.console.listing_forms import price_field
+from node.console.listing_forms import operation_key, price_field
 from node.db.engine import open_engine
 from node.db.migrations import upgrade
 from node.jobs.health import health_job
@@ -28,6 +28,8 @@ from tests.console_world import PASSWORD, Console, serve_console
 from tests.publishing_world import KEY, SCRIPT, SPEC, SPEC_YAML, Weather, serve_weather, spec_text
 
 _CITY = price_field("GET", "/forecast/{city}")
+_FORECAST = operation_key("GET", "/forecast/{city}")
+_STATIONS = operation_key("GET", "/stations")
 _EMPTIED = (
     "listing",
     "listing_draft",
@@ -95,7 +97,11 @@ def draft_of(answer: httpx.Response) -> str:
 def publish(console: Console, owner: httpx.Client, api: Weather, **changes: str) -> str:
     """The listing's page, after both steps."""
     draft = draft_of(console.send(owner, "/listings/new", **details(api, **changes)))
-    chosen = {"operation": ["0", "1"], "op-0-path-city": "lisbon", "op-0-query-days": "3"}
+    chosen = {
+        "operation": [_FORECAST, _STATIONS],
+        f"op-{_FORECAST}-path-city": "lisbon",
+        f"op-{_FORECAST}-query-days": "3",
+    }
     assert console.send(owner, f"{draft}/samples", **chosen).status_code == 303
     done = console.send(owner, f"{draft}/publish", price="0.001", **{_CITY: "0.01"})
     assert done.status_code == 303, done.text
@@ -176,6 +182,16 @@ def test_each_wrong_field_is_told_beside_it(
         assert answer.status_code == 422, name
         assert re.search(rf'id="e-{name}">[^<]*{words}', answer.text), name
     assert rows(console, "SELECT COUNT(*) FROM listing_draft") == [(0,)]
+
+
+def test_a_form_that_was_open_while_the_specification_changed_asks_for_nothing_else(
+    console: Console, owner: httpx.Client, api: Weather
+) -> None:
+    draft = draft_of(console.send(owner, "/listings/new", **details(api)))
+    gone = operation_key("GET", "/before-it-changed")
+    answer = console.send(owner, f"{draft}/samples", operation=[_STATIONS, gone])
+    assert answer.status_code == 422 and "The specification has changed" in answer.text
+    assert rows(console, "SELECT COUNT(*) FROM sample") == [(0,)]
 
 
 def test_upload_and_address_are_as_good_as_pasting(
