@@ -100,8 +100,9 @@ GRANTS: Final[Mapping[Role, frozenset[Permission]]] = MappingProxyType(
 class Identity:
     """Who is asking: a user in a session, or the holder of a token.
 
-    `address` is where the request came from. `session_id` is None for a token. `restricted`
-    users (temporary password, second factor due) reach their own account only.
+    `address` is where the request came from. `session_id` is None for a token, and `ends_at` is
+    when that ends (Unix seconds; None: never). `restricted` users (temporary password, second
+    factor due) reach their own account only.
     """
 
     user_id: str
@@ -110,6 +111,7 @@ class Identity:
     address: str
     session_id: str | None = None
     restricted: bool = False
+    ends_at: int | None = None
 
     def may(self, permission: Permission) -> bool:
         """Whether this role is allowed it, now."""

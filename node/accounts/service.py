@@ -144,7 +144,8 @@ class Accounts:
             self._tokens.put(key, row, now, generation)
         if row.expires_at is not None and row.expires_at <= now:
             return None
-        return Identity(row.user_id, f"{row.user_name} ({row.name})", row.role, address)
+        name = f"{row.user_name} ({row.name})"
+        return Identity(row.user_id, name, row.role, address, ends_at=row.expires_at)
 
     async def sign_in(
         self, name: str, password: str, client: Client, now: int, old_token: str = ""

@@ -17,6 +17,7 @@ from node.accounts.models import ApiToken, User
 from node.accounts.sessions import hash_token
 from node.accounts.users import parse_role
 from node.db.engine import writer
+from node.durations import DAY
 
 PREFIX = "fbt_"
 MAX_NAME = 60
@@ -93,6 +94,11 @@ def create_token(
         secret=PREFIX + secrets.token_urlsafe(32),
     )
     lifetime = _parse_days(days)
+    expires_at = None if lifetime is None else now + lifetime * DAY
+    if maker.ends_at is not None and (expires_at is None or expires_at > maker.ends_at):
+        left = (maker.ends_at - now) // DAY
+        sentence = f"A token cannot make one that outlives it: give at most {left} days."
+        raise AccountInvalid("days", sentence if left else "This token ends too soon for that.")
     row = {
         "id": token.id,
         "token_hash": hash_token(token.secret),
@@ -100,7 +106,7 @@ def create_token(
         "name": token.name,
         "role": token.role,
         "created_at": now,
-        "expires_at": None if lifetime is None else now + lifetime * 86400,
+        "expires_at": expires_at,
     }
     shown = {"name": token.name, "role": token.role, "expires_at": row["expires_at"]}
     with writer(engine).begin() as connection:

@@ -543,7 +543,9 @@ async def test_tokens_end_when_revoked_or_expired(world: World) -> None:
     engine, identify = world.engine, world.accounts.identify_token
     made = create_token(engine, identity, "ci", "viewer", NOW, days=1)
     found = await identify(made.secret, "198.51.100.1", NOW)
-    assert found == Identity(identity.user_id, "ada (ci)", Role.VIEWER, "198.51.100.1")
+    ends = NOW + 86_400
+    known = Identity(identity.user_id, "ada (ci)", Role.VIEWER, "198.51.100.1", ends_at=ends)
+    assert found == known
     assert await identify(made.secret, "", NOW + 86_399)
     assert await identify(made.secret, "", NOW + 86_400) is None
     other = create_token(engine, identity, "two", "viewer", NOW)
@@ -551,6 +553,18 @@ async def test_tokens_end_when_revoked_or_expired(world: World) -> None:
     assert await identify(other.secret, "", NOW) is None
     assert await identify("fbt_" + "a" * 43, "", NOW) is None
     assert await identify("", "", NOW) is None
+
+
+async def test_no_token_makes_one_that_outlives_it(world: World) -> None:
+    world.add()
+    _, identity = await world.signed_in()
+    secret = create_token(world.engine, identity, "ci", "viewer", NOW, days=3).secret
+    program = await world.accounts.identify_token(secret, "", NOW)
+    assert program is not None
+    for days in (None, 4):
+        with pytest.raises(AccountInvalid, match="outlives it: give at most 3 days"):
+            create_token(world.engine, program, "x", "viewer", NOW, days=days)
+    create_token(world.engine, program, "x", "viewer", NOW, days=3)
 
 
 async def test_nobody_makes_a_token_above_their_role(world: World) -> None:
