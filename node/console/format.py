@@ -46,11 +46,16 @@ class Short:
 
 
 def amount(value: Usdc | Wei | None, places: int | None = None) -> Amount:
-    """Cut to the cent (USDC) or to six places (ETH) unless told otherwise; None is a dash."""
+    """Cut to the cent (USDC) or to six places (ETH) unless told otherwise; None is a dash. What
+    is too little for the last place is not shown as nothing: `< 0.01`."""
     if value is None:
         return Amount(NOT_KNOWN, "not known yet", "")
-    default = 2 if isinstance(value, Usdc) else 6
-    text = value.rounded_down(default if places is None else places)
+    if places is None:
+        places = 2 if isinstance(value, Usdc) else 6
+    least = 10 ** (value.decimals - places)
+    text = value.rounded_down(places)
+    if 0 < int(value) < least:
+        text = f"< {type(value)(least).rounded_down(places)}"
     return Amount(text, f"{exact_text(value)} {value.symbol}", value.symbol)
 
 

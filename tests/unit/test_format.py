@@ -18,6 +18,17 @@ from node.console.visit import _cell
 NOW = 1_764_000_000
 
 
+def test_less_than_a_cent_is_not_shown_as_nothing() -> None:
+    assert [format.amount(Usdc(atoms)).text for atoms in (0, 1, 9_999, 10_000)] == [
+        "0.00",
+        "< 0.01",
+        "< 0.01",
+        "0.01",
+    ]
+    assert format.amount(Usdc(1)).exact == "0.000001 USDC"
+    assert format.amount(Wei(1)).text == "< 0.000001" and format.amount(Wei(0)).text == "0.000000"
+
+
 def test_money_is_cut_never_rounded_up_and_whole_on_hover() -> None:
     shown = format.amount(Usdc(1_234_567_899_999))
     assert (shown.text, shown.exact) == ("1,234,567.89", "1,234,567.899999 USDC")
