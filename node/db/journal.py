@@ -261,8 +261,15 @@ def _resolve(results: Sequence[tuple[_Outcome, Exception | None]]) -> None:
 
 
 def _cancel_later() -> None:
-    """Cancel the running task anew, as the one cancellation that it has asked for."""
+    """Have the running task cancelled where it waits next."""
     task = asyncio.current_task()
     assert task is not None
-    task.uncancel()
-    task.cancel()
+    asyncio.get_running_loop().call_soon(_cancel_again, task)
+
+
+def _cancel_again(task: asyncio.Task[object]) -> None:
+    """As the one cancellation that was asked for; not if it was taken back meanwhile, by a time
+    limit around all that was to be done."""
+    if task.cancelling():
+        task.uncancel()
+        task.cancel()

@@ -339,10 +339,15 @@ class Streams:
         loop = asyncio.get_running_loop()
         due = loop.time() + self._tick_seconds
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(due):
-                    await self._wanted.wait()
+            # Not a time-out: one that is over as it begins takes the cancellation of whoever was
+            # cancelled while it wrote for its own.
+            timer = loop.call_at(due, self._wanted.set)
+            try:
+                await self._wanted.wait()
+            finally:
+                timer.cancel()
             if loop.time() >= due:
+                self._wanted.clear()
                 due = loop.time() + self._tick_seconds
                 await self.tick()
                 await self._end_departed()

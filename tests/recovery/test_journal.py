@@ -8,7 +8,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,21 @@ def test_what_was_acknowledged_survives_kill_9(database_url: str) -> None:
         kept = set(connection.execute(text("SELECT key FROM ledger_entry")).scalars())
     assert {f"k{n}" for n in acknowledged if n} <= kept
     engine.dispose()
+
+
+async def test_a_time_limit_that_is_met_after_all_cancels_nothing_later(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It passes while the last thing it limits is written."""
+    apply = journal._apply
+
+    def slowly(batches: Sequence[Batch]) -> list[Exception | None]:
+        time.sleep(0.2)
+        return apply(batches)
+
+    monkeypatch.setattr(journal, "_apply", slowly)
+    async with asyncio.timeout(0.05):
+        await journal.commit(Batch([counter()]))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert count(journal, "spend_counter") == 1

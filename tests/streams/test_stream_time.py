@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
+from finance.store import Batch
 from node.db import presence
 from node.db.engine import open_engine, writer
 from node.db.journal import Journal
@@ -185,3 +189,27 @@ async def test_ten_thousand_streams_are_read_at_once(journal: Journal) -> None:
         by_key = read_totals(connection, Side.BOUGHT, AT, AT + 31 * 24 * HOUR)
     assert sum(hour.seconds for hour in hours) == 6_000_000
     assert {time.seconds for time in by_key.values()} == {120_000} and len(by_key) == 50
+
+
+async def test_streams_stop_though_a_tick_is_late_and_is_being_written(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is told to stop while it writes hears of it afterwards, also when it is late by
+    then: a node would not end else."""
+    clock, writing, apply = Clock(), threading.Event(), journal._apply
+
+    def slowly(batches: Sequence[Batch]) -> list[Exception | None]:
+        writing.set()
+        time.sleep(0.8)
+        return apply(batches)
+
+    streams = Streams(journal, clock, tick_seconds=0.5, flush_seconds=0.01)
+    await streams.start()
+    monkeypatch.setattr(journal, "_apply", slowly)
+    one = begin(streams, "one")
+    clock.now += 1
+    one.end("caller_closed")
+    assert await asyncio.to_thread(writing.wait, 10)
+    async with asyncio.timeout(10):
+        await streams.stop()
+    assert rows(journal.engine, "state, reason") == [("ended", "caller_closed")]
