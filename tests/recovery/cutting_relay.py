@@ -48,6 +48,7 @@ class CuttingRelay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes whoever waits for the next one
         self._listener.close()
         for each in self._open:
             each.close()
