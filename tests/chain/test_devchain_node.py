@@ -327,7 +327,7 @@ def test_batches_and_faults_are_answered_in_json_rpc(devchain: DevchainProcess) 
     assert _post(devchain, b"{")["error"]["code"] == -32700
 
 
-def test_port_in_use_is_a_sentence_and_exit_code_1() -> None:
+def test_port_in_use_is_a_sentence_and_exit_code_4() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -338,7 +338,7 @@ def test_port_in_use_is_a_sentence_and_exit_code_1() -> None:
             text=True,
             timeout=60,
         )
-    assert ended.returncode == 1
+    assert ended.returncode == 4
     assert f"port {port} on 127.0.0.1 is already in use" in ended.stderr
     assert "Traceback" not in ended.stderr
 
@@ -353,14 +353,14 @@ def test_interval_can_be_changed_while_it_runs(manual: DevchainProcess) -> None:
     manual.rpc("evm_setIntervalMining", SILENT_BLOCKS)
 
 
-def test_impossible_port_is_a_sentence_and_exit_code_1() -> None:
+def test_impossible_port_is_a_sentence_and_exit_code_3() -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "finance.chain.devchain", "--port", "70000"],
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert ended.returncode == 1
+    assert ended.returncode == 3
     assert "70000 is no port" in ended.stderr
     assert "Traceback" not in ended.stderr
 

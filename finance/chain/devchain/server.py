@@ -42,7 +42,7 @@ def serve(
 
     `port` 0 takes a free one; without `block_seconds` every transaction is mined at
     once. Prints addresses and keys, with `as_json` as one line of JSON. Exits with 4
-    and a sentence when the port cannot be had.
+    and a sentence when the port cannot be had, with 3 when it is none.
     """
     funded = derive_accounts(accounts)
     chain = Devchain(chain_id, funded, automine=block_seconds is None)
@@ -52,9 +52,9 @@ def serve(
     except asyncio.CancelledError:
         return  # asked to end by a signal
     except OverflowError:
-        _fail(f"{port} is no port: choose one from 0 to 65535 with --port.")
+        _fail(f"{port} is no port: choose one from 0 to 65535 with --port.", 3)
     except OSError as error:
-        _fail(f"{_bind_problem(error, host, port)}; choose another with --port or --host.")
+        _fail(f"{_bind_problem(error, host, port)}; choose another with --port or --host.", 4)
 
 
 class _Server:
@@ -179,6 +179,6 @@ def _bind_problem(error: OSError, host: str, port: int) -> str:
             return f"cannot listen on {host}:{port} ({error.strerror or error})"
 
 
-def _fail(sentence: str) -> NoReturn:
+def _fail(sentence: str, exit_code: int) -> NoReturn:
     sys.stderr.write(f"farebox devchain: {sentence}\n")
-    raise SystemExit(4)
+    raise SystemExit(exit_code)
