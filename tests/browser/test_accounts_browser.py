@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyotp
@@ -19,23 +18,12 @@ from node.accounts.access import Role
 from node.accounts.models import UserSession
 from node.accounts.setup import issue_code
 from node.db.engine import writer
-from tests.console_world import PASSWORD, Console, open_browser, serve_console
+from tests.console_world import PASSWORD, Console, serve_console
 
 pytestmark = pytest.mark.browser
 OWN = ["/account", "/account/password", "/account/tokens", "/account/second-factor"]
 ADMIN = ["/settings/users", "/settings/security", "/settings/security/tokens",
          "/settings/security/sessions", "/settings/audit"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    yield from open_browser()
-
-
-@pytest.fixture
-def console(migrated_engine: Engine, tmp_path: Path) -> Iterator[Console]:
-    with serve_console(migrated_engine, tmp_path) as console:
-        yield console
 
 
 def fill_sign_in(page: Page, name: str, password: str) -> None:

@@ -22,7 +22,7 @@ from node.usage.kpis import Balances
 from node.usage.models import Side
 from node.vault.choices import FirstStart
 from tests.conftest import book_calls
-from tests.console_world import Console, open_browser, serve_console
+from tests.console_world import Console, serve_console
 
 BUYER_CARDS = [
     "USDC Balance",
@@ -33,11 +33,6 @@ BUYER_CARDS = [
     "Total Calls Ever",
 ]
 SELLER_CARDS = ["Calls Served (24h)", "Success Rate", "Revenue (24h)", "Calls Served (7d)"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    yield from open_browser()
 
 
 @pytest.fixture

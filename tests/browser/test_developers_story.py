@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from sqlalchemy import Engine
 
 from finance.store import Batch
 from node.accounts.audit import COMMAND
@@ -22,20 +19,9 @@ from node.usage.overrides import list_overrides
 from node.usage.quotas import Meter, Quotas, key_subject
 from node.usage.tiers import UsageTiers, change_tiers
 from tests.browser.test_every_page import faults_of
-from tests.console_world import Console, open_browser, serve_console
+from tests.console_world import Console
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    yield from open_browser()
-
-
-@pytest.fixture
-def console(migrated_engine: Engine, tmp_path: Path) -> Iterator[Console]:
-    with serve_console(migrated_engine, tmp_path) as console:
-        yield console
 
 
 def use(console: Console, key_id: str, calls: int) -> None:

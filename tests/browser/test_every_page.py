@@ -37,7 +37,7 @@ from node.db.engine import open_engine
 from node.db.migrations import upgrade
 from tests.browser.filled_node import EMOJI, ETHER, RIGHT_TO_LEFT, fill, serve_bazaar
 from tests.chain_fixtures import DevchainProcess
-from tests.console_world import Console, open_browser, serve_console
+from tests.console_world import Console, serve_console
 from tests.publishing_world import serve_weather
 
 pytestmark = pytest.mark.browser
@@ -117,11 +117,6 @@ FAULTS = r"""() => {
   if (twice.length) found.push(`has ids twice: ${twice}`);
   return found;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    yield from open_browser()
 
 
 @contextmanager

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from sqlalchemy import Engine, insert, update
+from sqlalchemy import insert, update
 from sqlmodel import SQLModel
 
 from finance.models import BuyerChannel, ChainTx, SellerChannel, TxState
@@ -17,24 +16,13 @@ from finance.networks import NETWORKS
 from finance.operations import Token, Withdrawal
 from node.db.engine import writer
 from node.usage.kpis import Balances
-from tests.console_world import PASSWORD, Console, open_browser, serve_console
+from tests.console_world import PASSWORD, Console
 
 pytestmark = pytest.mark.browser
 
 CHAIN_ID, USDC = NETWORKS["devnet"].chain_id, NETWORKS["devnet"].usdc
 FRIEND = "0x" + "ab" * 20
 WISH = "a" * 32
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    yield from open_browser()
-
-
-@pytest.fixture
-def console(migrated_engine: Engine, tmp_path: Path) -> Iterator[Console]:
-    with serve_console(migrated_engine, tmp_path) as console:
-        yield console
 
 
 @pytest.fixture

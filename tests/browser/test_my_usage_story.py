@@ -22,16 +22,11 @@ from node.usage.keys import create_key
 from node.usage.models import Side
 from tests.browser.test_every_page import faults_of
 from tests.conftest import book_calls
-from tests.console_world import Console, open_browser, serve_console
+from tests.console_world import Console, serve_console
 
 pytestmark = pytest.mark.browser
 
 OWNER = "robot-owner@example.org"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    yield from open_browser()
 
 
 @pytest.fixture

@@ -14,16 +14,11 @@ from sqlalchemy import Engine
 from node.accounts.access import Role
 from node.alerts.rules import Rule
 from tests.browser.test_every_page import faults_of
-from tests.console_world import PASSWORD, Console, open_browser, serve_console
+from tests.console_world import PASSWORD, Console, serve_console
 
 pytestmark = pytest.mark.browser
 
 LONG = "Averyverylongnamewithoutanyspaces" * 8
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    yield from open_browser()
 
 
 @pytest.fixture

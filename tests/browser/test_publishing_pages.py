@@ -23,14 +23,9 @@ from node.accounts.access import Role
 from node.db.engine import open_engine, writer
 from tests.browser.test_every_page import faults_of
 from tests.chain_fixtures import DevchainProcess
-from tests.console_world import PASSWORD, Console, open_browser, serve_console
+from tests.console_world import PASSWORD, Console, serve_console
 from tests.publishing_world import KEY, Weather, serve_weather, spec_text
 from tests.recovery.market_world import Market, open_market
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    yield from open_browser()
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from node.db.migrations import upgrade
 from node.usage.keys import create_key
 from node.usage.windows import window_of
 from tests.chain_fixtures import DevchainProcess
-from tests.console_world import PASSWORD, Console, open_browser, serve_console
+from tests.console_world import PASSWORD, Console, serve_console
 from tests.http.plans_world import Seller, open_seller
 from tests.recovery.seller_world import World, give_usdc, usdc_of
 
@@ -86,11 +86,6 @@ def market(folder: Path) -> Iterator[tuple[Console, SellerThread, DevchainProces
         finally:
             seller.stop()
             engine.dispose()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    yield from open_browser()
 
 
 def pay(page: Page, button: str) -> None:

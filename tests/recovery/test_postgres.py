@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from sqlalchemy import Connection, Engine, text
@@ -145,34 +145,43 @@ def _one(connection: Connection, query: str) -> tuple[int, ...]:
     return tuple(int(value) for value in connection.execute(text(query)).one())
 
 
-async def test_a_commit_whose_acknowledgement_is_lost_has_been_made(postgres_url: str) -> None:
+@pytest.fixture
+async def relayed(postgres_url: str) -> AsyncIterator[tuple[CuttingRelay, Journal]]:
+    """A journal beyond a relay; `first` is committed."""
+    with CuttingRelay(postgres_url) as relay:
+        engine = open_engine(relay.url)
+        upgrade(engine)
+        journal = Journal(engine)
+        await journal.commit(_batch("first"))
+        yield relay, journal
+        journal.close()
+        engine.dispose()
+
+
+async def test_a_commit_whose_acknowledgement_is_lost_has_been_made(
+    relayed: tuple[CuttingRelay, Journal],
+) -> None:
     """Its caller would give the call up for unpaid that its customer was charged for."""
-    with CuttingRelay(postgres_url) as relay:
-        engine = open_engine(relay.url)
-        upgrade(engine)
-        journal = Journal(engine)
-        await journal.commit(Batch([entry("first", Account.CHARGED, 1, 0)]))
-        relay.cut = Cut.AFTER
-        await journal.commit(Batch([entry("second", Account.CHARGED, 1, 0)]))
-        assert relay.cut is Cut.NEVER
-        await journal.commit(Batch([entry("third", Account.CHARGED, 1, 0)]))
-        assert _keys(engine) == {"first", "second", "third"}
-        journal.close()
-        engine.dispose()
+    relay, journal = relayed
+    relay.cut = Cut.AFTER
+    await journal.commit(_batch("second"))
+    assert relay.cut is Cut.NEVER
+    await journal.commit(_batch("third"))
+    assert _keys(journal.engine) == {"first", "second", "third"}
 
 
-async def test_a_commit_that_the_server_never_heard_of_has_not_been_made(postgres_url: str) -> None:
-    with CuttingRelay(postgres_url) as relay:
-        engine = open_engine(relay.url)
-        upgrade(engine)
-        journal = Journal(engine)
-        await journal.commit(Batch([entry("first", Account.CHARGED, 1, 0)]))
-        relay.cut = Cut.BEFORE
-        with pytest.raises(StoreUnavailable):
-            await journal.commit(Batch([entry("second", Account.CHARGED, 1, 0)]))
-        assert _keys(engine) == {"first"}
-        journal.close()
-        engine.dispose()
+async def test_a_commit_that_the_server_never_heard_of_has_not_been_made(
+    relayed: tuple[CuttingRelay, Journal],
+) -> None:
+    relay, journal = relayed
+    relay.cut = Cut.BEFORE
+    with pytest.raises(StoreUnavailable):
+        await journal.commit(_batch("second"))
+    assert _keys(journal.engine) == {"first"}
+
+
+def _batch(key: str) -> Batch:
+    return Batch([entry(key, Account.CHARGED, 1, 0)])
 
 
 def _keys(engine: Engine) -> set[str]:
