@@ -275,7 +275,7 @@ def _farebox(extension: object, parts: SplitResult) -> tuple[str, bool]:
 
 def _path_of(address: object) -> str:
     try:
-        usable = isinstance(address, str) and len(address) <= _URL_BYTES
+        usable = isinstance(address, str) and len(address.encode()) <= _URL_BYTES
         return urlsplit(str(address)).path.rstrip("/") if usable else ""
     except ValueError:
         return ""

@@ -138,10 +138,8 @@ class PricedListing:
         method = "GET" if method == "HEAD" else method
         of_any_case = self._tree.find(segments, method, True)
         as_written = self._tree.find(segments, method, False)
-        if of_any_case is as_written or as_written is None:
-            return of_any_case
-        if of_any_case is None:
-            return as_written
+        if of_any_case is None or as_written is None:
+            return of_any_case  # which finds whatever is found as written, or more
         return max(of_any_case, as_written, key=lambda route: route.price_atoms)
 
 

@@ -122,17 +122,15 @@ class Mirror:
         self._newest_block = 0
 
     async def read(self, channel_ids: Sequence[str], min_block: int = 0) -> dict[str, OnchainState]:
-        """State by channel id. Raises RpcUnavailable, also when no endpoint has reached
-        `min_block` or the newest block ever read here."""
-        states: dict[str, OnchainState] = {}
-        for start in range(0, len(channel_ids), CHANNELS_PER_CALL):
-            part = channel_ids[start : start + CHANNELS_PER_CALL]
-            calls = [_BLOCK_NUMBER, *(call for each in part for call in state_calls(each))]
-            block, *results = await self._rpc.multicall(calls)
-            number = self._require_new(_word(block), min_block)
-            for index, channel_id in enumerate(part):
-                states[channel_id] = read_state(results[3 * index : 3 * index + 3], number)
-        return states
+        """State by channel id, of CHANNELS_PER_CALL at the most. Raises RpcUnavailable, also when
+        no endpoint has reached `min_block` or the newest block ever read here."""
+        calls = [_BLOCK_NUMBER, *(call for each in channel_ids for call in state_calls(each))]
+        block, *results = await self._rpc.multicall(calls)
+        number = self._require_new(_word(block), min_block)
+        return {
+            channel_id: read_state(results[3 * index : 3 * index + 3], number)
+            for index, channel_id in enumerate(channel_ids)
+        }
 
     def _require_new(self, block_number: int, min_block: int) -> int:
         if block_number < max(min_block, self._newest_block):

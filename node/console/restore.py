@@ -19,6 +19,7 @@ from node.console.pages import Guard, Pages
 from node.console.visit import Guest
 from node.vault.desk import RestoreDesk
 from node.vault.restore import OLD_NODE
+from node.vault.restored import VALID_AGAIN
 from node.vault.source import told
 
 PATH = "/setup/restore"
@@ -35,6 +36,7 @@ class RestoreView:
     form: Form
     facts: Sequence[Fact] = ()
     warning: str = OLD_NODE
+    valid_again: str = VALID_AGAIN
     stage: str = ""
     percent: int | None = None
     error: str = ""
