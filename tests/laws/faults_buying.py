@@ -13,8 +13,9 @@ from node.plans.buying import orders
 from node.plans.buying.ports import PlacedOrder
 from node.plans.buying.upkeep import Upkeep
 from node.proxy import call
-from node.proxy.errors import ProxyError
+from node.proxy.errors import ProxyError, SellerFailed
 from node.proxy.plans import Ordered
+from node.proxy.seller import NotSent, SellerClient
 from tests.laws.faults import fault
 from tests.laws.faults_selling import commit_late, without
 
@@ -196,6 +197,23 @@ def busy_retry_paid_anew(patch: MonkeyPatch) -> None:
 def bought_answers_cached(patch: MonkeyPatch) -> None:
     to_buyer = call.to_buyer
     patch.setattr(call, "to_buyer", lambda headers, paid: to_buyer(headers, paid=False))
+
+
+@fault(
+    7,
+    "what cannot be sent once more counts as never sent",
+    "test_a_payment_that_left_counts_though_its_seller_is_gone",
+)
+def broken_taken_for_unsent(patch: MonkeyPatch) -> None:
+    send = SellerClient.send
+
+    async def sent_or_not(*arguments: Any) -> Any:
+        try:
+            return await send(*arguments)
+        except SellerFailed as error:
+            raise NotSent(error.code, str(error)) from error
+
+    patch.setattr(SellerClient, "send", sent_or_not)
 
 
 @fault(

@@ -104,6 +104,30 @@ async def test_a_retry_sends_the_same_signature_again(buyer: BuyerNode, seller: 
     assert buyer.booked("spent") == -1_000
 
 
+async def test_a_payment_that_left_counts_though_its_seller_is_gone(buyer: BuyerNode) -> None:
+    """The seller takes it over the connection of the unpaid request, hangs up, and cannot be
+    reached again. It may collect it all the same."""
+    seen: list[bytes] = []
+
+    async def take_and_die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        required = ScriptedSeller("exact").required()
+        writer.write(b"HTTP/1.1 402 Payment Required\r\npayment-required: %b\r\n" % required)
+        writer.write(b"content-length: 0\r\n\r\n")
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        server.close()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(take_and_die, "127.0.0.1", 0)
+    buyer.list("api", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with buyer.running() as proxy:
+        answer = await proxy.call("api/x")
+    assert answer.status_code == 502
+    assert b"payment-signature: " in seen[1].lower()
+    assert buyer.counted("day") == buyer.purchases[0].amount_atoms == 1_000
+    assert buyer.purchases[0].state == "unknown"
+
+
 async def test_a_retry_that_meets_a_busy_channel_is_never_paid_anew(buyer: BuyerNode) -> None:
     """It may be busy with the first try, whose answer is still being made."""
     seller = ScriptedSeller()
