@@ -64,6 +64,9 @@ class SellerChannel(SQLModel, table=True):
     synced_at: int = Field(
         default=0, sa_type=BigInteger, description="when the on-chain mirror was last refreshed"
     )
+    synced_block: int = Field(
+        default=0, sa_type=BigInteger, description="the block that the mirror shows"
+    )
     charged_atoms: int = atoms("cumulative amount charged for delivered calls")
     streaming_atoms: int = atoms("part of charged whose answer is still being streamed")
     streaming_owner: int = Field(

@@ -274,7 +274,7 @@ class Carrier:
                 return
             _LOG.error("deposit %s arrived, but its voucher does not fit", payment.id)
             await self._store.commit(books.deposited_in_vain(payment, state, unix_now()))
-        self._mirror.announce(channel_id, state)
+        await self._mirror.announce([channel_id])
 
     async def _fail(self, payment: Owed, code: str) -> None:
         _LOG.warning("payment %s failed: %s", payment.id, code)

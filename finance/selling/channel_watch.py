@@ -47,7 +47,7 @@ class ChannelWatch:
 
     async def reorganised(self, gone: Sequence[SeenEvent]) -> None:
         """These events' blocks are gone: look again, and carry their payments again."""
-        self._mirror.reorganised()
+        await self._mirror.reorganised()
         self._block = 0
         self._changed.update(event.channel_id for event in gone if event.channel_id)
         await self._settlement.reorganised({event.tx_hash for event in gone})

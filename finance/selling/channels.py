@@ -44,11 +44,11 @@ OPEN_CHANNEL = text(
     "INSERT INTO seller_channel (channel_id, chain_id, payer, payer_authorizer, receiver,"
     " receiver_authorizer, token, withdraw_delay, salt, state, balance_atoms,"
     " total_claimed_atoms, withdraw_requested_at, withdraw_amount_atoms, refund_nonce,"
-    " synced_at, charged_atoms, streaming_atoms, streaming_owner, signed_atoms,"
+    " synced_at, synced_block, charged_atoms, streaming_atoms, streaming_owner, signed_atoms,"
     " voucher_signature, last_request_at)"
     " VALUES (:channel_id, :chain_id, :payer, :payer_authorizer, :receiver,"
     " :receiver_authorizer, :token, :withdraw_delay, :salt, :state, 0, 0, 0, 0, 0, 0,"
-    " 0, 0, 0, 0, '0x', :at) ON CONFLICT (channel_id) DO NOTHING"
+    " 0, 0, 0, 0, 0, '0x', :at) ON CONFLICT (channel_id) DO NOTHING"
 )
 
 

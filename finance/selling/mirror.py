@@ -1,14 +1,16 @@
 """What the chain holds for our payers' channels, mirrored in `seller_channel`.
 
-A voucher is admitted on mirrored state, so the mirror must never go back in time:
-readings older than the newest one seen are refused, whichever endpoint they come from.
+A voucher is admitted on mirrored state, so the mirror must never go back in time: readings
+older than the newest one seen are refused, whichever endpoint they come from, and a row takes
+none that is older than its own, whichever process writes it. An endpoint that once named a block
+which is not there yet is believed for NEWEST_SECONDS.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -32,11 +34,17 @@ from finance.x402.values import ChannelConfig
 # Multicall3 takes any number; ours on the development chain takes 128 calls.
 CHANNELS_PER_CALL = 40
 MAX_AGE_SECONDS = 300
+NEWEST_SECONDS = 600
+_TOO_MANY = 2**63  # of blocks, atoms or nonces: no chain has them, no column takes them
 
 _CHANNEL = SellerChannel.__table__  # type: ignore[attr-defined]
 _UPDATE = (
     update(_CHANNEL)
-    .where(_CHANNEL.c.channel_id == bindparam("id"))
+    .where(
+        _CHANNEL.c.channel_id == bindparam("id"),
+        (_CHANNEL.c.synced_block <= bindparam("block"))
+        | (func.abs(bindparam("now") - _CHANNEL.c.synced_at) > NEWEST_SECONDS),
+    )
     .values(
         balance_atoms=bindparam("balance"),
         total_claimed_atoms=bindparam("claimed"),
@@ -44,6 +52,7 @@ _UPDATE = (
         withdraw_amount_atoms=bindparam("withdraw_amount"),
         refund_nonce=bindparam("nonce"),
         synced_at=bindparam("now"),
+        synced_block=bindparam("block"),
         state=case(
             (
                 # Its payer may have filled it without us, also one whose first deposit we
@@ -78,6 +87,9 @@ _REBASE = (
         voucher_signature="0x",
     )
 )
+_ANY_BLOCK = (
+    update(_CHANNEL).where(_CHANNEL.c.chain_id == bindparam("chain")).values(synced_block=0)
+)
 _INSERT = insert(_CHANNEL)
 
 
@@ -105,21 +117,29 @@ class Mirror:
         self._rpc = rpc
         self._network = network
         self._listeners: list[Listener] = []
-        self._newest_block = 0
+        self._newest_block, self._newest_at = 0, 0.0
         self._turn = asyncio.Lock()
+        self._telling = asyncio.Lock()
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener(channel_id, state)` after each change of a row, on the event loop."""
         self._listeners.append(listener)
 
-    def announce(self, channel_id: str, state: OnchainState) -> None:
-        """Tell the listeners of a state that was just committed."""
-        for listener in self._listeners:
-            listener(channel_id, state)
+    async def announce(self, channel_ids: Collection[str]) -> dict[str, OnchainState]:
+        """Tell the listeners what the rows hold after a commit; those that exist."""
+        async with self._telling:  # or what was read first may be told last
+            states = await asyncio.to_thread(self._rows, channel_ids)
+            for channel_id, state in states.items():
+                for listener in self._listeners:
+                    listener(channel_id, state)
+        return states
 
-    def reorganised(self) -> None:
+    async def reorganised(self) -> None:
         """The chain went back: older blocks are the newest ones again."""
         self._newest_block = 0
+        await self._store.commit(
+            Batch([Write(_ANY_BLOCK, {"chain": self._network.chain_id}, None)])
+        )
 
     async def read(self, channel_ids: Sequence[str], min_block: int = 0) -> dict[str, OnchainState]:
         """State by channel id, of CHANNELS_PER_CALL at the most. Raises RpcUnavailable, also when
@@ -133,26 +153,24 @@ class Mirror:
         }
 
     def _require_new(self, block_number: int, min_block: int) -> int:
-        if block_number < max(min_block, self._newest_block):
+        counts = time.monotonic() - self._newest_at <= NEWEST_SECONDS
+        if block_number < max(min_block, self._newest_block if counts else 0):
             raise RpcUnavailable(f"the endpoint lags behind: it is at block {block_number}")
-        self._newest_block = block_number
+        self._newest_block, self._newest_at = block_number, time.monotonic()
         return block_number
 
     async def sync(self, channel_ids: Iterable[str], min_block: int = 0) -> dict[str, OnchainState]:
-        """Read channels, write their rows (those that exist), tell the listeners."""
+        """Read channels, write their rows (those that exist), tell the listeners. What the rows
+        hold then, or the chain where there is none."""
         wanted = sorted(set(channel_ids))
         states: dict[str, OnchainState] = {}
         async with self._turn:
-            # What is read is written at once: a refund or a deposit of a later block, that
-            # ends while the others are read, is not overwritten.
             for start in range(0, len(wanted), CHANNELS_PER_CALL):
                 part = await self.read(wanted[start : start + CHANNELS_PER_CALL], min_block)
                 now = int(time.time())
                 rows = [mirror_writes(each, state, now) for each, state in part.items()]
                 await self._store.commit(Batch(list(chain.from_iterable(rows))))
-                for channel_id, state in part.items():
-                    self.announce(channel_id, state)
-                states |= part
+                states |= part | await self.announce(part)
         return states
 
     async def adopt(self, config: ChannelConfig) -> OnchainState | None:
@@ -169,7 +187,7 @@ class Mirror:
             await self._store.commit(_adoption(channel_id, config, state, self._network))
         except StoreConflict:
             return (await self.sync([channel_id]))[channel_id]
-        self.announce(channel_id, state)
+        await self.announce([channel_id])
         return state
 
     async def refresh(self, now: int, max_age_seconds: int = MAX_AGE_SECONDS) -> int:
@@ -192,6 +210,11 @@ class Mirror:
         with self._store.engine.connect() as connection:
             return list(connection.scalars(query))
 
+    def _rows(self, channel_ids: Collection[str]) -> dict[str, OnchainState]:
+        query = select(_CHANNEL).where(_CHANNEL.c.channel_id.in_(channel_ids))
+        with self._store.engine.connect() as connection:
+            return {row.channel_id: state_of(row) for row in connection.execute(query)}
+
 
 def state_calls(channel_id: str) -> list[tuple[str, bytes]]:
     """The three views that make up an OnchainState."""
@@ -208,6 +231,8 @@ def read_state(results: Sequence[tuple[bool, bytes]], block_number: int) -> Onch
         balance, claimed = decode(("uint128", "uint128"), results[0][1])
         amount, since = decode(("uint128", "uint40"), results[1][1])
         (nonce,) = decode(("uint256",), results[2][1])
+        if max(balance, claimed, amount, nonce) >= _TOO_MANY:
+            raise ValueError("more than there is")
     except (ValueError, DecodingError) as error:
         raise RpcUnavailable("BatchSettlement answered nonsense") from error
     return OnchainState(balance, claimed, since, amount, nonce, block_number)
@@ -222,6 +247,7 @@ def mirror_writes(channel_id: str, state: OnchainState, now: int) -> list[Write]
         "withdraw_at": state.withdraw_requested_at,
         "withdraw_amount": state.withdraw_amount,
         "nonce": state.refund_nonce,
+        "block": state.block_number,
         "now": now,
     }
     rebase = {"id": channel_id, "claimed": state.total_claimed}
@@ -254,6 +280,7 @@ def state_of(row: SellerChannel | Row[Any]) -> OnchainState:
         row.withdraw_requested_at,
         row.withdraw_amount_atoms,
         row.refund_nonce,
+        row.synced_block,
     )
 
 
@@ -278,6 +305,7 @@ def _adoption(
         "withdraw_amount_atoms": state.withdraw_amount,
         "refund_nonce": state.refund_nonce,
         "synced_at": now,
+        "synced_block": state.block_number,
         "charged_atoms": claimed,
         "streaming_atoms": 0,
         "streaming_owner": 0,
@@ -294,9 +322,10 @@ def _adoption(
 
 def _word(result: tuple[bool, bytes]) -> int:
     succeeded, data = result
-    if not succeeded or len(data) != 32:
+    number = int.from_bytes(data, "big")
+    if not succeeded or len(data) != 32 or number >= _TOO_MANY:
         raise RpcUnavailable("Multicall3 answered nonsense")
-    return int.from_bytes(data, "big")
+    return number
 
 
 _BLOCK_NUMBER = (MULTICALL3_ADDRESS, calldata("getBlockNumber", ()))

@@ -207,6 +207,7 @@ class Market:
             "withdraw_amount_atoms": 0,
             "refund_nonce": 0,
             "synced_at": int(time.time()),
+            "synced_block": 0,
             "charged_atoms": 0,
             "streaming_atoms": 0,
             "streaming_owner": 0,

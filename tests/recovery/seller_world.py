@@ -338,6 +338,7 @@ def channel_row(key: str, config: ChannelConfig) -> dict[str, Any]:
         "withdraw_amount_atoms": 0,
         "refund_nonce": 0,
         "synced_at": 0,
+        "synced_block": 0,
         "charged_atoms": 0,
         "streaming_atoms": 0,
         "streaming_owner": 0,
