@@ -12,6 +12,7 @@ from node.accounts.audit import SYSTEM
 from node.changes import read_version
 from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade
+from node.plans.buying.rows import add_subscription, change_row
 from node.preferences import store_preference
 from node.treasury.choices import ClaimTerms, Thresholds
 from node.usage import keys
@@ -58,5 +59,19 @@ def test_a_choice_that_is_made_while_another_is_holds_everywhere(engine: Engine)
         engine,
         lambda connection: store_preference(connection, Thresholds(low_gas_wei=7), SYSTEM, 1),
         lambda connection: store_preference(connection, ClaimTerms(dust_atoms=7), SYSTEM, 1),
+    )
+    engine.dispose()
+
+
+def test_a_subscription_that_ends_while_another_changes_is_not_used_on(engine: Engine) -> None:
+    row = {"listing_id": "x", "base_url": "http://127.0.0.1:9", "seller_id": "", "plan": "{}"}
+    row |= {"state": "active", "secret_sealed": "", "created_by": ""}
+    with writer(engine).begin() as connection:
+        for number in ("ended", "other"):
+            add_subscription(connection, {**row, "id": number})
+    assert _together(
+        engine,
+        lambda connection: change_row(connection, "ended", {"ended_at": 2}),
+        lambda connection: change_row(connection, "other", {"agreed_atoms": 3}),
     )
     engine.dispose()

@@ -198,7 +198,6 @@ def _finish(
     values = standing_values(told, row.paid_until, now)
     if values["state"] != BoughtState.LAPSED:
         values |= {"open_for": row.listing_id, "ended_at": 0}
-    change_row(connection, row.id, values)
     done = {
         "state": OrderState.DONE.value,
         "charged_atoms": paid.charged_atoms,
@@ -210,6 +209,7 @@ def _finish(
         "done_at": now,
     }
     change_order(connection, order.id, done)
+    change_row(connection, row.id, values)
     kind, sentence = _DONE[OrderKind(order.kind)]
     text = sentence.format(plan=told.plan.name, price=Usdc(paid.charged_atoms))
     note(connection, row.id, kind, text, now, paid.charged_atoms)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlmodel import col
 
 from catalog.models import Listing, ListingMode, ListingOrigin
+from node.db.locks import number_in_turn
 from node.plans.buying.errors import NotPossibleNow, SubscriptionUnknown
 from node.plans.buying.models import (
     LIVE,
@@ -133,7 +134,8 @@ def add_subscription(connection: Connection, row: dict[str, Any]) -> None:
 def change_row(
     connection: Connection, subscription_id: str, values: dict[str, Any], quietly: bool = False
 ) -> None:
-    """The running node notices within a second, unless it is done `quietly`."""
+    """The running node notices within a second, unless it is done `quietly`. After a change of
+    its order: two transactions that change both wait for each other otherwise."""
     if not quietly:
         values = {**values, "version": _next_version(connection)}
     changed = update(BoughtSubscription).where(col(BoughtSubscription.id) == subscription_id)
@@ -220,6 +222,7 @@ def listing_stands(connection: Connection, row: Row[Any]) -> bool:
 
 
 def _next_version(connection: Connection) -> int:
+    number_in_turn(connection)
     return (connection.scalar(select(func.max(col(BoughtSubscription.version)))) or 0) + 1
 
 
