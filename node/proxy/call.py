@@ -126,7 +126,8 @@ class Calls:
             mended = await self._buyer.books.refused(payment, required, reason)
             if earlier and await charged_before(self._buyer.store, earlier, tried):
                 raise answer_lost()
-            newer = self._read_terms(request, required)
+            # A seller that could not move the money says so, and offers nothing anew.
+            newer = self._read_terms(request, required) if required.accepts else terms
             changed = _essence(newer) != _essence(terms) or (not fresh and newer != terms)
             # An order is never signed twice: the first signature may still be charged. Nor is
             # a seller paid again whose answer did not add up.

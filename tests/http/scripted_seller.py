@@ -67,7 +67,7 @@ class ScriptedSeller:
         if payment.accepted.amount != str(self.price):
             return await self._answer(send, 402, [(b"payment-required", self.required())])
         status, receipt = await self.behave(self, payment)
-        if status == 402:
+        if status == 402 and receipt is None:
             return await self._answer(send, 402, [(b"payment-required", self._corrective(payment))])
         wire = [] if receipt is None else [(b"payment-response", encode_response(receipt))]
         return await self._answer(send, status, wire)

@@ -9,7 +9,13 @@ import pytest
 from finance.x402.values import Payment, Receipt
 from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import BuyerNode, buying, left_open, served
-from tests.http.scripted_seller import ScriptedSeller, charge, charges_and_hangs, honest
+from tests.http.scripted_seller import (
+    NETWORK,
+    ScriptedSeller,
+    charge,
+    charges_and_hangs,
+    honest,
+)
 
 PRICE = 1000
 
@@ -94,6 +100,26 @@ async def test_a_raised_price_is_paid_within_limits_and_never_above(node: BuyerN
         seller.price = 2001
         assert (await proxy.call("x/y")).json()["code"] == "limit_exceeded_call"
     assert sum(row.charged_atoms for row in node.channels) == 3000
+
+
+@pytest.mark.parametrize("scheme", ["exact", "batch-settlement"])
+async def test_a_seller_that_could_not_move_the_money_is_quoted(
+    node: BuyerNode, scheme: str
+) -> None:
+    """It offers nothing anew then, as the official middlewares do."""
+    seller = ScriptedSeller(scheme)
+
+    async def cannot_settle(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
+        return 402, Receipt(False, "", NETWORK.caip2, error_reason="transaction_failed")
+
+    async with buying(node, seller) as proxy:
+        seller.behave = cannot_settle
+        refused = await proxy.call("x/y")
+        seller.behave = honest
+        assert (await proxy.call("x/y")).status_code == 200
+    assert (refused.status_code, refused.json()["code"]) == (402, "payment_refused")
+    assert refused.json()["reason"] == "transaction_failed"
+    assert len(seller.requests) == 3  # the terms are known still
 
 
 async def test_an_error_answer_costs_nothing_and_the_same_voucher_goes_again(
