@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from x402.mechanisms.evm.batch_settlement.client import (
 )
 from x402.schemas import PaymentPayload
 
-from tests.chain_fixtures import DevchainProcess
+from tests.interop.conftest import Outcome
 from tests.interop.official_buyer import (
     FUNDS,
     NETWORK,
@@ -57,32 +56,6 @@ from tests.interop.seller_node import PRICE, SellerNode
 
 # What our 402 suggests, and the package deposits unless told otherwise.
 DEPOSIT = 10 * PRICE
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SellerNode]:
-    with DevchainProcess() as chain, SellerNode(tmp_path_factory.mktemp("seller"), chain) as node:
-        yield node
-
-
-@dataclass
-class Outcome:
-    """What a test says it has cost the buyers, in atoms, and how often the API was called."""
-
-    earned: int = 0
-    served: int = 0
-
-
-@pytest.fixture
-def outcome(node: SellerNode) -> Iterator[Outcome]:
-    """The seller must have earned this, to the atom, wherever one looks."""
-    before, calls = node.earned(), node.upstream.total
-    outcome = Outcome()
-    yield outcome
-    node.claim()
-    assert node.earned().since(before) == (outcome.earned,) * 4
-    assert node.upstream.total - calls == outcome.served
-    assert node.reconcile() == []
 
 
 @pytest_asyncio.fixture
