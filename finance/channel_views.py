@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine, func, select
 
 from finance.buying.closing_rows import ClosingRow, read_closings
+from finance.chunks import CHUNK, in_chunks
 from finance.models import BuyerChannel, ChannelState, SellerChannel
 
 _SOLD = SellerChannel.__table__  # type: ignore[attr-defined]
@@ -79,6 +81,19 @@ def sold_channels(engine: Engine, chain_id: int, count: int, skip: int = 0) -> l
         return [_sold(row) for row in rows]
 
 
+def export_sold(engine: Engine, chain_id: int) -> Iterator[SoldChannel]:
+    """All of them by their ids."""
+    ordered = select(_SOLD, _UNCLAIMED.label("unclaimed")).where(_SOLD.c.chain_id == chain_id)
+    ordered = ordered.order_by(_SOLD.c.channel_id).limit(CHUNK)
+
+    def read(last: SoldChannel | None) -> list[SoldChannel]:
+        query = ordered.where(_SOLD.c.channel_id > (last.channel_id if last else ""))
+        with engine.connect() as connection:
+            return [_sold(row) for row in connection.execute(query)]
+
+    return in_chunks(read)
+
+
 def sold_channel(engine: Engine, channel_id: str) -> SoldChannel | None:
     """One of them (blocking)."""
     query = select(_SOLD, _UNCLAIMED.label("unclaimed")).where(_SOLD.c.channel_id == channel_id)
@@ -114,6 +129,18 @@ def bought_channels(
         .offset(skip)
     )
     return _read_bought(engine, query)
+
+
+def export_bought(engine: Engine, chain_id: int) -> Iterator[BoughtChannel]:
+    """All of them by their ids."""
+    ordered = select(_BOUGHT).where(_BOUGHT.c.chain_id == chain_id)
+    ordered = ordered.order_by(_BOUGHT.c.channel_id).limit(CHUNK)
+
+    def read(last: BoughtChannel | None) -> list[BoughtChannel]:
+        after = _BOUGHT.c.channel_id > (last.channel_id if last else "")
+        return _read_bought(engine, ordered.where(after))
+
+    return in_chunks(read)
 
 
 def bought_channel(engine: Engine, channel_id: str) -> BoughtChannel | None:

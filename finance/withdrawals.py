@@ -8,7 +8,7 @@ finds the same withdrawal, and its transaction is made once per id.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from finance.chain.fees import gas_limit_up, read_fees
 from finance.chain.rpc import Rpc
 from finance.chain.sender import Sender
 from finance.chain.transactions import unix_now
+from finance.chunks import CHUNK, in_chunks
 from finance.errors import (
     CallReverted,
     FinanceError,
@@ -273,6 +274,19 @@ def find_withdrawal(engine: Engine, withdrawal_id: str) -> WithdrawalView | None
 def recent_withdrawals(engine: Engine, count: int, skip: int = 0) -> list[WithdrawalView]:
     """The newest first (blocking)."""
     return _read(engine, None, count, skip)
+
+
+def export_withdrawals(engine: Engine) -> Iterator[WithdrawalView]:
+    """All of them, the newest first."""
+
+    def read(last: WithdrawalView | None) -> list[WithdrawalView]:
+        if last is None:
+            return _read(engine, None, CHUNK, 0)
+        at = _ROWS.c.created_at
+        later = (at < last.created_at) | ((at == last.created_at) & (_ROWS.c.id > last.id))
+        return _read(engine, later, CHUNK, 0)
+
+    return in_chunks(read)
 
 
 def count_withdrawals(engine: Engine) -> int:

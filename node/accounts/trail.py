@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Engine, and_, func, or_, select, true
 from sqlmodel import col
 
+from finance.chunks import CHUNK, in_chunks
 from node.accounts.models import AuditEntry
 
 PAGE_SIZE = 50
-_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +65,15 @@ def read_trail(engine: Engine, wanted: TrailFilter, page: int = 1) -> TrailPage:
 
 
 def all_entries(engine: Engine, wanted: TrailFilter) -> Iterator[TrailEntry]:
-    """Every entry, a thousand at a time (blocking)."""
-    last: int | None = None
-    while True:
-        condition = _condition(wanted)
-        if last is not None:
-            condition = and_(condition, col(AuditEntry.id) < last)
-        statement = _SELECT.where(condition).order_by(col(AuditEntry.id).desc()).limit(_AT_ONCE)
+    """Every entry, newest first, read as they are taken (blocking)."""
+    newest = _SELECT.where(_condition(wanted)).order_by(col(AuditEntry.id).desc()).limit(CHUNK)
+
+    def read(last: TrailEntry | None) -> list[TrailEntry]:
+        older = newest if last is None else newest.where(col(AuditEntry.id) < last.id)
         with engine.connect() as connection:
-            entries = [TrailEntry(**row) for row in connection.execute(statement).mappings()]
-        yield from entries
-        if len(entries) < _AT_ONCE:
-            return
-        last = entries[-1].id
+            return [TrailEntry(**row) for row in connection.execute(older).mappings()]
+
+    return in_chunks(read)
 
 
 def areas(engine: Engine) -> tuple[str, ...]:

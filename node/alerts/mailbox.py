@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Engine, delete, func, insert, select
 from sqlmodel import col
 
+from finance.chunks import CHUNK, in_chunks
 from node.alerts.errors import DeliveryUnknown
 from node.alerts.models import Mail
 from node.alerts.reading import PER_PAGE, clamp_page
@@ -87,11 +88,15 @@ def list_mail(engine: Engine, page: int) -> MailPage:
 
 
 def export_mail(engine: Engine) -> Iterator[MailRecord]:
-    """The whole mailbox, newest first, a page in memory at a time."""
-    page = list_mail(engine, 1)
-    yield from page.items
-    for number in range(2, page.pages + 1):
-        yield from list_mail(engine, number).items
+    """The whole mailbox, newest first."""
+    newest = select(Mail.__table__).order_by(col(Mail.id).desc()).limit(CHUNK)  # type: ignore[attr-defined]
+
+    def read(last: MailRecord | None) -> list[MailRecord]:
+        query = newest if last is None else newest.where(col(Mail.id) < last.id)
+        with engine.connect() as connection:
+            return [_record(row) for row in connection.execute(query).mappings()]
+
+    return in_chunks(read)
 
 
 def read_mail(engine: Engine, mail_id: int) -> MailRecord:

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, Select, func, select
+from sqlalchemy import ColumnElement, Engine, Select, func, select, true, tuple_
 from sqlmodel import col
 
+from finance.chunks import CHUNK, in_chunks
 from node.alerts.errors import NotificationUnknown
 from node.alerts.models import Channel, Delivery, Notification, NotificationState
 from node.alerts.rules import Rule
 
 PER_PAGE = 30
-EXPORT_CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,19 +127,16 @@ def list_notifications(engine: Engine, which: NotificationFilter, page: int) -> 
 
 
 def export_notifications(engine: Engine, which: NotificationFilter) -> Iterator[NotificationView]:
-    """All that the filter shows, newest first, a few hundred in memory at a time."""
-    before: int | None = None
-    while True:
-        statement = select(*_NOTIFICATION).where(*_conditions(which))
-        if before is not None:
-            statement = statement.where(col(Notification.id) < before)
-        statement = statement.order_by(col(Notification.id).desc()).limit(EXPORT_CHUNK)
+    """All that the filter shows, newest first."""
+    newest = select(*_NOTIFICATION).where(*_conditions(which))
+    newest = newest.order_by(col(Notification.id).desc()).limit(CHUNK)
+
+    def read(last: NotificationView | None) -> list[NotificationView]:
+        query = newest if last is None else newest.where(col(Notification.id) < last.id)
         with engine.connect() as connection:
-            found = [NotificationView(**row) for row in connection.execute(statement).mappings()]
-        yield from found
-        if len(found) < EXPORT_CHUNK:
-            return
-        before = found[-1].id
+            return [NotificationView(**row) for row in connection.execute(query).mappings()]
+
+    return in_chunks(read)
 
 
 def list_deliveries(engine: Engine, which: DeliveryFilter, page: int) -> DeliveryPage:
@@ -154,11 +151,18 @@ def list_deliveries(engine: Engine, which: DeliveryFilter, page: int) -> Deliver
 
 
 def export_deliveries(engine: Engine, which: DeliveryFilter) -> Iterator[DeliveryView]:
-    """All that the filter shows, newest first, a page in memory at a time."""
-    page = list_deliveries(engine, which, 1)
-    yield from page.items
-    for number in range(2, page.pages + 1):
-        yield from list_deliveries(engine, which, number).items
+    """All that the filter shows, newest first."""
+    key = col(Delivery.created_at), col(Delivery.id)
+    newest = select(*_DELIVERY).where(*_chosen(which))
+    newest = newest.order_by(*(each.desc() for each in key)).limit(CHUNK)
+
+    def read(last: DeliveryView | None) -> list[DeliveryView]:
+        older = tuple_(*key) < (last.created_at, last.id) if last else true()
+        with engine.connect() as connection:
+            found = connection.execute(newest.where(older)).mappings()
+            return [DeliveryView(**row) for row in found]
+
+    return in_chunks(read)
 
 
 def _chosen(which: DeliveryFilter) -> list[ColumnElement[bool]]:

@@ -14,6 +14,8 @@ from finance.channel_views import (
     bought_channel,
     bought_channels,
     count_bought,
+    export_bought,
+    export_sold,
     sold_channel,
     sold_channels,
     sold_totals,
@@ -347,20 +349,14 @@ def _plain(atoms: int) -> str:
 
 
 def _sold_csv(treasury: Treasury) -> Iterator[list[object]]:
-    skip, chain_id = 0, treasury.network.chain_id
-    while found := sold_channels(treasury.engine, chain_id, 500, skip):
-        for each in found:
-            amounts = (each.balance, each.charged, each.claimed, each.unclaimed)
-            yield [each.channel_id, each.payer, each.state, *map(_plain, amounts)]
-        skip += len(found)
+    for each in export_sold(treasury.engine, treasury.network.chain_id):
+        amounts = (each.balance, each.charged, each.claimed, each.unclaimed)
+        yield [each.channel_id, each.payer, each.state, *map(_plain, amounts)]
 
 
 def _bought_csv(treasury: Treasury) -> Iterator[list[object]]:
-    skip, chain_id = 0, treasury.network.chain_id
-    while found := bought_channels(treasury.engine, chain_id, 500, skip):
-        for each in found:
-            amounts = map(_plain, (each.balance, each.charged, each.unspent))
-            step = each.closing.step.value if each.closing else ""
-            why = each.closing.note if each.closing and each.closing.note else each.stop_reason
-            yield [each.channel_id, each.origin, each.state, *amounts, step, why]
-        skip += len(found)
+    for each in export_bought(treasury.engine, treasury.network.chain_id):
+        amounts = map(_plain, (each.balance, each.charged, each.unspent))
+        step = each.closing.step.value if each.closing else ""
+        why = each.closing.note if each.closing and each.closing.note else each.stop_reason
+        yield [each.channel_id, each.origin, each.state, *amounts, step, why]

@@ -18,6 +18,7 @@ from finance.withdrawal import Quote, Stage, read_amount, read_destination
 from finance.withdrawals import (
     WithdrawalView,
     count_withdrawals,
+    export_withdrawals,
     find_withdrawal,
     recent_withdrawals,
 )
@@ -306,11 +307,8 @@ def stages_of(stage: Stage, sent: bool = True) -> tuple[tuple[str, str], ...]:
 
 
 def _csv_rows(treasury: Treasury) -> Iterator[list[object]]:
-    skip = 0
-    while found := recent_withdrawals(treasury.engine, 500, skip):
-        for each in found:
-            kind = Usdc if each.token is Token.USDC else Wei
-            number = exact_text(kind(each.amount)).replace(",", "")
-            about = (each.id, each.created_at, each.token, number, each.destination)
-            yield [*about, each.stage, each.actor_name, each.tx_hash or "", each.error or ""]
-        skip += len(found)
+    for each in export_withdrawals(treasury.engine):
+        kind = Usdc if each.token is Token.USDC else Wei
+        number = exact_text(kind(each.amount)).replace(",", "")
+        about = (each.id, each.created_at, each.token, number, each.destination)
+        yield [*about, each.stage, each.actor_name, each.tx_hash or "", each.error or ""]

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, true, tuple_
 from sqlmodel import col
 
+from finance.chunks import CHUNK, in_chunks
 from node.plans.errors import PlanUnknown
 from node.plans.models import Invoice, InvoiceSide
-
-CSV_ROWS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +70,18 @@ def list_invoices(engine: Engine, side: InvoiceSide | None, page: int, size: int
 
 def every_invoice(engine: Engine, side: InvoiceSide | None) -> Iterator[InvoiceView]:
     """All of one side or both, newest first, read as they are taken."""
-    page = 1
-    while found := list_invoices(engine, side, page, CSV_ROWS).invoices:
-        yield from found
-        page += 1
+    table = _TABLE
+    newest = select(table).order_by(table.c.paid_at.desc(), table.c.id.desc()).limit(CHUNK)
+    if side is not None:
+        newest = newest.where(table.c.side == side)
+
+    def read(last: InvoiceView | None) -> list[InvoiceView]:
+        key = tuple_(table.c.paid_at, table.c.id)
+        older = key < (last.paid_at, last.id) if last else true()
+        with engine.connect() as connection:
+            return [_view(row) for row in connection.execute(newest.where(older))]
+
+    return in_chunks(read)
 
 
 def read_invoice(engine: Engine, invoice_id: int) -> InvoiceView:
