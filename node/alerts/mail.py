@@ -111,7 +111,8 @@ def compose(letter: Letter, settings: EmailSettings, message_key: str) -> EmailM
     """The message as it travels. No text from strangers can add a header: the subject is one
     line, and the other headers are ours or checked when they were set."""
     message = EmailMessage(policy=SMTP)
-    message["Subject"] = one_line(letter.subject, SUBJECT_CHARACTERS)
+    # An encoded word (RFC 2047) would be decoded here, and its line breaks written as they are.
+    message["Subject"] = one_line(letter.subject, SUBJECT_CHARACTERS).replace("=?", "= ?")
     message["From"] = settings.sender
     message["To"] = ", ".join(settings.recipients)
     message["Date"] = format_datetime(localtime())

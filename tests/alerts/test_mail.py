@@ -157,6 +157,28 @@ async def test_names_of_strangers_cannot_add_headers_or_markup(
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "=?utf-8?q?a=0D=0ABcc:_thief@example.org?=",
+        "=?utf-8?b?DQoNClBheSB0byAweDY2Lg==?=",  # an empty line, and a text of its own
+        "=?utf-8?q?=00?=",
+        "?==?utf-8?q?=C3?= é",
+    ],
+)
+async def test_encoded_words_of_strangers_stay_text(
+    world: World, post_office: PostOffice, name: str
+) -> None:
+    """RFC 2047: what looks like one would be decoded, and its line breaks would end the header."""
+    world.use_mail(post_office.port)
+    await world.alerts.raise_(Rule.CUSTOMER_ASKED, "1", f"{name} asks for support.", "/")
+    await world.courier.deliver_due()
+    [letter], [mail] = post_office.letters, list_mail(world.engine, 1).items
+    assert letter["Bcc"] is None and letter["Content-Type"].startswith("multipart/alternative")
+    assert letter["Subject"].strip() == mail.subject  # folded, it begins on a line of its own
+    assert mail.subject.replace("= ?", "=?") == f"[Farebox] Info: {name} asks for support."
+
+
+@pytest.mark.parametrize(
     ("field", "change"),
     [
         ("host", {"host": "smtp.example.org\r\nDATA"}),
