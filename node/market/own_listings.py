@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import Connection, func, select
 from sqlmodel import col
 
 from catalog.listings import compile_listing
 from catalog.models import Listing, ListingMode, ListingOrigin, PriceUnit, RoutePrice, Sample
 from catalog.operations import spec_operations
 from catalog.search_index import MIXED
+from catalog.words import fold
 from node.market.health import HealthView, read_health
 from node.market.publisher import Publisher
 from node.market.publishing import own_listing
@@ -37,7 +38,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ListingFilter:
-    """`text` occurs in name, slug or tags."""
+    """`text` occurs in name, slug or a tag, capitals and accents aside."""
 
     text: str = ""
     status: Status | None = None
@@ -117,11 +118,9 @@ def every_own(publisher: Publisher, wanted: ListingFilter) -> tuple[OwnListing, 
     """All that the filter shows, by name (blocking)."""
     columns = [getattr(Listing, name) for name in _LINE]
     own = select(*columns).where(col(Listing.origin) == ListingOrigin.OWN)
-    if wanted.text:
-        own = own.where(_holds(wanted.text))
     with publisher.engine.connect() as connection:
-        rows = connection.execute(own.order_by(func.lower(col(Listing.name)))).mappings().all()
-        lines = _lines(connection, rows)
+        rows = connection.execute(own.order_by(func.lower(col(Listing.name)))).mappings()
+        lines = _lines(connection, [row for row in rows if _holds(row, fold(wanted.text))])
     return tuple(line for line in lines if wanted.status in (None, line.status))
 
 
@@ -161,13 +160,10 @@ _LINE = (
 _Range = tuple[int, int, frozenset[str]]  # cheapest, dearest, units
 
 
-def _holds(text: str) -> ColumnElement[bool]:
-    wanted = text.lower()
-    fields = (col(Listing.name), col(Listing.slug), col(Listing.tags))
-    first, *others = (func.lower(each).contains(wanted, autoescape=True) for each in fields)
-    for other in others:
-        first = first | other
-    return first
+def _holds(row: Mapping[Any, Any], folded: str) -> bool:
+    """Not asked of the database: SQLite knows capitals of ASCII only, and tags are JSON there."""
+    shown = (row["name"], row["slug"], *json.loads(row["tags"]))
+    return any(folded in fold(each) for each in shown)
 
 
 def _lines(connection: Connection, rows: Sequence[Any]) -> tuple[OwnListing, ...]:

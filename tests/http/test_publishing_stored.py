@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from catalog.drafts import DraftCredential, DraftRoute
+from catalog.drafts import Draft, DraftCredential, DraftRoute, slug_of
 from catalog.editing import read_samples
 from catalog.errors import DraftIncomplete, ListingInvalid, ListingUnknown
 from catalog.models import ListingMode
@@ -25,7 +25,7 @@ from node.market.drafts import Details, Terms, list_drafts, publish_draft, read_
 from node.market.health import look_at
 from node.market.own_listings import ListingFilter, Status, list_own, read_own
 from node.market.publisher import Publisher
-from node.market.publishing import Change, change, farewell, pause, remove, switch_mode
+from node.market.publishing import Change, change, farewell, pause, remove, sell, switch_mode
 from node.market.samples import record_again, record_samples
 from tests.publishing_world import KEY, SPEC_YAML, Weather, serve_weather, spec_text
 
@@ -45,6 +45,20 @@ def publisher(database_url: str, api: Weather) -> Iterator[Publisher]:
     egress = EgressPolicy([api.url.removeprefix("http://")])
     yield Publisher(engine, bytes.hex, bytes.fromhex, lambda: egress)
     engine.dispose()
+
+
+def test_listings_are_found_by_what_is_read_of_them(publisher: Publisher) -> None:
+    """Capitals and accents of any script count as little as in the catalog; signs are signs."""
+    for name, tags in (("Écho Météo", ("Straße", "100%")), ("Wave", ("sea", 'the "best"'))):
+        draft = Draft(name, slug_of(name), "http://127.0.0.1:9", tags=tags)
+        sell(publisher, draft, ListingMode.LIVE, SYSTEM, NOW)
+    found = {
+        text: [row.name for row in list_own(publisher, ListingFilter(text), 1).items]
+        for text in ("Écho", "ÉCHO MÉTÉO", "echo", "STRASSE", "straße", "100%", '"best"', "cho-m-t")
+    }
+    assert found == {text: ["Wave" if "best" in text else "Écho Météo"] for text in found}
+    nothing = ("[", '", "', "u00e9", "ach")  # of how tags are stored, and across two of them
+    assert [list_own(publisher, ListingFilter(text), 1).total for text in nothing] == [0] * 4
 
 
 async def test_life_of_a_listing(publisher: Publisher, api: Weather) -> None:
