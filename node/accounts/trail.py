@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -91,16 +92,21 @@ def _condition(wanted: TrailFilter) -> ColumnElement[bool]:
         name = wanted.actor.strip()
         parts.append(or_(col(AuditEntry.actor_name) == name, col(AuditEntry.actor_id) == name))
     if wanted.text:
-        columns = ("action", "subject", "before", "after", "address", "actor_name")
-        text = wanted.text.strip()
-        parts.append(
-            or_(*(col(getattr(AuditEntry, c)).contains(text, autoescape=True) for c in columns))
-        )
+        parts.append(_mentions(wanted.text.strip()))
     if wanted.since is not None:
         parts.append(col(AuditEntry.at) >= wanted.since)
     if wanted.until is not None:
         parts.append(col(AuditEntry.at) < wanted.until)
     return and_(true(), *parts)
+
+
+def _mentions(text: str) -> ColumnElement[bool]:
+    """Capitals of ASCII aside, on either database. JSON has other letters as escapes."""
+    escaped = json.dumps(text)[1:-1]
+    plain = (col(getattr(AuditEntry, c)) for c in ("action", "subject", "address", "actor_name"))
+    changed = (col(AuditEntry.before), col(AuditEntry.after))
+    found = [column.icontains(text, autoescape=True) for column in plain]
+    return or_(*found, *(column.icontains(escaped, autoescape=True) for column in changed))
 
 
 _SELECT: Any = select(*(col(getattr(AuditEntry, name)) for name in TrailEntry.__slots__))

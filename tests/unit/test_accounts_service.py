@@ -635,6 +635,18 @@ def test_the_trail_is_filtered_and_paged(either_world: World) -> None:
     assert len(list(all_entries(world.engine, TrailFilter()))) == 60
 
 
+def test_the_trail_is_searched_by_what_is_read_in_it(either_world: World) -> None:
+    engine = either_world.engine
+    for name in ("Köln’s App", 'the "other"', "C:\\temp"):
+        secrets_of_apps.create_key(engine, name, NOW, COMMAND)
+    for words in ("Köln’s", "köln", "APP", 'the "other"', '"other"', "C:\\temp", "KEY.create"):
+        assert read_trail(engine, TrailFilter(text=words)).total == (3 if "KEY" in words else 1), (
+            words
+        )
+    for words in ("\\\\", '\\"'):  # as JSON has it, not as it is read
+        assert read_trail(engine, TrailFilter(text=words)).total == 0, words
+
+
 def test_a_rotated_secret_leaves_the_old_one_its_time(either_world: World) -> None:
     engine = either_world.engine
     key = secrets_of_apps.create_key(engine, "app", NOW, COMMAND)
