@@ -223,7 +223,7 @@ def _revocation(visit: Visit, key: KeyView) -> Deed:
             ("Last seen", seen),
         ),
         points=(
-            "Calls with it are answered 401 within a second or two.",
+            "Calls with it are answered 401 within a second or two, and its open streams end.",
             "It cannot be taken back: the app then needs a new secret. To change the secret without"
             " an interruption, rotate it and let the old one go on for a while.",
             "What it spent stays in the books.",

@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from sqlalchemy import insert
@@ -63,7 +62,7 @@ from node.usage.calls import CallRecord, new_call_id
 from node.usage.keys import KeyRecord
 from node.usage.models import Event, Side
 from node.usage.quotas import Quotas
-from node.usage.streams import Streams
+from node.usage.streams import Stream, Streams
 
 _log = logging.getLogger(__name__)
 _PREFIX = b"/call/"
@@ -138,6 +137,8 @@ class Proxy:
         """Take over changed keys, listings and limits. Call it after each such change."""
         engine = self._store.engine
         self._keys = await asyncio.to_thread(Keyring.load, engine)
+        for stream in self._streams.going_on(Side.BOUGHT):
+            self._check_key(stream)
         self._sources = dict(await asyncio.to_thread(load_sources, engine))
         await asyncio.to_thread(self.buyer.spending.load_limits)
         await self.plans.reload()
@@ -251,7 +252,7 @@ class Proxy:
             await check_quota(self.gate, key, scope)
             request.plan = self.plans.find(source)
             answer = await self._guarded(key, request)
-            answer.stream = self._streamed(call_id, key, source, answer.minutes)
+            answer.stream = self._streamed(key, request, answer.minutes)
             return answer
         except ProxyError as error:
             await self._record_failure(request, error)
@@ -260,13 +261,19 @@ class Proxy:
             if body is not None:
                 body.close()
 
-    def _streamed(
-        self, call_id: str, key: KeyRecord, source: Source, sold: Sold | None
-    ) -> Streamed:
-        if sold is None:
-            return Streamed(call_id, source.listing_id, key)
-        follow = partial(self.minutes.follow, key=key, source=source, sold=sold)
-        return Streamed(call_id, source.listing_id, key, sold.minute_atoms, follow)
+    def _streamed(self, key: KeyRecord, request: Request, sold: Sold | None) -> Streamed:
+        def opened(stream: Stream) -> None:
+            if sold is not None:
+                self.minutes.follow(stream, key, request.source, sold)
+            self._check_key(stream)
+
+        minute_atoms = 0 if sold is None else sold.minute_atoms
+        return Streamed(request.call_id, request.source.listing_id, key, minute_atoms, opened)
+
+    def _check_key(self, stream: Stream) -> None:
+        """Whose key is revoked holds no stream any more."""
+        if self._keys.named(stream.key_id or "") is None:
+            stream.ask_to_stop("secret_invalid")
 
     def _standing(self, key: KeyRecord, source: Source) -> tuple[KeyRecord, Source]:
         """Key and listing of an open stream, if they may still pay for it."""

@@ -250,13 +250,13 @@ class Streams:
         """The number of this process in the rows of what it holds."""
         return self._presence.number
 
+    def going_on(self, side: Side) -> list[Stream]:
+        """Those open in this process that nobody has asked to end."""
+        return [each for each in self._open.values() if each.side is side and each.goes_on]
+
     def by_minute(self, side: Side) -> list[Stream]:
-        """Those open in this process that are paid as their time runs."""
-        return [
-            stream
-            for stream in self._open.values()
-            if stream.minute_atoms and stream.side is side and stream.goes_on
-        ]
+        """Those of them that are paid as their time runs."""
+        return [stream for stream in self.going_on(side) if stream.minute_atoms]
 
     def find(self, stream_id: str) -> Stream | None:
         """One that is open in this process."""

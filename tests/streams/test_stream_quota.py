@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Close
 
 from finance.errors import StoreUnavailable
 from node.accounts.audit import COMMAND
 from node.db.engine import writer
 from node.proxy.gate import Gate
+from node.usage.keys import create_key, revoke_key
 from node.usage.metering import QuotaUsage
 from node.usage.models import ConsumerKey, Side
 from node.usage.quotas import Meter
@@ -112,6 +114,31 @@ async def test_an_internal_key_streams_without_a_quota(
                 assert await socket.recv() == "x"
             await proxy.proxy._streams.tick()
     assert seconds_used(buyer) == 0
+
+
+async def test_streams_of_a_key_end_when_it_is_revoked(buyer: BuyerNode) -> None:
+    """Whoever found a secret and holds a line open is out, too; others stay."""
+    other = create_key(buyer.engine, "other", 1).secret
+    port, api = free_port(), Events()
+    async with running_api() as sockets, serving(api, port):
+        buyer.list("api", sockets.url)
+        buyer.list("events", f"http://127.0.0.1:{port}/base")
+        async with buyer.running() as proxy, node_serving(proxy.proxy) as ws:
+            await proxy.proxy.reload()
+            theirs = {"Authorization": f"Bearer {other}"}
+            async with open_socket(ws) as mine, open_socket(ws, **theirs) as stays:
+                asked = {"accept": "text/event-stream"}
+                events = asyncio.create_task(proxy.call("events/ticks", headers=asked))
+                while proxy.proxy._streams.live(Side.BOUGHT).total() < 3:
+                    await asyncio.sleep(0.01)
+                assert revoke_key(buyer.engine, "key-1", 2) == 1
+                await proxy.proxy.reload()
+                with pytest.raises(ConnectionClosed) as closed:
+                    await asyncio.wait_for(mine.recv(), 5)
+                assert closed.value.rcvd == Close(4402, "secret_invalid")
+                assert "secret_invalid" in (await asyncio.wait_for(events, 5)).text
+                await stays.send("still")
+                assert await stays.recv() == "still"
 
 
 async def test_what_the_key_or_the_listing_may_not_is_refused_at_the_handshake(
