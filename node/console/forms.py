@@ -42,6 +42,12 @@ class Form:
         return self.with_error(getattr(error, "field", None) or "", told(error))
 
 
+def read_seen(fields: Mapping[str, str]) -> int | None:
+    """Of which state the page was made that a form comes from; None where none is named."""
+    text = fields.get("seen", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
 def in_units(amount: int, unit: int) -> str:
     """An amount in a larger unit: `2`, or `1.5` where it is not whole."""
     return format((Decimal(amount) / unit).quantize(_EXACT).normalize(), "f")

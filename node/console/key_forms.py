@@ -13,7 +13,7 @@ from catalog.models import Listing, ListingOrigin
 from node.accounts.access import Permission
 from node.accounts.errors import AccountInvalid
 from node.accounts.service import Accounts
-from node.console.forms import FieldError, Form
+from node.console.forms import FieldError, Form, read_seen
 from node.console.pages import Pages
 from node.console.visit import Visit
 from node.usage import keys
@@ -48,6 +48,7 @@ class OneKey:
     id: str
     name: str
     fields: KeyForm
+    version: int
     integrator: bool
     may_see_use: bool
     may_see_limits: bool
@@ -104,7 +105,8 @@ def pages(accounts: Accounts) -> Pages:
         key = await accounts.read(keys.read_key, visit.path["key_id"])
         try:
             choices = read_choices(visit)
-            await accounts.read(keys.change_key, key.id, choices, visit.now, visit.actor)
+            seen = read_seen(visit.form)
+            await accounts.read(keys.change_key, key.id, choices, visit.now, visit.actor, seen)
         except (FieldError, AccountInvalid) as error:
             form, scopes = Form(visit.form).refused(error), visit.form_list("scopes")
             return await _page(accounts, visit, key, form, scopes, 422)
@@ -126,6 +128,7 @@ async def _page(
         key.id,
         key.name,
         key_form(form, listings, scopes),
+        key.version,
         key.integrator,
         visit.identity.may(Permission.SEE_DEVELOPERS),
         visit.identity.may(Permission.SEE_FINANCE),

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from node.accounts.access import Permission
 from node.accounts.errors import AccountInvalid
-from node.console.forms import Form
+from node.console.forms import Form, read_seen
 from node.console.key_record_view import PATH, RECORD, record_lines, record_view
 from node.console.my_usage_view import (
     ENDPOINTS,
@@ -61,7 +61,13 @@ class MyUsagePages:
         if grace not in dict(GRACES):
             raise AccountInvalid("grace", "Choose how long the old token goes on.")
         made = await asyncio.to_thread(
-            rotate_key, self._engine, key.id, int(grace), visit.now, visit.actor
+            rotate_key,
+            self._engine,
+            key.id,
+            int(grace),
+            visit.now,
+            visit.actor,
+            read_seen(visit.form),
         )
         keys = await asyncio.to_thread(my_keys, self._engine, visit.identity)
         key = next(each for each in keys if each.id == key.id)

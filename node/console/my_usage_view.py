@@ -72,6 +72,7 @@ class Token:
     old_until: Moment | None
     base_url: str
     made: NewKey | None
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +260,7 @@ def _token(key: KeyView, now: int, zone: ZoneInfo, base_url: str, made: NewKey |
         old_until=full_moment(key.previous_until or 0, now, zone) if going_on else None,
         base_url=base_url,
         made=made,
+        version=key.version,
     )
 
 

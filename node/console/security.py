@@ -16,7 +16,7 @@ from node.accounts.tokens import list_tokens, revoke_token
 from node.accounts.totp import read_factor
 from node.console.finance_confirm import Deed, ask, do
 from node.console.format import Moment, count, moment
-from node.console.forms import FieldError, Form
+from node.console.forms import FieldError, Form, read_seen
 from node.console.key_forms import KeyForm, key_form, listing_names, read_choices
 from node.console.pager import Pager, numbered, page_number
 from node.console.pages import Pages
@@ -60,6 +60,7 @@ class KeyLine:
     created: Moment
     revoked: Moment | None
     old_until: Moment | None
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,12 @@ class SecurityPages:
         if text not in dict(_GRACES):
             raise AccountInvalid("grace", "Choose how long the old secret goes on.")
         made = await self._accounts.read(
-            keys.rotate_key, visit.path["key_id"], int(text), visit.now, visit.actor
+            keys.rotate_key,
+            visit.path["key_id"],
+            int(text),
+            visit.now,
+            visit.actor,
+            read_seen(visit.form),
         )
         return await self._show(visit, Form(), made)
 
@@ -249,6 +255,7 @@ def _line(visit: Visit, key: KeyView) -> KeyLine:
         created=moment(key.created_at, visit.now, visit.zone),
         revoked=at(key.revoked_at),
         old_until=at(key.previous_until) if going_on and not key.revoked_at else None,
+        version=key.version,
     )
 
 

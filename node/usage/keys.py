@@ -40,7 +40,8 @@ class NewKey:
 @dataclass(frozen=True, slots=True)
 class KeyView:
     """A key as operators see it; times in Unix seconds. `previous_until` is set while the
-    secret before the last rotation is still good; `last_used_at` is seconds behind at most."""
+    secret before the last rotation is still good; `last_used_at` is seconds behind at most;
+    `version` grows with every change of the key."""
 
     id: str
     name: str
@@ -52,6 +53,7 @@ class KeyView:
     integrator: bool
     scopes: tuple[str, ...]
     per_minute: int | None
+    version: int
 
     @property
     def choices(self) -> KeyChoices:
@@ -95,11 +97,17 @@ def create_key(
 
 
 def change_key(
-    engine: Engine, key_id: str, choices: KeyChoices, now: int, actor: Actor = COMMAND
+    engine: Engine,
+    key_id: str,
+    choices: KeyChoices,
+    now: int,
+    actor: Actor = COMMAND,
+    seen: int | None = None,
 ) -> None:
-    """Choose anew for a key that is valid (blocking). Raises AccountInvalid, AccountUnknown."""
+    """Choose anew for a key that is valid, and whose version is the one that was `seen`, if
+    any was (blocking). Raises AccountInvalid, AccountUnknown."""
     with writer(engine).begin() as connection:
-        before = _view(_valid(connection, key_id)).choices
+        before = _view(_valid(connection, key_id, seen)).choices
         choices = choices.checked(connection)
         if choices == before:
             return
@@ -108,18 +116,24 @@ def change_key(
 
 
 def rotate_key(
-    engine: Engine, key_id: str, grace_seconds: int, now: int, actor: Actor = COMMAND
+    engine: Engine,
+    key_id: str,
+    grace_seconds: int,
+    now: int,
+    actor: Actor = COMMAND,
+    seen: int | None = None,
 ) -> NewKey:
     """A new secret for a key; the old one is good for `grace_seconds` more (blocking).
 
     Raises AccountUnknown, AccountInvalid. A secret from before an unfinished rotation
-    ends at once.
+    ends at once: `seen`, the version on the page this comes from, keeps a page that is sent
+    again from ending the one that was to go on.
     """
     if not 0 <= grace_seconds <= LONGEST_GRACE_SECONDS:
         raise AccountInvalid("grace_seconds", "The old secret can be kept for up to 30 days.")
     secret = _new_secret()
     with writer(engine).begin() as connection:
-        row = _valid(connection, key_id)
+        row = _valid(connection, key_id, seen)
         values: dict[str, Any] = {"secret_hash": hash_secret(secret)}
         values["previous_hash"] = row["secret_hash"] if grace_seconds else None
         values["previous_until"] = now + grace_seconds if grace_seconds else None
@@ -190,13 +204,16 @@ def keys_version(connection: Connection, now: int) -> tuple[int, ...]:
     return version or 0, count, connection.scalar(old) or 0
 
 
-def _valid(connection: Connection, key_id: str) -> RowMapping:
+def _valid(connection: Connection, key_id: str, seen: int | None) -> RowMapping:
+    number_in_turn(connection)
     statement = _KEYS.add_columns(col(ConsumerKey.secret_hash)).where(
         col(ConsumerKey.id) == key_id, col(ConsumerKey.revoked_at).is_(None)
     )
     row = connection.execute(statement).mappings().first()
     if row is None:
         raise AccountUnknown("There is no such secret that is still valid.")
+    if seen not in (None, row["version"]):
+        raise AccountInvalid("", "This key was changed after the page was made. Look at it again.")
     return row
 
 

@@ -20,7 +20,7 @@ from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade
 from node.usage.calls import CallRecord
 from node.usage.key_choices import KeyChoices
-from node.usage.keys import create_key, valid_keys
+from node.usage.keys import change_key, create_key, read_key, valid_keys
 from node.usage.keys import hash_secret as hashed
 from node.usage.metering import RateHits
 from node.usage.models import Side
@@ -129,6 +129,44 @@ def test_the_old_token_goes_on_for_as_long_as_the_page_says(console: Console) ->
         again = api.post(f"/api/my-usage/{made.id}/regenerate", json={"grace_seconds": 60}).json()
         assert again["previous_until"] - int(time.time()) in range(55, 61)
         assert hashed(again["secret"]) in valid_keys(console.engine, int(time.time()))
+
+
+def test_a_page_sent_again_does_not_end_the_token_that_was_to_go_on(console: Console) -> None:
+    """Reloading what shows the new token sends the form anew, as does a second tab."""
+    made = create_key(console.engine, KeyChoices("Robot", MINE), int(time.time()))
+    with console.client(Role.CONSUMER) as client:
+        for path, rotate in (
+            (PAGE, f"{PAGE}/{made.id}/regenerate"),
+            ("/settings/security", f"/settings/security/keys/{made.id}/rotate"),
+        ):
+            before = valid_keys(console.engine, int(time.time()))
+            seen = re.search(r'name="seen" value="(\d+)"', client.get(path).text)
+            assert seen is not None
+            first = console.send(client, rotate, grace="3600", seen=seen[1])
+            assert first.status_code == 200 and "fbx_" in first.text
+            valid = valid_keys(console.engine, int(time.time()))
+            again = console.send(client, rotate, grace="3600", seen=seen[1])
+            assert (again.status_code, "fbx_" in again.text) == (422, False)
+            assert valid_keys(console.engine, int(time.time())) == valid
+            assert len(set(before) & set(valid)) == 1
+
+
+def test_what_a_key_may_is_not_set_back_by_a_page_made_before(console: Console) -> None:
+    made = create_key(console.engine, KeyChoices("Robot", MINE), int(time.time()))
+    path = f"/settings/security/keys/{made.id}"
+    with console.client(Role.ADMIN) as client:
+        seen = re.search(r'name="seen" value="(\d+)"', client.get(path).text)
+        assert seen is not None
+        change_key(console.engine, made.id, KeyChoices("Robot", MINE, per_minute=5), 1)
+        typed = {"name": "Robot 2", "owner_email": MINE, "seen": seen[1]}
+        refused = console.send(client, path, **typed)
+        assert refused.status_code == 422 and "changed after" in refused.text
+        assert 'value="Robot 2"' in refused.text
+        assert read_key(console.engine, made.id).per_minute == 5
+        seen = re.search(r'name="seen" value="(\d+)"', refused.text)
+        assert seen is not None
+        assert console.send(client, path, **{**typed, "seen": seen[1]}).status_code == 303
+    assert read_key(console.engine, made.id).name == "Robot 2"
 
 
 def test_figures_are_the_same_on_the_page_in_the_file_and_in_json(console: Console) -> None:
