@@ -13,7 +13,7 @@ from catalog.errors import CatalogError
 from finance.money import Usdc
 from node.accounts.access import Permission
 from node.console.format import Amount, Moment, cell_amount, count, moment
-from node.console.forms import FieldError, Form, in_units, read_units, read_whole
+from node.console.forms import FieldError, Form, in_units, read_seen, read_units, read_whole
 from node.console.pages import Pages
 from node.console.visit import Visit
 from node.durations import HOUR
@@ -87,6 +87,7 @@ class PlanView:
     listing: str
     name: str
     free: bool
+    version: int
     customers: str
     form: Form
     beyond: tuple[tuple[str, str], ...]
@@ -135,7 +136,8 @@ def _add_change(pages: Pages, publisher: Publisher) -> None:
         form, plan = Form(visit.form), await _plan(publisher, visit)
         try:
             chosen = _chosen(form, plan)
-            await asyncio.to_thread(change_plan, engine, plan.id, chosen, visit.now, visit.actor)
+            now, who, seen = visit.now, visit.actor, read_seen(visit.form)
+            await asyncio.to_thread(change_plan, engine, plan.id, chosen, now, who, seen)
         except (FieldError, PlansError) as error:
             return await _edit(publisher, visit, form.refused(error))
         note = "Saved. It holds for what is paid from now on."
@@ -186,6 +188,7 @@ async def _edit(publisher: Publisher, visit: Visit, form: Form | None = None) ->
         listing=detail.line.name,
         name=plan.name,
         free=plan.deal.free,
+        version=plan.changed_at,
         customers=count(holders.get(plan.id, 0)),
         form=form or _typed(plan),
         beyond=_BEYOND,

@@ -14,7 +14,7 @@ from catalog.operations import spec_operations
 from finance.money import Usdc
 from node.accounts.access import Permission
 from node.console.format import Amount, count, exact_amount
-from node.console.forms import FieldError, Form
+from node.console.forms import FieldError, Form, read_seen
 from node.console.listing_forms import (
     KEEP,
     credential_options,
@@ -52,6 +52,7 @@ class EditView:
     id: str
     name: str
     slug: str
+    version: int
     form: Form
     credentials: tuple[tuple[str, str], ...]
     prices: tuple[PriceLine, ...]
@@ -132,7 +133,8 @@ def _add_edit(pages: Pages, publisher: Publisher) -> None:
         detail = await asyncio.to_thread(read_own, publisher, listing_id)
         try:
             wanted = await _read_change(visit, publisher, detail)
-            await asyncio.to_thread(change, publisher, listing_id, wanted, visit.actor, visit.now)
+            who, now, seen = visit.actor, visit.now, read_seen(visit.form)
+            await asyncio.to_thread(change, publisher, listing_id, wanted, who, now, seen)
         except ListingInvalid as error:
             return _edit_page(visit, detail, Form(visit.form).refused(error), 422)
         note = "Saved. Calls that were admitted before keep their price."
@@ -240,6 +242,7 @@ def _edit_page(visit: Visit, detail: ListingDetail, form: Form, status: int = 20
         id=detail.line.id,
         name=detail.line.name,
         slug=detail.line.slug,
+        version=detail.line.updated_at,
         form=form,
         credentials=credential_options(detail.credential_kind, detail.credential_name),
         prices=tuple(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, func, select
 from sqlmodel import col
@@ -24,7 +24,7 @@ from catalog.editing import (
     remove_listing,
     set_mode,
 )
-from catalog.errors import ListingUnknown
+from catalog.errors import ListingInvalid, ListingUnknown
 from catalog.models import Listing, ListingMode, ListingOrigin, PriceUnit, RoutePrice
 from finance.models import ChannelState, SellerChannel
 from finance.money import Usdc
@@ -67,6 +67,12 @@ class Farewell:
     other_listings: int
 
 
+_CHANGED: Final = (
+    "The listing was changed after this page was made. What you typed still stands here: compare"
+    " it with the listing, then save again."
+)
+
+
 def sell(publisher: Publisher, draft: Draft, mode: ListingMode, actor: Actor, now: int) -> str:
     """Put an API up for sale at once, without draft and samples (blocking); its id. One to
     buy from (`draft.origin`) is added as it is given.
@@ -83,10 +89,20 @@ def sell(publisher: Publisher, draft: Draft, mode: ListingMode, actor: Actor, no
     return listing_id
 
 
-def change(publisher: Publisher, listing_id: str, wanted: Change, actor: Actor, now: int) -> None:
-    """Change fields of a listing of ours (blocking). Raises ListingInvalid, ListingUnknown."""
+def change(
+    publisher: Publisher,
+    listing_id: str,
+    wanted: Change,
+    actor: Actor,
+    now: int,
+    seen: int | None = None,
+) -> None:
+    """Change fields of a listing of ours, if `updated_at` is still what was `seen`, where
+    anything was (blocking). Raises ListingInvalid, ListingUnknown."""
     with writer(publisher.engine).begin() as connection:
         row, prices = own_listing(connection, listing_id)
+        if seen not in (None, row.updated_at):
+            raise ListingInvalid("", _CHANGED)
         before = as_draft(row, prices)
         after = _changed(before, wanted)
         if wanted.credential is None:

@@ -26,6 +26,10 @@ TEXT_CHARACTERS: Final = 500
 MOST_OF_A_METER: Final = 10**12
 MOST_PER_MINUTE: Final = 1_000_000
 MOST_ATOMS: Final = 10**12
+_CHANGED: Final = (
+    "The plan was changed after this page was made. What you typed still stands here: compare it"
+    " with the plan, then save again."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +108,21 @@ def add_plan(
 
 
 def change_plan(
-    engine: Engine, plan_id: str, chosen: PlanChoices, now: int, actor: Actor
+    engine: Engine,
+    plan_id: str,
+    chosen: PlanChoices,
+    now: int,
+    actor: Actor,
+    seen: int | None = None,
 ) -> Offered:
-    """Change it for whoever pays from now on; what is paid stays as it was sold. Raises
-    PlanUnknown, PlanTaken, PlanInvalid."""
+    """Change it for whoever pays from now on; what is paid stays as it was sold. `seen`: its
+    `changed_at` on the page this comes from, if any. Raises PlanUnknown, PlanTaken,
+    PlanInvalid."""
     with writer(engine).begin() as connection:
+        number_in_turn(connection)
         before = _read(connection, plan_id)
+        if seen not in (None, before.changed_at):
+            raise PlanInvalid("", _CHANGED)
         if before.retired_at is not None:
             raise PlanUnknown("This plan is retired; add another.")
         if before.deal.free != chosen.deal.free:

@@ -120,6 +120,26 @@ def test_a_form_that_was_open_while_the_specification_changed_prices_no_other_op
         assert stale.status_code == 422 and "was changed meanwhile" in stale.text
 
 
+def test_a_price_is_not_set_back_by_a_form_that_was_open_while_it_was_raised(
+    console: Console,
+) -> None:
+    listing_id = sell(console)
+    path = f"/listings/{listing_id}/edit"
+    with console.api(Role.ADMIN) as api, console.client(Role.ADMIN) as client:
+        told = api.get(f"/api/listings/{listing_id}").json()
+        form = {"name": told["name"], "base_url": told["base_url"], "credential_kind": "none"}
+        form |= {"price": "0.001", "unit": "call", "description": "Typed in another tab."}
+        [seen] = re.findall(r'name="seen" value="(\d+)"', client.get(path).text)
+        assert api.patch(f"/api/listings/{listing_id}", json={"price_atoms": 70_000}).is_success
+        stale = console.send(client, path, **form, seen=seen)
+        assert stale.status_code == 422 and "changed after this page was made" in stale.text
+        assert "Typed in another tab." in stale.text
+        assert api.get(f"/api/listings/{listing_id}").json()["price_atoms"] == 70_000
+        [seen] = re.findall(r'name="seen" value="(\d+)"', stale.text)
+        assert console.send(client, path, **form, seen=seen).status_code == 303
+        assert api.get(f"/api/listings/{listing_id}").json()["price_atoms"] == 1_000
+
+
 def test_live_streams_stand_on_both_pages_with_what_they_paid(console: Console) -> None:
     listing_id, now = sell(console), int(time.time())
     made = create_key(console.engine, "Stream app", now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +133,21 @@ WRONG = (
     ("beyond", "maybe", "Choose what happens"),
     ("description", "d" * 501, "500"),
 )
+
+
+def test_a_plan_is_not_set_back_by_a_form_that_was_open_while_it_was_changed(
+    console: Console,
+) -> None:
+    with console.client(Role.API_OWNER) as client:
+        assert console.send(client, PLANS, **FORM).status_code == 303
+        [(plan_id,)] = rows(console, "SELECT id FROM plan")
+        path = f"{PLANS}/{plan_id}"
+        [seen] = re.findall(r'name="seen" value="(\d+)"', client.get(path).text)
+        dearer = console.send(client, path, **{**FORM, "price": "20"}, seen=seen)
+        assert dearer.status_code == 303
+        stale = console.send(client, path, **{**FORM, "name": "Pro 2"}, seen=seen)
+        assert stale.status_code == 422 and "changed after this page was made" in stale.text
+        assert rows(console, "SELECT name, price_atoms FROM plan") == [("Pro", 20_000_000)]
 
 
 def test_what_cannot_be_a_plan_is_said_beside_its_field(console: Console) -> None:
