@@ -78,7 +78,9 @@ def pages(treasury: Treasury) -> Pages:
     async def save(visit: Visit) -> Response:
         form = Form(visit.form)
         try:
-            wanted = {scope: read_usdc(form, scope) for scope in SCOPES}
+            # What nobody touched may have been changed since in another tab, and stays so.
+            typed = [each for each in SCOPES if form.value(each) != form.value(f"was-{each}")]
+            wanted = {scope: read_usdc(form, scope) for scope in typed}
             for scope, atoms in wanted.items():
                 await set_limit(treasury.store, scope, EVERY, atoms, visit.actor, visit.now)
         except (FieldError, TreasuryError) as error:
@@ -116,7 +118,8 @@ async def _page(treasury: Treasury, visit: Visit, form: Form | None, status: int
     if form is None:
         form = Form({each.scope: str(Usdc(each.limit)) for each in view.general})
     typed = {each.scope: str(Usdc(each.limit)) for each in view.general}
-    form = Form({**typed, **form.values}, form.errors)
+    shown = {f"was-{scope}": text for scope, text in typed.items()}
+    form = Form({**typed, **shown, **form.values}, form.errors)
     page = LimitsPage(
         form=form,
         general=tuple(_row(each) for each in view.general),

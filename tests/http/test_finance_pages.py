@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +122,23 @@ def test_claim_policy_is_followed_at_once(console: Console) -> None:
     policy = console.parts.money.claims.policy
     assert (policy.interval_seconds, policy.at_risk_atoms) == (1800, 2_000_000)
     assert policy.gas_price_wei == 50_000_000
+
+
+def test_a_limit_is_not_raised_again_by_a_page_made_before_it_was_lowered(
+    console: Console,
+) -> None:
+    with console.client(Role.FINANCE) as client:
+        page = client.get("/settings/limits").text
+        names = "call|listing|key|day|deposit"
+        fields = dict(re.findall(rf'name="((?:was-)?(?:{names}))"[^>]* value="([^"]+)"', page))
+        assert set(fields) >= set(names.split("|"))
+        assert console.send(client, "/settings/limits", **{**fields, "day": "1"}).status_code == 303
+        stale = console.send(client, "/settings/limits", **{**fields, "call": "0.25"})
+        assert stale.status_code == 303
+        lines = (line.split(",") for line in client.get("/settings/limits.csv").text.split("\r\n"))
+        found = {line[0]: (line[3], line[5]) for line in lines if len(line) > 3}
+        assert (found["day"], found["call"]) == (("1", "False"), ("0.25", "False"))
+        assert found["key"][1] == "True"  # untouched, it goes on being the default
 
 
 def test_limits_are_changed_with_their_trail_and_shown_with_todays_use(console: Console) -> None:
