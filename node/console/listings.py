@@ -171,10 +171,14 @@ def _lists(pages: Pages, publisher: Publisher) -> None:
 
 
 def _switches(pages: Pages, publisher: Publisher) -> None:
+    async def own(visit: Visit) -> str:
+        """What is bought is switched in the catalog, by who may spend. Raises ListingUnknown."""
+        return (await asyncio.to_thread(read_own, publisher, visit.path["listing_id"])).line.id
+
     @pages.post("/listings/{listing_id}/pause", MANAGE)
     async def change_pause(visit: Visit) -> Response:
         paused = visit.form.get("paused") == "yes"
-        listing_id = visit.path["listing_id"]
+        listing_id = await own(visit)
         await asyncio.to_thread(pause, publisher, listing_id, paused, visit.actor, visit.now)
         note = "Paused: calls are refused, demo requests are still answered."
         return visit.redirect(f"/listings/{listing_id}", note if paused else "Selling again.")
@@ -183,7 +187,7 @@ def _switches(pages: Pages, publisher: Publisher) -> None:
     async def change_mode(visit: Visit) -> Response:
         demo = visit.form.get("mode") == ListingMode.DEMO
         mode = ListingMode.DEMO if demo else ListingMode.LIVE
-        listing_id = visit.path["listing_id"]
+        listing_id = await own(visit)
         await asyncio.to_thread(switch_mode, publisher, listing_id, mode, visit.actor, visit.now)
         note = "Demo: every call gets a recorded answer, free." if demo else "Live: calls are paid."
         return visit.redirect(f"/listings/{listing_id}", note)

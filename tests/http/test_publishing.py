@@ -14,6 +14,7 @@ import httpx
 import pytest
 from sqlalchemy import insert, text
 
+from catalog.models import Listing, ListingMode, ListingOrigin
 from catalog.specs import CheckedSpec
 from finance.models import SellerChannel
 from node.accounts.access import Role
@@ -385,6 +386,20 @@ def test_viewer_sees_and_changes_nothing(
     for path in ("pause", "mode", "edit", "delete", "record", "health"):
         assert console.send(viewer, f"{page}/{path}").status_code == 403, path
     assert viewer.get("/listings/new").status_code == 403
+
+
+def test_who_sells_does_not_switch_what_is_bought(console: Console, owner: httpx.Client) -> None:
+    """An API owner may not spend: a bought listing that is put into production does."""
+    bought = {"id": "lst_bought", "slug": "b", "name": "B", "base_url": "https://s.example/v1/b"}
+    row = Listing(**bought, origin=ListingOrigin.REMOTE, mode=ListingMode.DEMO).model_dump()
+    with console.engine.begin() as connection:
+        connection.execute(insert(Listing), row)
+    for name in ("lst_bought", "b"):
+        for path, fields in (("mode", {"mode": "live"}), ("pause", {"paused": "yes"})):
+            answer = console.send(owner, f"/listings/{name}/{path}", **fields)
+            assert answer.status_code == 404, answer.text
+    found = rows(console, "SELECT mode, paused FROM listing WHERE id = 'lst_bought'")
+    assert found == [("demo", 0)]
 
 
 def test_pause_mode_and_edit_are_in_the_audit_trail(
