@@ -7,6 +7,7 @@ the price they were offered (node.gateway.match: the table is replaced whole).
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -67,6 +68,7 @@ class Farewell:
     other_listings: int
 
 
+_ORIGINS: Final[dict[str, str]] = {ListingOrigin.OWN: "sold here", ListingOrigin.REMOTE: "bought"}
 _CHANGED: Final = (
     "The listing was changed after this page was made. What you typed still stands here: compare"
     " it with the listing, then save again."
@@ -129,9 +131,10 @@ def pause(publisher: Publisher, name: str, paused: bool, actor: Actor, now: int)
 
 
 def switch_mode(publisher: Publisher, name: str, mode: ListingMode, actor: Actor, now: int) -> int:
-    """Sell for money or answer from samples (blocking); how many. Raises ListingUnknown."""
+    """Sell for money or answer from samples (blocking); how many. Raises ListingUnknown,
+    ListingInvalid."""
     with writer(publisher.engine).begin() as connection:
-        ids = find_listings(connection, name)
+        ids = _only_one(connection, name)
         before = {each: read_listing(connection, each)[0].mode for each in ids}
         count = set_mode(connection, name, mode, now)
         for listing_id, old in before.items():
@@ -151,6 +154,18 @@ def remove(publisher: Publisher, name: str, actor: Actor, now: int) -> int:
             gone = summary(as_draft(*read_listing(connection, listing_id)))
             record(connection, actor, "listing.remove", listing_id, now, gone)
         return remove_listing(connection, name)
+
+
+def _only_one(connection: Connection, name: str) -> Sequence[str]:
+    """What is called so, where nothing else is: names of bought ones are their sellers'. Raises
+    ListingUnknown, ListingInvalid."""
+    ids = find_listings(connection, name)
+    if len(ids) > 1:
+        found = select(col(Listing.id), col(Listing.origin)).where(col(Listing.id).in_(ids))
+        rows = connection.execute(found.order_by(col(Listing.origin)))
+        which = ", ".join(f"{id_} ({_ORIGINS[origin]})" for id_, origin in rows)
+        raise ListingInvalid("name", f"{name!r} is the name of several; give an id: {which}.")
+    return ids
 
 
 def farewell(publisher: Publisher, listing_id: str) -> Farewell:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 from catalog.drafts import Draft, DraftCredential, DraftRoute, slug_of
 from catalog.editing import read_samples
 from catalog.errors import DraftIncomplete, ListingInvalid, ListingUnknown
-from catalog.models import ListingMode
+from catalog.models import ListingMode, ListingOrigin
 from catalog.samples import SampleRequest
 from finance.money import Usdc
 from node.accounts.audit import SYSTEM
@@ -99,6 +100,21 @@ async def test_life_of_a_listing(publisher: Publisher, api: Weather) -> None:
     assert farewell(publisher, listing_id).open_channels == 0
     assert remove(publisher, listing_id, SYSTEM, NOW) == 1
     assert read_samples(publisher.engine) == []
+
+
+@pytest.mark.parametrize("name", ["Weather", "weather"])
+def test_a_name_that_a_stranger_gave_too_puts_neither_into_production(
+    publisher: Publisher, name: str
+) -> None:
+    """What a peer lists may be called anything; in production it costs money."""
+    draft = Draft("Weather", "weather", "http://127.0.0.1:9")
+    own = sell(publisher, draft, ListingMode.DEMO, SYSTEM, NOW)
+    theirs = replace(draft, origin=ListingOrigin.REMOTE)
+    bought = sell(publisher, theirs, ListingMode.DEMO, SYSTEM, NOW)
+    with pytest.raises(ListingInvalid, match=f"{own}.*sold.*{bought}.*bought"):
+        switch_mode(publisher, name, ListingMode.LIVE, SYSTEM, NOW)
+    assert switch_mode(publisher, own, ListingMode.LIVE, SYSTEM, NOW) == 1
+    assert read_own(publisher, own).line.mode is ListingMode.LIVE
 
 
 async def test_refused_draft_leaves_nothing_behind(publisher: Publisher, api: Weather) -> None:
