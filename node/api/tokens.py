@@ -11,6 +11,7 @@ from node.accounts import tokens
 from node.accounts.access import Permission, Role
 from node.accounts.audit import Actor
 from node.accounts.service import Accounts
+from node.accounts.users import require_full_rights
 from node.api.paging import Id, Listed, PageNumber, Sent, ShortText, listed
 from node.api.routing import Caller, Endpoints
 
@@ -66,6 +67,7 @@ def endpoints(accounts: Accounts) -> Endpoints:
     @api.delete("/tokens/{token_id}", own)
     async def revoke_my_token(token_id: Id, identity: Caller) -> None:
         """A token of one's own; admins end those of others at `/api/tokens/all`."""
+        await accounts.read(require_full_rights, identity)
         actor, user_id = Actor.of(identity), identity.user_id
         await accounts.change(tokens.revoke_token, token_id, actor, _now(), user_id=user_id)
 
