@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, func, select, update
 from sqlmodel import col
 
-from catalog.characters import is_readable
+from catalog.characters import cut, is_readable
 from node.accounts.audit import Actor, record
 from node.db.engine import writer
 from node.plans.errors import PlanInvalid, PlanUnknown, RequestClosed
@@ -85,7 +85,7 @@ def grant(
     RequestClosed, PlanInvalid, AccountInvalid."""
     words = _words(answer)
     asked = _open(engine, request_id, "override")
-    reason = f"Request {asked.id}: {words or asked.text}"[:MOST_REASON]
+    reason = cut(f"Request {asked.id}: {words or asked.text}", MOST_REASON)
     subject = SUBJECT + asked.subscription_id
     meter = Meter(asked.meter or "")
     with writer(engine).begin() as connection:

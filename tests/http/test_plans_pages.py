@@ -254,6 +254,21 @@ def test_what_cannot_be_granted_changes_nothing(console: Console) -> None:
     assert list_overrides(console.engine, f"sub:{SUBSCRIPTION}") == []
 
 
+def test_a_request_is_granted_wherever_its_words_are_cut_off(console: Console) -> None:
+    """The reason of an override is shorter than a request: a sign of several is not torn."""
+    sell(console)
+    family = "\U0001f469\u200d\U0001f467"
+    words = {"words": "x" * 287 + family + " would like more"}
+    with writer(console.engine).begin() as connection:
+        connection.execute(text("UPDATE subscription_request SET text = :words"), words)
+    until = time.strftime("%Y-%m-%dT%H:%M", time.gmtime(time.time() + 3_600))
+    fields = {"what": "grant", "cap": "5000", "ends_at": until, "answer": ""}
+    admin = console.client(Role.ADMIN)
+    assert console.send(admin, f"{CUSTOMER}/requests/1", **fields).status_code == 303
+    [lift] = list_overrides(console.engine, f"sub:{SUBSCRIPTION}")
+    assert len(lift.reason) <= 300 and lift.reason.startswith("Request 1: xxx")
+
+
 def test_a_message_is_answered(console: Console) -> None:
     sell(console, "support")
     admin = console.client(Role.ADMIN)
