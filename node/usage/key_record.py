@@ -17,6 +17,7 @@ from node.plans.buying.read import OrderView, RequestView, SubscriptionView
 from node.usage.keys import KeyView
 from node.usage.my_usage import subscriptions_of
 from node.usage.overrides import Override, list_overrides
+from node.usage.quota_watch import amount_text
 from node.usage.quotas import Meter
 
 _TIERS: Final = "usage_tiers"
@@ -101,7 +102,11 @@ def _tiers(row: Any) -> str:
 
 def _override(each: Override, now: int) -> Iterator[RecordLine]:
     meter = _METERS[each.meter]
-    cap = "without a cap" if each.cap is None else f"up to {_amount(each.meter, each.cap)} a month"
+    cap = (
+        "without a cap"
+        if each.cap is None
+        else f"up to {amount_text(each.meter, each.cap)} a month"
+    )
     state = "holds" if each.holds(now) else "over"
     granted = f"Override granted: {meter} {cap}. {each.reason}"
     yield RecordLine(each.granted_at, Kind.OVERRIDE, "", granted, each.granted_by, state=state)
@@ -144,7 +149,3 @@ def _request(held: SubscriptionView, request: RequestView) -> RecordLine:
         state=request.state,
         answer=request.answer,
     )
-
-
-def _amount(meter: Meter, value: int) -> str:
-    return f"{value:,}" if meter is Meter.CALLS else f"{value // 3600:,}"

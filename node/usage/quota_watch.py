@@ -107,8 +107,8 @@ def _past(use: MeterUse, told: dict[tuple[str, str], int], now: int) -> list[str
 
 def _message(rule: str, use: MeterUse, resets_at: int) -> str:
     until = datetime.fromtimestamp(resets_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    used = _amount(use.meter, use.used)
-    share = f"{used} of {_amount(use.meter, use.cap or 0)} {_NOUNS[use.meter]}"
+    used = amount_text(use.meter, use.used)
+    share = f"{used} of {amount_text(use.meter, use.cap or 0)} {_NOUNS[use.meter]}"
     if rule == FULL:
         return f"The quota is used up: {share}. Integrators are refused with 402 until {until}."
     if rule == SUSTAINED:
@@ -116,7 +116,8 @@ def _message(rule: str, use: MeterUse, resets_at: int) -> str:
     return f"{use.percent} % of the quota is used: {share}. It begins anew on {until}."
 
 
-def _amount(meter: Meter, value: int) -> str:
+def amount_text(meter: Meter, value: int) -> str:
+    """Calls as they are, seconds as hours with one decimal, cut."""
     if meter is Meter.CALLS:
         return f"{value:,}"
     return f"{value // HOUR:,}.{value % HOUR * 10 // HOUR}"

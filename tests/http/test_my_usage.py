@@ -222,12 +222,15 @@ def test_what_was_granted_and_changed_stands_in_the_record(console: Console) -> 
     key_id = create_key(console.engine, KeyChoices("Robot", MINE, True), now - 60).id
     admin = Actor("u1", "Ada", "127.0.0.1")
     grant_override(console.engine, Meter.CALLS, 50_000, now + 3_600, "A busy week.", now, admin)
+    seconds, why = Meter.STREAM_SECONDS, "Half an hour."
+    grant_override(console.engine, seconds, 1_800, now + 3_600, why, now - 1, admin)
     with console.client(Role.CONSUMER) as client, console.api(Role.CONSUMER) as api:
         page = client.get(PAGE).text
         assert "Override granted: API calls up to 50,000 a month. A busy week." in page
+        assert "Override granted: stream hours up to 0.5 a month. Half an hour." in page
         lines = api.get(f"/api/my-usage/{key_id}/record").json()["items"]
         file = list(csv.DictReader(StringIO(client.get(f"{PAGE}/{key_id}/record.csv").text)))
-    assert [line["kind"] for line in lines] == ["override", "key"]
+    assert [line["kind"] for line in lines] == ["override", "override", "key"]
     assert [line["text"] for line in lines] == [row["text"] for row in file]
     assert (lines[0]["by"], lines[0]["state"]) == ("Ada", "holds")
 
