@@ -206,9 +206,10 @@ def clean(value: object, most: int) -> str:
 
 
 def clean_tags(value: object) -> tuple[str, ...]:
-    """At most 20 different tags, in lower case."""
+    """At most 20 different tags, in lower case; one with commas in it is several."""
     tags = value[: _TAGS * 4] if isinstance(value, list) else ()
-    cleaned = (clean(tag, _TAG_CHARACTERS).casefold() for tag in tags)
+    texts = (tag[:_URL_BYTES].casefold() for tag in tags if isinstance(tag, str))
+    cleaned = (clean(tag, _TAG_CHARACTERS) for text in texts for tag in text.split(","))
     return tuple(dict.fromkeys(tag for tag in cleaned if tag))[:_TAGS]
 
 

@@ -19,6 +19,7 @@ from catalog.discovery import (
     group,
     read_resource,
 )
+from catalog.drafts import Draft
 from catalog.remote import make_spec
 from catalog.schemas import bound, read_declaration
 from finance.x402.extensions import bazaar_extension
@@ -133,6 +134,10 @@ def test_texts_of_strangers_are_one_line_without_tricks_and_of_bounded_length() 
     assert clean({"a": 1}, 80) == ""
     assert len(clean_tags([f"tag {number}" for number in range(500)])) == 20
     assert clean_tags(["A", "a", 3, None, "  "]) == ("a",)
+    # The catalog is asked for tags parted by commas, and an address added by hand is checked.
+    found = clean_tags(["Weather, sea", "sea", "ß" * 40])
+    assert found[:2] == ("weather", "sea")
+    Draft("Weather", "weather", "https://sell.example", tags=found)
 
 
 def test_service_of_thousands_of_routes_is_cut() -> None:
