@@ -15,7 +15,7 @@ from sqlmodel import col
 from catalog.editing import touch_listing
 from catalog.errors import ListingUnknown, SampleInvalid, UpstreamFailed
 from catalog.listings import REST, PathAmbiguous, compile_listing, split_path
-from catalog.models import Listing, ListingDraft, Sample
+from catalog.models import Listing, ListingDraft, ListingOrigin, Sample
 from catalog.samples import MAX_SAMPLES, SampleRequest, check_request
 from node.accounts.audit import Actor, record
 from node.db.engine import writer
@@ -70,7 +70,7 @@ async def record_samples(
     """
     if not 1 <= len(requests) <= MOST_AT_ONCE:
         raise SampleInvalid(f"Choose one to {MOST_AT_ONCE} operations at a time.")
-    row = await asyncio.to_thread(_owner, publisher, owner_id)
+    row = await asyncio.to_thread(_read_owner, publisher, owner_id)
     upstream, done = publisher.upstream(row), []
     for request in [_checked(request, row.spec) for request in requests]:
         try:
@@ -95,6 +95,7 @@ def remove_sample(publisher: Publisher, sample_id: str, actor: Actor, now: int) 
     """Forget one answer (blocking). Raises ListingUnknown."""
     with writer(publisher.engine).begin() as connection:
         row = _row(connection, sample_id)
+        _owner(connection, row["listing_id"])
         connection.execute(delete(Sample).where(col(Sample.id) == sample_id))
         touch_listing(connection, row["listing_id"], now)
         gone = {"method": row["method"], "target": row["target"]}
@@ -133,13 +134,18 @@ def _checked(request: SampleRequest, spec: str) -> SampleRequest:
     return replace(request, template=route.template)
 
 
-def _owner(publisher: Publisher, owner_id: str) -> Listing | ListingDraft:
+def _read_owner(publisher: Publisher, owner_id: str) -> Listing | ListingDraft:
     with publisher.engine.connect() as connection:
-        for table in (Listing, ListingDraft):
-            statement = select(table).where(col(table.id) == owner_id)
-            row = connection.execute(statement).mappings().first()
-            if row is not None:
-                return table(**row)
+        return _owner(connection, owner_id)
+
+
+def _owner(connection: Connection, owner_id: str) -> Listing | ListingDraft:
+    """A draft, or what is sold here: samples of bought listings are the catalog's."""
+    own = select(Listing).where(col(Listing.origin) == ListingOrigin.OWN)
+    for table, statement in ((Listing, own), (ListingDraft, select(ListingDraft))):
+        row = connection.execute(statement.where(col(table.id) == owner_id)).mappings().first()
+        if row is not None:
+            return table(**row)
     raise ListingUnknown("There is no such listing any more.")
 
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from sqlalchemy import insert, text
 
-from catalog.models import Listing, ListingMode, ListingOrigin
+from catalog.models import Listing, ListingMode, ListingOrigin, Sample
 from catalog.specs import CheckedSpec
 from finance.models import SellerChannel
 from node.accounts.access import Role
@@ -400,6 +400,20 @@ def test_who_sells_does_not_switch_what_is_bought(console: Console, owner: httpx
             assert answer.status_code == 404, answer.text
     found = rows(console, "SELECT mode, paused FROM listing WHERE id = 'lst_bought'")
     assert found == [("demo", 0)]
+    sample = {"id": "smp_paid", "listing_id": "lst_bought", "method": "GET", "template": "/x"}
+    sample |= {"target": "/x", "status": 200, "headers": "[]", "body": b"{}"}
+    sample |= {"request_headers": "[]", "request_type": "", "request_body": ""}
+    with console.engine.begin() as connection:
+        connection.execute(insert(Sample), sample | {"latency_us": 1, "recorded_at": 1})
+    path = "/listings/lst_bought/samples/smp_paid"
+    for what in ("record", "delete"):
+        assert console.send(owner, f"{path}/{what}").status_code == 404
+    with console.api(Role.API_OWNER) as program:
+        assert program.delete(f"/api{path}").status_code == 404
+        assert program.post(f"/api{path}/record").status_code == 404
+        asked = [{"method": "GET", "target": "/x"}]
+        assert program.post("/api/listings/lst_bought/samples", json=asked).status_code == 404
+    assert rows(console, "SELECT id FROM sample") == [("smp_paid",)]
 
 
 def test_pause_mode_and_edit_are_in_the_audit_trail(
