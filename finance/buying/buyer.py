@@ -98,7 +98,8 @@ class Buyer:
 
     async def _pay_exact(self, order: Order, terms: Terms) -> Payment:
         now = int(time.time())
-        ask = Ask(order.listing_id, order.key_id, terms.amount_atoms)
+        before = order.signed_besides(None)
+        ask = Ask(order.listing_id, order.key_id, terms.amount_atoms, signed_atoms=before)
         reservation, writes = self.spending.reserve(ask, now)
         valid_before = now + min(terms.max_timeout_seconds, self.policy.max_validity_seconds)
         payload, _ = exact_payload(self.keys.wallet, terms, self._domain, valid_before)
@@ -119,7 +120,8 @@ class Buyer:
         deposit, is_new = self._deposit_for(order, terms, channel, cumulative, now)
         unspent = max(0, channel.balance - channel.charged)
         new_atoms = deposit.amount_atoms if deposit and is_new else 0
-        ask = Ask(order.listing_id, order.key_id, terms.amount_atoms, new_atoms, unspent)
+        before = order.signed_besides(channel)
+        ask = Ask(order.listing_id, order.key_id, terms.amount_atoms, new_atoms, unspent, before)
         moved = [each for each in channel.unresolved if each.cumulative <= cumulative]
         given_back = [each.reservation for each in moved if each.reservation is not None]
         reservation, writes = self.spending.reserve(ask, now, given_back)

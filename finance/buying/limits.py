@@ -64,13 +64,15 @@ class SpendingRefused(LimitExceeded):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What somebody wants signed, in atoms; `channel_atoms` is unspent in the channel already."""
+    """What somebody wants signed, in atoms; `channel_atoms` is unspent in the channel already,
+    `signed_atoms` were signed for the same call before and may be charged besides."""
 
     listing_id: str
     key_id: str
     amount_atoms: int
     deposit_atoms: int = 0
     channel_atoms: int = 0
+    signed_atoms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +119,8 @@ class Limits:
 def decide(limits: Limits, spent: Mapping[tuple[str, str], int], ask: Ask) -> None:
     """Raise SpendingRefused if signing `ask` would pass a limit; `spent` is today's."""
     most = limits.of("call", ask.listing_id, ask.key_id)
-    if ask.amount_atoms > most:
-        raise SpendingRefused("call", EVERY, most, 0, ask.amount_atoms)
+    if ask.amount_atoms + ask.signed_atoms > most:
+        raise SpendingRefused("call", EVERY, most, ask.signed_atoms, ask.amount_atoms)
     most = limits.of("deposit", ask.listing_id, ask.key_id)
     if ask.deposit_atoms and ask.deposit_atoms + ask.channel_atoms > most:
         raise SpendingRefused("deposit", EVERY, most, ask.channel_atoms, ask.deposit_atoms)

@@ -70,7 +70,8 @@ class Order:
     """Who buys what. `origin` is scheme://host:port of the seller, `fingerprint` binds an
     Idempotency-Key to its request. A call that has to pay again has a further purchase id.
     `guard` is written with the intent: where it does not hold, nothing is signed. `channel_id`:
-    the one on which an earlier voucher of this call may have been charged; its next tells."""
+    the one on which an earlier voucher of this call may have been charged; its next tells.
+    `refused`: what was signed for this call already, and turned down."""
 
     call_id: str
     key_id: str
@@ -82,6 +83,12 @@ class Order:
     idempotency_key: str | None = None
     guard: Write | None = None
     channel_id: str | None = None
+    refused: tuple[Payment, ...] = ()
+
+    def signed_besides(self, channel: Channel | None) -> int:
+        """Atoms that refused payments of this call may still take: a refusal takes no signature
+        back. A voucher on the same `channel` is not added to, but replaced."""
+        return sum(each.amount_atoms for each in self.refused if not each.is_replaced_on(channel))
 
 
 @dataclass(slots=True)
@@ -99,6 +106,12 @@ class Payment:
     cumulative: int = 0
     deposit: SignedDeposit | None = None
     sent_before: bool = False
+
+    def is_replaced_on(self, channel: Channel | None) -> bool:
+        """Whether the channel's next voucher is over the same amount as this open one."""
+        if channel is None or channel is not self.channel:
+            return False
+        return self.cumulative > channel.charged
 
     def as_open(self) -> OpenVoucher:
         """What it leaves behind in its channel while nothing is proved."""

@@ -112,18 +112,19 @@ class Calls:
     async def _paid(
         self, request: Request, terms: Terms, fresh: bool, earlier: Purchase | None
     ) -> Answer:
-        reason, tried = "", list[str]()
+        reason, refused = "", list[Payment]()
         for attempt in range(1, MAX_PAYMENTS + 1):
             if (agreed := request.order or request.agreed) is not None:
                 agreed.check(terms.amount_atoms)
-            order = _order(request, attempt, earlier)
-            tried.append(order.purchase_id)
+            order = replace(_order(request, attempt, earlier), refused=tuple(refused))
             payment = await self._pay(order, terms, reason)
             answer = await self._deliver(request, payment)
             if answer.status != 402:
                 return await self._finish(request, payment, answer)
             required, reason = refusal_in(answer)
             mended = await self._buyer.books.refused(payment, required, reason)
+            refused.append(payment)
+            tried = [each.order.purchase_id for each in refused]
             if earlier and await charged_before(self._buyer.store, earlier, tried):
                 raise answer_lost()
             # A seller that could not move the money says so, and offers nothing anew.
@@ -137,16 +138,16 @@ class Calls:
             terms, fresh = newer, True
         raise payment_refused(reason)
 
-    async def _pay(self, order: Order, terms: Terms, refused: str) -> Payment:
-        """Sign for the call, after a refusal for the reason `refused`. Where the limits allow no
-        further channel beside one that is busy, that one is waited for."""
+    async def _pay(self, order: Order, terms: Terms, reason: str) -> Payment:
+        """Sign for the call, after a refusal for that `reason`. Where the limits allow no further
+        channel beside one that is busy, that one is waited for."""
         try:
             return await self._buyer.pay(order, terms)
         except SpendingRefused:
-            if refused != codes.CHANNEL_BUSY:
+            if reason != codes.CHANNEL_BUSY or (busy := order.refused[-1].channel) is None:
                 raise
         await asyncio.sleep(self._buyer.policy.elsewhere_seconds)
-        return await self._buyer.pay(order, terms)
+        return await self._buyer.pay(replace(order, channel_id=busy.id_hex), terms)
 
     async def _replayed(self, request: Request, earlier: Purchase) -> Answer | None:
         """What an earlier signature buys, or has bought; None if it certainly was not charged

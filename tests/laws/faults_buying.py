@@ -63,6 +63,15 @@ def first_price_decides(patch: MonkeyPatch) -> None:
 
 @fault(
     7,
+    "each signature for a call is held against its limit alone",
+    "test_a_call_that_is_refused_signs_no_more_than_its_limit_in_all",
+)
+def refused_signatures_forgotten(patch: MonkeyPatch) -> None:
+    patch.setattr(purchase.Order, "signed_besides", lambda self, channel: 0)
+
+
+@fault(
+    7,
     "what is signed is counted when its answer has come",
     "test_calls_at_once_sign_no_more_than_the_days_limit",
 )

@@ -6,13 +6,22 @@ import asyncio
 import time
 from pathlib import Path
 
-from finance.x402.values import BATCH_SETTLEMENT_SCHEME, DepositPayment, Payment, Receipt
+import pytest
+
+from finance.x402.values import (
+    BATCH_SETTLEMENT_SCHEME,
+    DepositPayment,
+    ExactPayment,
+    Payment,
+    Receipt,
+)
 from finance.x402.wire import decode_payment
 from node.accounts.audit import SYSTEM
 from node.plans.buying.upkeep import Upkeep
 from tests.chain_fixtures import ChainProcess
 from tests.http.proxy_world import BuyerNode, buying, left_open
 from tests.http.scripted_seller import (
+    Behave,
     ScriptedSeller,
     charge,
     charges_and_hangs,
@@ -43,6 +52,53 @@ async def test_a_price_raised_while_paying_is_held_against_the_limits_again(
     async with buyer.running() as proxy:
         await proxy.call("api/x")
     assert [each.authorization.value for each in seller.signed] == [1_000]  # type: ignore[union-attr]
+
+
+async def _wants_a_little_less(this: ScriptedSeller, _: Payment) -> tuple[int, Receipt | None]:
+    this.price -= 1
+    return 402, None
+
+
+async def _says_its_channel_is_busy(this: ScriptedSeller, _: Payment) -> tuple[int, Receipt | None]:
+    this.busy = True
+    return 402, None
+
+
+async def _takes_it_and_asks_again(
+    this: ScriptedSeller, payment: Payment
+) -> tuple[int, Receipt | None]:
+    charge(this, payment)
+    return 402, None
+
+
+@pytest.mark.parametrize(
+    ("scheme", "refuses"),
+    [
+        ("exact", _wants_a_little_less),
+        ("batch-settlement", _says_its_channel_is_busy),
+        ("batch-settlement", _takes_it_and_asks_again),
+    ],
+)
+async def test_a_call_that_is_refused_signs_no_more_than_its_limit_in_all(
+    chain: ChainProcess, tmp_path: Path, scheme: str, refuses: Behave
+) -> None:
+    """A refusal takes no signature back: each of them may still be charged."""
+    buyer, seller = BuyerNode(tmp_path, chain), ScriptedSeller(scheme)
+    seller.behave = refuses
+    async with buying(buyer, seller) as proxy:
+        buyer.limit("call", 1_999)
+        await proxy.proxy.reload()
+        answer = await proxy.call("x/y")
+    assert answer.status_code in (402, 409)
+    payloads = [decode_payment(each).payload for each in seller.seen]
+    signed: dict[bytes, int] = {}
+    for each in payloads:
+        if isinstance(each, ExactPayment):
+            signed[each.authorization.nonce] = each.authorization.value
+        else:
+            signed[each.channel_id] = max(signed.get(each.channel_id, 0), each.max_claimable)
+    assert 0 < sum(signed.values()) <= 1_999
+    buyer.check_books()
 
 
 async def test_calls_at_once_sign_no_more_than_the_days_limit(
