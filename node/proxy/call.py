@@ -121,12 +121,14 @@ class Calls:
             answer = await self._deliver(request, payment)
             if answer.status != 402:
                 return await self._finish(request, payment, answer)
-            required, reason = refusal_in(answer)
+            required, reason, settling = refusal_in(answer)
             mended = await self._buyer.books.refused(payment, required, reason)
             refused.append(payment)
             tried = [each.order.purchase_id for each in refused]
             if earlier and await charged_before(self._buyer.store, earlier, tried):
                 raise answer_lost()
+            if settling and payment.channel is None:
+                break  # another authorization could be charged beside this one
             # A seller that could not move the money says so, and offers nothing anew.
             newer = self._read_terms(request, required) if required.accepts else terms
             changed = _essence(newer) != _essence(terms) or (not fresh and newer != terms)
@@ -172,7 +174,7 @@ class Calls:
         answer = await self._deliver(request, payment)
         if answer.status != 402:
             return await self._finish(request, payment, answer)
-        required, reason = refusal_in(answer)
+        required, reason, _ = refusal_in(answer)
         await self._buyer.books.refused(payment, required, reason)
         if reason == codes.CHANNEL_BUSY:
             # Perhaps with this very call: it must not be paid anew beside it.

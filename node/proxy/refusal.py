@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from finance.errors import PaymentMalformed
 from finance.x402 import codes
 from finance.x402.receipt import decode_response
@@ -13,6 +15,15 @@ from finance.x402.wire import (
 )
 from node.lines.pool import Answer
 from node.proxy.errors import PaymentImpossible, ProxyError, RequestRefused, SellerFailed
+
+
+class Refusal(NamedTuple):
+    """A 402 that answers a payment: the offer in it (empty when there is none) and its reason.
+    `settling`: the seller had begun to settle the payment, which may come through yet."""
+
+    required: PaymentRequired
+    reason: str
+    settling: bool
 
 
 def offer_in(answer: Answer) -> PaymentRequired:
@@ -29,10 +40,10 @@ def offer_in(answer: Answer) -> PaymentRequired:
         raise SellerFailed("offer_unreadable", str(error)) from error
 
 
-def refusal_in(answer: Answer) -> tuple[PaymentRequired, str]:
-    """A 402 that answers a payment: the offer in it (empty when there is none), the reason."""
-    reason = ""
-    if (receipt := answer.header(PAYMENT_RESPONSE_HEADER)) is not None:
+def refusal_in(answer: Answer) -> Refusal:
+    """What a 402 says of the payment it answers; the connection is given back."""
+    reason, receipt = "", answer.header(PAYMENT_RESPONSE_HEADER)
+    if receipt is not None:
         try:
             reason = decode_response(receipt).error_reason or ""
         except PaymentMalformed:
@@ -40,8 +51,8 @@ def refusal_in(answer: Answer) -> tuple[PaymentRequired, str]:
     try:
         required = offer_in(answer)
     except ProxyError:
-        return PaymentRequired([]), reason or "no_offer"
-    return required, reason or (required.error or "")[:200]
+        return Refusal(PaymentRequired([]), reason or "no_offer", receipt is not None)
+    return Refusal(required, reason or (required.error or "")[:200], receipt is not None)
 
 
 def answer_lost() -> ProxyError:

@@ -39,6 +39,8 @@ class ScriptedSeller:
         self.vouchers: dict[bytes, VoucherState] = {}
         self.given: dict[tuple[str, bytes], Receipt | None] = {}  # by call, see `keeps`
         self.behave: Behave = honest
+        self.said = ""  # of itself, in each 402
+        self.offers_anew = True  # in a 402 that answers a payment
         self.busy = False  # whether a 402 says that the channel serves another call
         self.breaks_off = False  # whether an answer ends half-way
         self.pauses = False  # whether it waits there for `hang`
@@ -52,7 +54,8 @@ class ScriptedSeller:
         entry = Requirements(
             self.scheme, NETWORK.caip2, NETWORK.usdc, str(self.price), SELLER, 60, extra | states
         )
-        return encode_required(PaymentRequired([entry], error, ResourceInfo("http://seller/x")))
+        resource = ResourceInfo("http://seller/x", self.said)
+        return encode_required(PaymentRequired([entry], error, resource))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         while (await receive()).get("more_body"):
@@ -67,9 +70,9 @@ class ScriptedSeller:
         if payment.accepted.amount != str(self.price):
             return await self._answer(send, 402, [(b"payment-required", self.required())])
         status, receipt = await self.behave(self, payment)
-        if status == 402 and receipt is None:
-            return await self._answer(send, 402, [(b"payment-required", self._corrective(payment))])
         wire = [] if receipt is None else [(b"payment-response", encode_response(receipt))]
+        if status == 402 and self.offers_anew:
+            wire.append((b"payment-required", self._corrective(payment)))
         return await self._answer(send, status, wire)
 
     def _corrective(self, payment: Payment) -> bytes:

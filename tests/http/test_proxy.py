@@ -108,6 +108,7 @@ async def test_a_seller_that_could_not_move_the_money_is_quoted(
 ) -> None:
     """It offers nothing anew then, as the official middlewares do."""
     seller = ScriptedSeller(scheme)
+    seller.offers_anew = False
 
     async def cannot_settle(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
         return 402, Receipt(False, "", NETWORK.caip2, error_reason="transaction_failed")

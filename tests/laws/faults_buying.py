@@ -72,6 +72,16 @@ def refused_signatures_forgotten(patch: MonkeyPatch) -> None:
 
 @fault(
     7,
+    "a settlement that failed is paid again when its seller offers anew",
+    "test_an_authorization_whose_settlement_failed_is_not_followed_by_another",
+)
+def settling_not_looked_at(patch: MonkeyPatch) -> None:
+    refusal_in = call.refusal_in
+    patch.setattr(call, "refusal_in", lambda answer: refusal_in(answer)._replace(settling=False))
+
+
+@fault(
+    7,
     "what is signed is counted when its answer has come",
     "test_calls_at_once_sign_no_more_than_the_days_limit",
 )

@@ -19,7 +19,7 @@ from finance.x402.wire import decode_payment
 from node.accounts.audit import SYSTEM
 from node.plans.buying.upkeep import Upkeep
 from tests.chain_fixtures import ChainProcess
-from tests.http.proxy_world import BuyerNode, buying, left_open
+from tests.http.proxy_world import NETWORK, BuyerNode, buying, left_open
 from tests.http.scripted_seller import (
     Behave,
     ScriptedSeller,
@@ -99,6 +99,27 @@ async def test_a_call_that_is_refused_signs_no_more_than_its_limit_in_all(
             signed[each.channel_id] = max(signed.get(each.channel_id, 0), each.max_claimable)
     assert 0 < sum(signed.values()) <= 1_999
     buyer.check_books()
+
+
+async def test_an_authorization_whose_settlement_failed_is_not_followed_by_another(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    """It may have timed out and be mined yet. That the offer beside it reads otherwise than the
+    one before is no reason to pay again."""
+    buyer, seller = BuyerNode(tmp_path, chain), ScriptedSeller("exact")
+
+    async def not_in_time(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt]:
+        this.said = f"offered at {len(this.seen)}"
+        return 402, Receipt(False, "", NETWORK.caip2, error_reason="settlement_timed_out")
+
+    async with buying(buyer, seller) as proxy:
+        assert (await proxy.call("x/y")).status_code == 200
+        seller.behave = not_in_time
+        answer = await proxy.call("x/y")
+    assert answer.json()["code"] == "payment_refused"
+    assert "settlement_timed_out" in answer.json()["detail"]
+    assert len(seller.seen) == 2
+    assert [each.state for each in buyer.purchases] == ["paid", "unknown"]
 
 
 async def test_calls_at_once_sign_no_more_than_the_days_limit(
