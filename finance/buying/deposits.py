@@ -21,9 +21,6 @@ from finance.store import Batch, Store, Write
 
 # A deposit must still be mined by the seller after it has travelled.
 TRAVEL_SECONDS = 20
-# An authorization this long past its end cannot be mined any more, whatever the clocks say.
-EXPIRED_SECONDS = 120
-
 
 _BOOKED = text(
     "SELECT COALESCE(SUM(amount), 0) FROM ledger_entry"
@@ -91,10 +88,9 @@ class Deposits:
         Raises RpcUnavailable or StoreUnavailable; nothing has changed then.
         """
         # Asked first: a deposit mined in between shows in the balance, not the other way round.
-        used = await self._deposit_used(channel)
+        used, expired = await self._deposit_state(channel)
         onchain = await self._view.channel(channel.id)
         now = int(time.time())
-        expired = channel.deposit and now > channel.deposit.valid_before + EXPIRED_SECONDS
         pending = channel.deposit is not None and not used and not expired
         charged = max(channel.charged, onchain.total_claimed)
         state = state_seen(ChannelState(channel.state), charged, onchain, pending)
@@ -109,7 +105,7 @@ class Deposits:
             writes += adoption(channel, charged, f"claimed:{charged}", now)
         if channel.stored:
             writes.append(channel_synced(channel, charged, onchain, state, now))
-            if channel.deposit_reservation and expired and not used:
+            if channel.deposit_reservation and expired:
                 writes += self._spending.release(channel.deposit_reservation)
             if state == ChannelState.CLOSED:
                 writes += none_charged(channel, charged, self._spending, now)
@@ -134,10 +130,12 @@ class Deposits:
         atoms = balance - booked
         return [entry(key, Account.DEPOSITED, atoms, now, channel_id=channel.id_hex)]
 
-    async def _deposit_used(self, channel: Channel) -> bool:
+    async def _deposit_state(self, channel: Channel) -> tuple[bool, bool]:
+        """Whether the pending deposit, if there is one, was used, or never will be."""
         if channel.deposit is None:
-            return False
-        return await self._view.authorization_used(channel.config.payer, channel.deposit.nonce)
+            return False, False
+        found = await self._view.authorization(channel.config.payer, channel.deposit.nonce)
+        return found.used, found.expired(channel.deposit.valid_before)
 
     async def confirm(self, channel: Channel) -> bool:
         """Whether the chain shows the pending deposit; RPC trouble leaves it for later."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
+from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS, MULTICALL3_ADDRESS
 from finance.errors import RpcUnavailable
 from finance.networks import Network
 from finance.x402.abi import calldata
 
+# Not even a reorg makes time for an authorization this long past its end.
+EXPIRED_SECONDS = 120
+
 
 class ChainReader(Protocol):
     """The part of finance.chain.rpc.Rpc that is used here."""
-
-    async def eth_call(self, to: str, data: bytes, block: str = "latest") -> bytes: ...
 
     async def multicall(
         self, calls: Sequence[tuple[str, bytes]], block: str = "latest"
@@ -28,6 +29,18 @@ class OnchainChannel(NamedTuple):
     balance: int
     total_claimed: int
     withdraw_requested_at: int
+
+
+class Authorization(NamedTuple):
+    """An EIP-3009 authorization: whether it was used or cancelled, and the time (Unix seconds)
+    of the block that says so. Our own clock may be wrong."""
+
+    used: bool
+    chain_time: int
+
+    def expired(self, valid_before: int) -> bool:
+        """Whether it was not used, and never will be."""
+        return not self.used and self.chain_time > valid_before + EXPIRED_SECONDS
 
 
 class ChainView:
@@ -48,10 +61,14 @@ class ChainView:
         balance, claimed = _word(state[1], 0, 128), _word(state[1], 1, 128)
         return OnchainChannel(balance, claimed, _word(pending[1], 1, 40))
 
-    async def authorization_used(self, authorizer: bytes, nonce: bytes) -> bool:
-        """EIP-3009 authorizationState: used or cancelled."""
-        data = calldata("authorizationState", ("address", "bytes32"), authorizer, nonce)
-        return bool(_word(await self._rpc.eth_call(self._usdc, data), 0, 1))
+    async def authorization(self, authorizer: bytes, nonce: bytes) -> Authorization:
+        """What became of an authorization as of one block."""
+        state = calldata("authorizationState", ("address", "bytes32"), authorizer, nonce)
+        clock = calldata("getCurrentBlockTimestamp", ())
+        used, at = await self._rpc.multicall([(self._usdc, state), (MULTICALL3_ADDRESS, clock)])
+        if not (used[0] and at[0]):
+            raise RpcUnavailable("the endpoint's answer makes no sense")
+        return Authorization(bool(_word(used[1], 0, 1)), _word(at[1], 0, 64))
 
 
 def _word(answer: bytes, index: int, bits: int) -> int:

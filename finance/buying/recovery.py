@@ -12,11 +12,10 @@ import time
 from collections.abc import Sequence
 
 from sqlalchemy import text as sql
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from finance.buying.buyer import Buyer
 from finance.buying.channels import Channel, OpenVoucher, channel_of_row
-from finance.buying.deposits import EXPIRED_SECONDS
 from finance.buying.limits import Reservation, utc_day
 from finance.buying.lost import ANSWER_LOST
 from finance.buying.purchase import Verdict, ended, spent
@@ -102,8 +101,7 @@ async def settle_exact(buyer: Buyer, older_than_seconds: int = 0) -> int:
     counted for it is given back. Younger purchases than asked for are left alone, their
     call may still be running.
     """
-    before = int(time.time()) - older_than_seconds
-    rows = await asyncio.to_thread(_open_exact, buyer, before)
+    rows = await asyncio.to_thread(_open_exact, buyer, older_than_seconds)
     left = 0
     for row in rows:
         try:
@@ -116,13 +114,15 @@ async def settle_exact(buyer: Buyer, older_than_seconds: int = 0) -> int:
     return left
 
 
-def _open_exact(buyer: Buyer, before: int) -> Sequence[Purchase]:
+def _open_exact(buyer: Buyer, older_than_seconds: int) -> Sequence[Purchase]:
+    # What a clock that ran ahead has written is not young.
+    age = func.abs(int(time.time()) - col(Purchase.updated_at))
     with Session(buyer.store.engine) as session:
         return session.exec(
             select(Purchase).where(
                 Purchase.scheme == EXACT,
                 col(Purchase.state).in_(_OPEN),
-                Purchase.updated_at <= before,
+                age >= older_than_seconds,
             )
         ).all()
 
@@ -132,15 +132,15 @@ async def _settle_one(buyer: Buyer, row: Purchase) -> bool:
     if not isinstance(payload, ExactPayment):
         return True
     authorization = payload.authorization
-    used = await buyer.view.authorization_used(authorization.from_address, authorization.nonce)
+    found = await buyer.view.authorization(authorization.from_address, authorization.nonce)
     now = int(time.time())
-    if used:
+    if found.used:
         verdict = Verdict(PurchaseState.PAID, row.amount_atoms, row.tx_hash, ANSWER_LOST)
         writes = [ended(row.call_id, verdict, now)]
         writes.append(spent(row.call_id, row.amount_atoms, None, row.tx_hash, now))
         await buyer.store.commit(Batch(writes))
         return True
-    if now <= authorization.valid_before + EXPIRED_SECONDS:
+    if not found.expired(authorization.valid_before):
         return False
     counted = Reservation(row.listing_id, row.key_id, utc_day(row.created_at), row.amount_atoms)
     releases = buyer.spending.release(counted)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import TextClause
 
-from finance.buying import recovery
+from finance.buying import onchain
 from finance.buying.purchase import END_PURCHASE, INSERT_PURCHASE
 from finance.store import Batch
 from finance.x402.values import Payment, Receipt
@@ -162,7 +162,7 @@ async def test_an_authorization_that_ran_out_unused_is_paid_anew(
     async with buying(node, seller, answer_seconds=0.5) as proxy:
         await left_open(proxy, seller, "x/y", "k")
         seller.behave = too_late
-        monkeypatch.setattr(recovery, "EXPIRED_SECONDS", -600)
+        monkeypatch.setattr(onchain, "EXPIRED_SECONDS", -600)
         assert (await proxy.call("x/y", key="k")).status_code == 200
     assert len(seller.seen) == 3
     assert len(set(seller.seen)) == 2

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
+import time
 from dataclasses import replace
 from typing import Any
 
 from pytest import MonkeyPatch
 
-from finance.buying import booking, buyer, limits, pools, purchase
+from finance.buying import booking, buyer, limits, onchain, pools, purchase
 from node.plans.buying import orders
 from node.plans.buying.ports import PlacedOrder
 from node.plans.buying.upkeep import Upkeep
@@ -38,6 +39,18 @@ def signed_before_stored(patch: MonkeyPatch) -> None:
 )
 def answered_before_booked(patch: MonkeyPatch) -> None:
     commit_late(patch, lambda write: write.statement is purchase.END_PURCHASE)
+
+
+@fault(
+    5,
+    "a buyer believes its own clock that an authorization has run out",
+    "test_a_clock_that_runs_ahead_gives_no_authorization_up",
+)
+def own_clock_believed(patch: MonkeyPatch) -> None:
+    def by_own_clock(self: onchain.Authorization, valid_before: int) -> bool:
+        return not self.used and time.time() > valid_before + onchain.EXPIRED_SECONDS
+
+    patch.setattr(onchain.Authorization, "expired", by_own_clock)
 
 
 @fault(7, "limits are not looked at", "test_nothing_above_the_limit_of_a_call_is_signed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,17 +12,23 @@ from typing import Any
 
 import pytest
 
+from finance.buying.recovery import settle_exact
 from finance.errors import SettlementUnknown, StoreConflict
 from finance.models import PaymentState, TxState
 from finance.operations import Token
 from finance.withdrawal import Stage
 from finance.withdrawals import Withdrawals, find_withdrawal
+from finance.x402.values import ExactPayment, Payment, Receipt
+from finance.x402.wire import decode_payment
 from node.gateway import onchain
 from tests.chain_fixtures import ChainProcess, DevchainProcess
+from tests.http.proxy_world import BuyerNode, buying, left_open
+from tests.http.scripted_seller import ScriptedSeller
 from tests.laws.worlds import on_disk, open_shop
 from tests.recovery.faulty_rpc import FaultyRpc
 from tests.recovery.seller_world import PRICE, Payer, give_usdc, usdc_of
 from tests.recovery.sender_world import sender_world, transfer
+from tests.recovery.test_purchase_open import transfer as move
 from tests.treasury.wallet_world import NETWORK, WalletWorld
 
 SEND, RECEIPT, ESTIMATE = (
@@ -193,3 +200,30 @@ async def test_a_withdrawal_confirmed_again_and_again_leaves_once(
         )
         assert world.usdc_of(to) == 1_000
         assert len(world.rows(sent)) == 1
+
+
+async def test_a_clock_that_runs_ahead_gives_no_authorization_up(
+    tmp_path: Path, chain: DevchainProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is good for as long as the chain says, whatever this machine says: paid anew, its call
+    would be charged twice."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller("exact")
+
+    async def refuses(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
+        return 402, None
+
+    async with buying(node, seller, answer_seconds=0.5) as proxy:
+        await left_open(proxy, seller, "x/y", "k")
+        seller.behave = refuses
+        real = time.time
+        with monkeypatch.context() as ahead:
+            ahead.setattr(time, "time", lambda: real() + 3600)
+            assert await settle_exact(proxy.proxy.buyer) == 1
+            assert (await proxy.call("x/y", key="k")).json()["code"] == "payment_refused"
+        payment = decode_payment(seller.seen[0]).payload
+        assert isinstance(payment, ExactPayment)
+        move(chain, payment)
+        assert await settle_exact(proxy.proxy.buyer) == 0
+    assert len(set(seller.seen)) == 1
+    assert [row.state for row in node.purchases] == ["paid"]
+    node.check_books()

@@ -1,19 +1,20 @@
 """A buyer that stopped in the middle of a purchase finds out what became of it."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 
-from finance.buying.recovery import settle_exact
+from finance.buying.recovery import settle_channels, settle_exact
 from finance.models import BuyerChannel
 from finance.wallet.signer import Signer
 from finance.x402.exact import transfer_calldata
 from finance.x402.text import to_hex
 from finance.x402.values import ExactPayment, Payment, Receipt
 from tests.chain_fixtures import DevchainProcess
-from tests.http.proxy_world import BuyerNode, served
+from tests.http.proxy_world import BuyerNode, buying, left_open, served
 from tests.http.scripted_seller import ScriptedSeller
 
 PRICE = 1000
@@ -62,6 +63,21 @@ async def test_an_authorization_is_paid_or_open_as_the_chain_says(
     assert node.booked("spent") == (-PRICE if settled else 0)
     assert node.counted("day") == PRICE
     node.check_books()
+
+
+async def test_a_clock_that_runs_ahead_gives_no_deposit_up(
+    tmp_path: Path, chain: DevchainProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was counted for it is still counted: it may be in the channel in a moment."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+    real = time.time
+    async with buying(node, seller, answer_seconds=0.5) as proxy:
+        await left_open(proxy, seller, "x/y", "k")
+        counted = node.counted("deposits")
+        with monkeypatch.context() as ahead:
+            ahead.setattr(time, "time", lambda: real() + 3600)
+            assert await settle_channels(proxy.proxy.buyer) == 1
+    assert node.counted("deposits") == counted > 0
 
 
 async def test_a_start_reads_open_purchases_only_however_many_were_made(

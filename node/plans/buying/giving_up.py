@@ -16,7 +16,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, Row, select
 from sqlmodel import col
 
-from finance.buying.deposits import EXPIRED_SECONDS
+from finance.buying.onchain import EXPIRED_SECONDS
 from finance.errors import PaymentMalformed
 from finance.models import BuyerChannel, ChannelState, Purchase, PurchaseState
 from finance.money import Usdc
