@@ -87,9 +87,7 @@ class Deposits:
 
         Raises RpcUnavailable or StoreUnavailable; nothing has changed then.
         """
-        # Asked first: a deposit mined in between shows in the balance, not the other way round.
-        used, expired = await self._deposit_state(channel)
-        onchain = await self._view.channel(channel.id)
+        onchain, used, expired = await self._look(channel)
         now = int(time.time())
         pending = channel.deposit is not None and not used and not expired
         charged = max(channel.charged, onchain.total_claimed)
@@ -130,12 +128,13 @@ class Deposits:
         atoms = balance - booked
         return [entry(key, Account.DEPOSITED, atoms, now, channel_id=channel.id_hex)]
 
-    async def _deposit_state(self, channel: Channel) -> tuple[bool, bool]:
-        """Whether the pending deposit, if there is one, was used, or never will be."""
-        if channel.deposit is None:
-            return False, False
-        found = await self._view.authorization(channel.config.payer, channel.deposit.nonce)
-        return found.used, found.expired(channel.deposit.valid_before)
+    async def _look(self, channel: Channel) -> tuple[OnchainChannel, bool, bool]:
+        """The channel; whether its pending deposit, if there is one, was used, or never will be."""
+        deposit, payer = channel.deposit, channel.config.payer
+        if deposit is None:
+            return await self._view.channel(channel.id), False, False
+        onchain, found = await self._view.deposit(channel.id, payer, deposit.nonce)
+        return onchain, found.used, found.expired(deposit.valid_before)
 
     async def confirm(self, channel: Channel) -> bool:
         """Whether the chain shows the pending deposit; RPC trouble leaves it for later."""

@@ -1,5 +1,6 @@
 """A buyer that stopped in the middle of a purchase finds out what became of it."""
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -8,27 +9,35 @@ import pytest
 from sqlalchemy import event
 
 from finance.buying.recovery import settle_channels, settle_exact
+from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.models import BuyerChannel
 from finance.wallet.signer import Signer
 from finance.x402.exact import transfer_calldata
 from finance.x402.text import to_hex
-from finance.x402.values import ExactPayment, Payment, Receipt
+from finance.x402.values import DepositPayment, ExactPayment, Payment, Receipt
+from finance.x402.vouchers import deposit_calldata
+from finance.x402.wire import decode_payment
 from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import BuyerNode, buying, left_open, served
-from tests.http.scripted_seller import ScriptedSeller
+from tests.http.scripted_seller import ScriptedSeller, honest
+from tests.recovery.faulty_rpc import FaultyRpc
 
 PRICE = 1000
 
 
 def transfer(chain: DevchainProcess, payment: ExactPayment) -> None:
     """Settle an authorization on the chain, as a facilitator does."""
+    send(chain, chain.usdc, transfer_calldata(payment))
+
+
+def send(chain: DevchainProcess, to: str, data: bytes) -> None:
     sender = Signer.from_hex(chain.keys[7])
     transaction = {
         "chainId": chain.chain_id,
         "nonce": int(chain.rpc("eth_getTransactionCount", sender.address, "latest"), 16),
-        "to": chain.usdc,
-        "data": to_hex(transfer_calldata(payment)),
-        "gas": 300_000,
+        "to": to,
+        "data": to_hex(data),
+        "gas": 500_000,
         "maxFeePerGas": 10**10,
         "maxPriorityFeePerGas": 10**9,
     }
@@ -78,6 +87,35 @@ async def test_a_clock_that_runs_ahead_gives_no_deposit_up(
             ahead.setattr(time, "time", lambda: real() + 3600)
             assert await settle_channels(proxy.proxy.buyer) == 1
     assert node.counted("deposits") == counted > 0
+
+
+async def test_a_deposit_is_made_once_though_endpoints_are_not_equally_far(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    """Many stand behind one URL: who answers next may not know the newest block yet."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+    before, turns = chain.rpc("eth_blockNumber"), itertools.count()
+
+    async def deposits(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:
+        if isinstance(payment.payload, DepositPayment):
+            send(chain, BATCH_SETTLEMENT_ADDRESS, deposit_calldata(payment.payload))
+            rpc.answers["eth_call"] = behind
+        return await honest(this, payment)
+
+    def behind(asked: dict[str, Any], answer: Any) -> Any:
+        late = next(turns) % 2
+        return chain.rpc("eth_call", asked["params"][0], before) if late else answer
+
+    seller.behave = deposits
+    async with (
+        FaultyRpc(chain.rpc_url) as rpc,
+        buying(node, seller, rpc_url=rpc.url) as proxy,
+    ):
+        for path in ("x/1", "x/2"):
+            assert (await proxy.call(path)).status_code == 200
+    signed = [decode_payment(each).payload for each in seller.seen]
+    assert [type(each).__name__ for each in signed] == ["DepositPayment", "VoucherPayment"]
+    node.check_books()
 
 
 async def test_a_start_reads_open_purchases_only_however_many_were_made(
