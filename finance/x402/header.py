@@ -34,6 +34,13 @@ def unwrap(header: bytes | str, max_bytes: int) -> tuple[bytes, bytes]:
         raise PaymentMalformed("The header is not base64.") from error
 
 
+def check_text(*texts: str | None) -> None:
+    """Raise PaymentMalformed for a text that not every database can write (PostgreSQL has no
+    NUL in any)."""
+    if any("\0" in text for text in texts if text):
+        raise PaymentMalformed("The header has a NUL in a text.")
+
+
 def wrap(document: bytes) -> bytes:
     """A JSON document as a header value."""
     return b2a_base64(document, newline=False)

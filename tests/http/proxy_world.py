@@ -99,9 +99,11 @@ async def served(app: Any) -> AsyncIterator[str]:
 class BuyerNode:
     """The buyer's data and keys; `running` is one life of its proxy."""
 
-    def __init__(self, directory: Path, chain: ChainProcess, wallet: int = 1) -> None:
+    def __init__(
+        self, directory: Path, chain: ChainProcess, wallet: int = 1, url: str = ""
+    ) -> None:
         self.chain = chain
-        self.url = f"sqlite:///{directory / 'farebox.db'}"
+        self.url = url or f"sqlite:///{directory / 'farebox.db'}"
         self.keys = Keys(
             Signer.from_hex(chain.keys[wallet]), Signer.random(), Signer.random(), bytes(32)
         )

@@ -41,6 +41,7 @@ class ScriptedSeller:
         self.behave: Behave = honest
         self.said = ""  # of itself, in each 402
         self.offers_anew = True  # in a 402 that answers a payment
+        self.error = codes.CUMULATIVE_MISMATCH  # why, in a 402 that answers a voucher
         self.busy = False  # whether a 402 says that the channel serves another call
         self.breaks_off = False  # whether an answer ends half-way
         self.pauses = False  # whether it waits there for `hang`
@@ -84,7 +85,7 @@ class ScriptedSeller:
         states = states_wire(self.state(payment), self.vouchers.get(channel_id))
         import msgspec
 
-        return self.required(codes.CUMULATIVE_MISMATCH, **msgspec.to_builtins(states))
+        return self.required(self.error, **msgspec.to_builtins(states))
 
     def state(self, payment: Payment) -> ChannelState:
         channel_id = payment.payload.channel_id

@@ -5,17 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from finance.x402.values import Payment, Receipt
 from tests.chain_fixtures import DevchainProcess
-from tests.http.proxy_world import BuyerNode, buying, left_open, served
-from tests.http.scripted_seller import (
-    NETWORK,
-    ScriptedSeller,
-    charge,
-    charges_and_hangs,
-    honest,
-)
+from tests.http.proxy_world import NETWORK, BuyerNode, buying, left_open, served
+from tests.http.scripted_seller import Behave, ScriptedSeller, charge, charges_and_hangs, honest
 
 PRICE = 1000
 
@@ -156,6 +151,53 @@ async def test_a_seller_whose_receipt_does_not_add_up_is_paid_no_more(node: Buye
     assert [row.state for row in node.channels] == ["stopped", "stopped"]
     assert [row.signed_atoms for row in node.channels] == [PRICE, PRICE]
     assert {event.type for event in node.events} == {"channel_stopped"}
+
+
+NUL = "x\0y"  # which PostgreSQL has in no text
+
+
+async def _says_nonsense(seller: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:
+    return 200, replace(charge(seller, payment), transaction=NUL)
+
+
+async def _refuses_with_nonsense(
+    seller: ScriptedSeller, payment: Payment
+) -> tuple[int, Receipt | None]:
+    return 402, Receipt(False, "", NETWORK.caip2, error_reason=NUL)
+
+
+async def _fails_with_nonsense(
+    seller: ScriptedSeller, payment: Payment
+) -> tuple[int, Receipt | None]:
+    seller.error = NUL
+    return 402, None
+
+
+@pytest.mark.parametrize(
+    ("behave", "status", "state", "channel"),
+    [
+        (_says_nonsense, 200, "unknown", "stopped"),
+        (_refuses_with_nonsense, 402, "refused", "opening"),
+        (_fails_with_nonsense, 402, "refused", "opening"),
+    ],
+)
+async def test_what_no_database_can_write_is_booked_all_the_same(
+    tmp_path: Path,
+    chain: DevchainProcess,
+    database_url: str,
+    behave: Behave,
+    status: int,
+    state: str,
+    channel: str,
+) -> None:
+    node, seller = BuyerNode(tmp_path, chain, url=database_url), ScriptedSeller()
+    async with buying(node, seller) as proxy:
+        assert (await proxy.call("x/y")).status_code == 200
+        seller.behave = behave
+        assert (await proxy.call("x/z")).status_code == status
+    assert [row.state for row in node.purchases] == ["paid", state]
+    assert [row.state for row in node.channels] == [channel]
+    node.check_books()
 
 
 async def test_a_charge_whose_answer_was_lost_is_booked_once_and_not_paid_twice(

@@ -47,7 +47,8 @@ payloads = st.one_of(
     ),
     st.builds(wire.RefundPayment, *voucher_fields, st.none() | uints(128)),
 )
-words_of_text = st.text(max_size=20)
+characters = st.characters(codec="utf-8", exclude_characters="\0")
+words_of_text = st.text(characters, max_size=20)
 json_values = st.recursive(
     st.booleans() | st.integers(-(2**53), 2**53) | words_of_text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words_of_text, inner, max_size=3),
@@ -142,7 +143,7 @@ def test_the_sdk_reads_our_offers_and_we_read_its(
     st.none() | uints(128),
     st.none() | channel_states,
     st.none() | voucher_states,
-    st.none() | st.text(min_size=1, max_size=20),
+    st.none() | st.text(characters, min_size=1, max_size=20),
     st.none() | addresses,
 )
 def test_the_sdk_reads_our_receipts_and_we_read_its(
