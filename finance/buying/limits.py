@@ -232,7 +232,8 @@ class Spending:
 
     def _turn(self, now: float) -> None:
         window = utc_day(now)
-        if window > self._window:
+        if window != self._window:
+            # Also when the clock is set back: what was signed that day, the database knows.
             self._window, self._spent = window, {}
 
 

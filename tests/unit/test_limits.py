@@ -84,3 +84,34 @@ def test_a_new_day_starts_at_nothing_and_what_is_given_back_can_be_spent(tmp_pat
     spending.reserve(ask, 90_000.0)
     assert spending.spent("day", "*", 90_000.0) == 1_000_000
     journal.close()
+
+
+async def test_days_have_their_limits_again_after_a_clock_ran_ahead(tmp_path: Path) -> None:
+    """What was signed on a day stays counted on it, before and after."""
+    engine = open_engine(f"sqlite:///{tmp_path / 'a.db'}")
+    with writer(engine).begin() as connection:
+        SQLModel.metadata.create_all(connection)
+    journal, day = Journal(engine), 86_400.0
+    spending = Spending(journal)
+    spending.load(day)
+
+    async def spend(now: float) -> None:
+        ask = Ask("l", "k", 1_000_000)
+        while True:
+            _, writes = spending.reserve(ask, now)
+            try:
+                return await journal.commit(Batch(writes))
+            except StoreConflict:
+                spending.load(now)
+
+    async def spend_all(now: float) -> int:
+        for spent in range(100):
+            try:
+                await spend(now)
+            except SpendingRefused:
+                return spent
+        return 100
+
+    assert await spend_all(day) == await spend_all(400 * day) == await spend_all(2 * day) == 10
+    assert await spend_all(day) == await spend_all(400 * day) == 0
+    journal.close()
