@@ -193,10 +193,15 @@ def spent(purchase_id: str, atoms: int, channel: Channel | None, tx: str | None,
     )
 
 
+def deposit_key(channel_id_hex: str, nonce: bytes) -> str:
+    """The ledger key of a deposit."""
+    return f"deposit:{channel_id_hex}:{to_hex(nonce)}"
+
+
 def deposited(channel: Channel, deposit: SignedDeposit, now: int) -> Write:
     """The ledger row of a deposit the chain has taken."""
     return entry(
-        f"deposit:{channel.id_hex}:{to_hex(deposit.nonce)}",
+        deposit_key(channel.id_hex, deposit.nonce),
         Account.DEPOSITED,
         deposit.amount_atoms,
         now,

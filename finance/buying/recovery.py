@@ -18,10 +18,10 @@ from finance.buying.buyer import Buyer
 from finance.buying.channels import Channel, OpenVoucher, channel_of_row
 from finance.buying.limits import Reservation, utc_day
 from finance.buying.lost import ANSWER_LOST
-from finance.buying.purchase import Verdict, ended, spent
+from finance.buying.purchase import Verdict, deposit_key, ended, spent
 from finance.buying.signing import SignedDeposit
 from finance.errors import PaymentMalformed, RpcUnavailable, StoreConflict
-from finance.models import BuyerChannel, ChannelState, Purchase, PurchaseState
+from finance.models import BuyerChannel, ChannelState, LedgerEntry, Purchase, PurchaseState
 from finance.store import Batch
 from finance.x402.values import EXACT, DepositPayment, ExactPayment
 from finance.x402.vouchers import deposit_authorization
@@ -29,6 +29,8 @@ from finance.x402.wire import decode_payment
 
 _log = logging.getLogger(__name__)
 _OPEN = (PurchaseState.INTENT.value, PurchaseState.UNKNOWN.value)
+# Into all others a deposit may be on its way: also into one that was stopped, or is being left.
+_SETTLED = (ChannelState.OPEN, ChannelState.CLOSED)
 _MAX_HEADER_BYTES = 1 << 20
 _NEVER = Verdict(PurchaseState.FAILED, error="authorization_expired")
 
@@ -67,13 +69,23 @@ def _load_channels(buyer: Buyer) -> list[Channel]:
                 open_voucher = OpenVoucher(call_id, cumulative, amount, None)
                 channel.unresolved.append(open_voucher)
         for channel in channels.values():
-            if channel.state == ChannelState.OPENING:
-                channel.deposit = _last_deposit(session, channel)
+            if channel.state not in _SETTLED:
+                channel.deposit = _open_deposit(session, channel)
+                channel.stale = channel.stale or channel.deposit is not None
     return list(channels.values())
 
 
+def _open_deposit(session: Session, channel: Channel) -> SignedDeposit | None:
+    """The newest deposit signed for a channel, if it is not booked; the chain says whether it
+    arrived."""
+    deposit = _last_deposit(session, channel)
+    if deposit is None:
+        return None
+    booked = LedgerEntry.key == deposit_key(channel.id_hex, deposit.nonce)
+    return None if session.exec(select(LedgerEntry.id).where(booked)).first() else deposit
+
+
 def _last_deposit(session: Session, channel: Channel) -> SignedDeposit | None:
-    """The newest deposit signed for a channel; the chain says whether it arrived."""
     row = session.exec(
         select(Purchase)
         # The 0 in the statement's words, or the database does not see that its index fits.

@@ -19,7 +19,7 @@ from finance.x402.vouchers import deposit_calldata
 from finance.x402.wire import decode_payment
 from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import BuyerNode, buying, left_open, served
-from tests.http.scripted_seller import ScriptedSeller, honest
+from tests.http.scripted_seller import ScriptedSeller, charges_double, honest
 from tests.recovery.faulty_rpc import FaultyRpc
 
 PRICE = 1000
@@ -116,6 +116,28 @@ async def test_a_deposit_is_made_once_though_endpoints_are_not_equally_far(
     signed = [decode_payment(each).payload for each in seller.seen]
     assert [type(each).__name__ for each in signed] == ["DepositPayment", "VoucherPayment"]
     node.check_books()
+
+
+async def test_a_deposit_into_a_channel_that_was_stopped_is_found_after_a_restart(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    """Else nobody knew that there is money to be taken back."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+
+    async def deposits_and_lies(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt]:
+        assert isinstance(payment.payload, DepositPayment)
+        send(chain, BATCH_SETTLEMENT_ADDRESS, deposit_calldata(payment.payload))
+        return await charges_double(this, payment)
+
+    seller.behave = deposits_and_lies
+    async with buying(node, seller) as proxy:
+        assert (await proxy.call("x/y")).status_code == 200
+    for _ in range(2):  # a second time, nothing is booked twice
+        async with node.running() as proxy:
+            assert await settle_channels(proxy.proxy.buyer) == 0
+    (channel,) = node.channels
+    assert channel.state == "stopped"
+    assert channel.balance_atoms == node.booked("deposited") == 100 * PRICE
 
 
 async def test_a_start_reads_open_purchases_only_however_many_were_made(
