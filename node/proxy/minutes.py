@@ -46,6 +46,7 @@ STOP_SECONDS = 5.0
 ROUTE = "POST /.farebox/*"
 
 _STREAM = re.compile(rb"[0-9A-Za-z_-]{1,64}")
+_PLAIN_CODE = re.compile(r"[a-z0-9_]{1,64}")
 # The money is gone, only the answer is not here.
 _PAID_ALL_THE_SAME = ("answer_lost", "answer_not_kept")
 _BUSY = ("channel_busy", "idempotency_in_flight")
@@ -201,5 +202,6 @@ def _minute_request(bought: Bought, key: KeyRecord, source: Source) -> Request:
 
 
 def _code(answer: Answer) -> str:
-    """The problem's code in an answer that is none."""
-    return read_problem(answer.start)[0] or f"seller_answered_{answer.status}"
+    """The problem's code in an answer that is none: it is written down, told the app, shown."""
+    code, _ = read_problem(answer.start)
+    return code if _PLAIN_CODE.fullmatch(code) else f"seller_answered_{answer.status}"

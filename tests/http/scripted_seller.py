@@ -41,6 +41,7 @@ class ScriptedSeller:
         self.behave: Behave = honest
         self.said = ""  # of itself, in each 402
         self.offers_anew = True  # in a 402 that answers a payment
+        self.extensions: dict[str, Any] = {}  # of each 402
         self.error = codes.CUMULATIVE_MISMATCH  # why, in a 402 that answers a voucher
         self.busy = False  # whether a 402 says that the channel serves another call
         self.breaks_off = False  # whether an answer ends half-way
@@ -56,7 +57,7 @@ class ScriptedSeller:
             self.scheme, NETWORK.caip2, NETWORK.usdc, str(self.price), SELLER, 60, extra | states
         )
         resource = ResourceInfo("http://seller/x", self.said)
-        return encode_required(PaymentRequired([entry], error, resource))
+        return encode_required(PaymentRequired([entry], error, resource, self.extensions))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         while (await receive()).get("more_body"):
