@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,8 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.sender import TxOutcome
-from finance.chain.transactions import unix_now
+from finance.chain.transactions import find_tx, unix_now
 from finance.errors import (
+    CallReverted,
     ChannelBusy,
     FinanceError,
     PaymentRefused,
@@ -181,15 +183,34 @@ class Refunds:
             await self._reopen(channel_id)
             raise SettlementFailed("the refund was not sent", REFUND_FAILED)
         outcome = await self._sender.outcome(tx_id, _FOLLOW_SECONDS)
-        if outcome.state not in (TxState.MINED, TxState.FINAL):
-            await self._reopen(channel_id)
-            raise SettlementFailed("the chain refused the refund", REFUND_FAILED)
         state = (await self._mirror.read([channel_id], outcome.block_number or 0))[channel_id]
+        if state.refund_nonce <= nonce:
+            await self._send_again(channel_id, nonce, outcome)
         await self._end(channel_id, state)
+        if outcome.state not in (TxState.MINED, TxState.FINAL):
+            raise SettlementFailed("the chain refused the refund", REFUND_FAILED)
         amount = _refunded(channel_id, outcome)
         if not amount:
             raise SettlementFailed("nothing was left to refund", codes.REFUND_NO_BALANCE)
         return Refunded(outcome.tx_hash or "", amount, state)
+
+    async def _send_again(self, channel_id: str, nonce: int, outcome: TxOutcome) -> None:
+        """Its nonce is free, so anybody who has seen the signature may still send the refund: it
+        goes without the claims before it, which have failed. Returns when the chain refuses it
+        like that too; else raises SettlementUnknown, and what sending raises."""
+        if outcome.state is not TxState.REVERTED:
+            raise SettlementUnknown("a reorg took the refund back")
+        tx = await asyncio.to_thread(find_tx, self._store.engine, outcome.tx_id)
+        assert tx is not None
+        calls = vouchers.calls_of_multicall(tx.data)
+        if len(calls) == 1:
+            return
+        base = f"{channel_id}:{nonce}"
+        ref = await asyncio.to_thread(next_reference, self._store.engine, REFUND, base)
+        alone = vouchers.multicall_calldata(calls[-1:])
+        with suppress(CallReverted):
+            await self._sender.send(REFUND, ref, BATCH_SETTLEMENT_ADDRESS, alone)
+            raise SettlementUnknown("the refund is sent without the claims before it")
 
     async def _reopen(self, channel_id: str) -> None:
         await self._store.commit(Batch([Write(_END, _ended(channel_id, ChannelState.OPEN), None)]))
@@ -226,15 +247,23 @@ class Refunds:
             return [(row.channel_id, row.refund_nonce) for row in connection.execute(query)]
 
     def _newest(self, reference: str) -> int | None:
+        """The last transaction that has left, or may have."""
+        found = self._sent(_TX.c.id, reference)
+        return None if found is None else int(found)
+
+    def _sent(self, column: Any, reference: str) -> Any:
         query = (
-            select(_TX.c.id)
-            .where(_TX.c.purpose == REFUND, _TX.c.ref.startswith(reference, autoescape=True))
+            select(column)
+            .where(
+                _TX.c.purpose == REFUND,
+                _TX.c.ref.startswith(reference, autoescape=True),
+                _TX.c.state.not_in([TxState.INTENDED, TxState.REJECTED]),
+            )
             .order_by(_TX.c.id.desc())
             .limit(1)
         )
         with self._store.engine.connect() as connection:
-            tx_id: int | None = connection.scalar(query)
-            return tx_id
+            return connection.scalar(query)
 
 
 def refundable(state: OnchainState, charged: int, amount: int | None) -> int:

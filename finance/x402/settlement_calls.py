@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from eth_abi.abi import encode
+from eth_abi.abi import decode, encode
 
 from finance.x402.abi import calldata
 from finance.x402.digest import ERC3009_COLLECTOR
@@ -73,6 +73,12 @@ def settle_calldata(receiver: bytes, token: bytes) -> bytes:
 def multicall_calldata(calls: Sequence[bytes]) -> bytes:
     """`multicall`: several of these calls in one transaction, all or nothing."""
     return calldata("multicall", ("bytes[]",), list(calls))
+
+
+def calls_of_multicall(data: bytes) -> tuple[bytes, ...]:
+    """What `multicall_calldata` was made of."""
+    (calls,) = decode(("bytes[]",), data[4:])
+    return tuple(calls)
 
 
 def _tuple(config: ChannelConfig) -> tuple[bytes, bytes, bytes, bytes, bytes, int, bytes]:

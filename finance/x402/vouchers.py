@@ -19,6 +19,7 @@ from finance.x402.exact import EXPIRY_BUFFER_SECONDS, is_counterfactual
 from finance.x402.offers import Terms
 from finance.x402.settlement_calls import (
     Claim,
+    calls_of_multicall,
     claim_calldata,
     collector_data,
     deposit_calldata,
@@ -39,6 +40,7 @@ __all__ = [
     "MAX_WITHDRAW_DELAY_SECONDS",
     "MIN_WITHDRAW_DELAY_SECONDS",
     "Claim",
+    "calls_of_multicall",
     "check_config",
     "check_deposit",
     "check_refund",

@@ -20,7 +20,8 @@ from finance.x402.values import DepositPayment
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.faulty_rpc import FaultyRpc
 from tests.recovery.seller_process import run_and_die
-from tests.recovery.seller_world import PRICE, Payer, World, usdc_of
+from tests.recovery.seller_world import PRICE, Payer, World, send_as, usdc_of
+from tests.recovery.test_claims import finish_withdrawal, withdraw
 
 
 @pytest_asyncio.fixture
@@ -141,6 +142,57 @@ async def test_refund_of_a_channel_that_another_process_has_opened_again_is_not_
         with pytest.raises(SettlementFailed):
             await world.refunds.refund(channel, None)
         assert usdc_of(chain, payer.hex) == 1_000_000 - 20_000
+
+
+async def test_refund_whose_claim_fails_on_the_chain_leaves_no_signature_to_be_used_later(
+    chain: DevchainProcess, tmp_path: Path
+) -> None:
+    """Whoever read it in the failed transaction would take out what is sold afterwards."""
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        World(chain, tmp_path, rpc_url=proxy.url) as world,
+    ):
+        payer = Payer(chain)
+        payment, channel = await open_with_calls(world, payer)
+        withdraw(world, payer, payment, 20_000)
+
+        def empty_the_channel(_: Any, result: Any) -> Any:
+            proxy.heal()
+            finish_withdrawal(world, payer, payment)
+            return result
+
+        proxy.answers["eth_estimateGas"] = empty_the_channel
+        with pytest.raises(SettlementFailed):
+            await world.refunds.refund(channel, None)
+        row = world.channel(payment.channel_id)
+        assert (row.state, row.balance_atoms, row.refund_nonce) == (ChannelState.CLOSED, 0, 1)
+        failed, alone = world.transactions("refund")
+        assert (failed.state, alone.state) == ("reverted", "mined")
+
+
+async def test_refund_that_a_stranger_sent_first_leaves_the_channel_as_the_chain_has_it(
+    chain: DevchainProcess, tmp_path: Path
+) -> None:
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        World(chain, tmp_path, rpc_url=proxy.url) as world,
+    ):
+        payer = Payer(chain)
+        payment, channel = await open_with_calls(world, payer)
+
+        def send_it_first(_: Any, result: Any) -> Any:
+            proxy.heal()
+            [refund] = world.transactions("refund")
+            send_as(chain, Signer.random(), refund.to, bytes.fromhex(refund.data[2:]))
+            return result
+
+        proxy.answers["eth_estimateGas"] = send_it_first
+        with pytest.raises(SettlementFailed):
+            await world.refunds.refund(channel, None)
+        assert usdc_of(chain, payer.hex) == 1_000_000 - 8_000
+        row = world.channel(payment.channel_id)
+        assert (row.state, row.balance_atoms) == (ChannelState.CLOSED, 8_000)
+        assert channel.balance == 8_000
 
 
 @pytest.mark.parametrize("commit", range(1, 8))
