@@ -133,7 +133,7 @@ class Node:
         self._restored = False
         self._tasks: set[asyncio.Task[None]] = set()
         money = parts.money
-        self._payers = ChannelWatch(money.mirror, money.claims, money.settlement)
+        self._payers = ChannelWatch(money.mirror, money.claims, money.settlement, money.refunds)
         self._watcher = Watcher(
             money.rpc,
             money.journal,

@@ -15,6 +15,7 @@ from finance.errors import FinanceError
 from finance.selling.claim_policy import Reason
 from finance.selling.claims import Claims
 from finance.selling.mirror import Mirror
+from finance.selling.refunds import Refunds
 from finance.selling.settlement import Settlement
 
 WINDOW_SECONDS = 0.05
@@ -26,10 +27,13 @@ _LOG = logging.getLogger(__name__)
 class ChannelWatch:
     """The watcher's handlers for the selling side."""
 
-    def __init__(self, mirror: Mirror, claims: Claims, settlement: Settlement) -> None:
+    def __init__(
+        self, mirror: Mirror, claims: Claims, settlement: Settlement, refunds: Refunds
+    ) -> None:
         self._mirror = mirror
         self._claims = claims
         self._settlement = settlement
+        self._refunds = refunds
         self._changed: set[str] = set()
         self._leaving: set[str] = set()
         self._block = 0
@@ -46,7 +50,10 @@ class ChannelWatch:
         self._start()
 
     async def reorganised(self, gone: Sequence[SeenEvent]) -> None:
-        """These events' blocks are gone: look again, and carry their payments again."""
+        """These events' blocks are gone: look again, and carry their payments again. Refunds
+        first: what a look finds back in their channels is about to leave once more."""
+        back = {each.channel_id for each in gone if each.name == "Refunded" and each.channel_id}
+        await self._refunds.reorganised(back)
         await self._mirror.reorganised()
         self._block = 0
         self._changed.update(event.channel_id for event in gone if event.channel_id)

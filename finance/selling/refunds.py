@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -65,6 +65,11 @@ _STILL_CLOSED = (
     )
     .values(state=ChannelState.REFUNDING.value)
 )
+_CLOSE_AGAIN = (
+    update(_CHANNEL)
+    .where(_CHANNEL.c.channel_id == bindparam("id"))
+    .values(state=ChannelState.REFUNDING.value, refund_nonce=bindparam("nonce"))
+)
 _END = (
     update(_CHANNEL)
     .where(
@@ -103,6 +108,17 @@ class Refunds:
         """Finish refunds that a former run began. Start the sender first."""
         for channel_id, nonce in await asyncio.to_thread(self._refunding):
             self._spawn(self._finish(channel_id, nonce))
+
+    async def reorganised(self, channel_ids: Collection[str]) -> None:
+        """The blocks of these channels' refunds are gone: they are on their way again, and what
+        they take out backs no voucher meanwhile."""
+        for channel_id in channel_ids:
+            nonce = await asyncio.to_thread(self._newest_nonce, channel_id)
+            if nonce is not None:
+                again = {"id": channel_id, "nonce": nonce}
+                await self._store.commit(Batch([Write(_CLOSE_AGAIN, again, None)]))
+                await self._channels.reload(channel_id)
+                self._spawn(self._finish(channel_id, nonce))
 
     async def stop(self) -> None:
         """Stop following; the rows say where to go on."""
@@ -250,6 +266,10 @@ class Refunds:
         """The last transaction that has left, or may have."""
         found = self._sent(_TX.c.id, reference)
         return None if found is None else int(found)
+
+    def _newest_nonce(self, channel_id: str) -> int | None:
+        ref = self._sent(_TX.c.ref, f"{channel_id}:")
+        return None if ref is None else int(ref.split(":")[1])
 
     def _sent(self, column: Any, reference: str) -> Any:
         query = (

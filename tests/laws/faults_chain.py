@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -26,6 +26,7 @@ from finance.selling import carrier, claim_policy, claims, mirror
 from finance.selling.admission import ChannelBooks
 from finance.selling.channel_watch import ChannelWatch
 from finance.selling.mirror import Mirror, OnchainState, mirror_writes
+from finance.selling.refunds import Refunds
 from finance.selling.settlement import Settlement
 from finance.selling.settlement_events import Found
 from finance.store import Batch, Write
@@ -101,6 +102,18 @@ def receipt_status_believed(patch: MonkeyPatch) -> None:
 )
 def reorg_ignored(patch: MonkeyPatch) -> None:
     patch.setattr(Follower, "_is_gone", lambda self, tx, block: False)
+
+
+@fault(
+    5,
+    "a refund is over once it was mined, whatever becomes of its block",
+    "test_what_a_refund_that_a_reorg_took_back_will_take_out_again_is_not_sold",
+)
+def refund_over(patch: MonkeyPatch) -> None:
+    async def nothing(self: Refunds, channel_ids: Collection[str]) -> None:
+        pass
+
+    patch.setattr(Refunds, "reorganised", nothing)
 
 
 # Law 6

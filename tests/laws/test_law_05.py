@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from finance.buying.recovery import settle_exact
+from finance.chain.watcher import Watcher
 from finance.errors import SettlementUnknown, StoreConflict
-from finance.models import PaymentState, TxState
+from finance.models import ChannelState, PaymentState, TxState
 from finance.operations import Token
+from finance.selling.channel_watch import ChannelWatch
 from finance.withdrawal import Stage
 from finance.withdrawals import Withdrawals, find_withdrawal
 from finance.x402.values import ExactPayment, Payment, Receipt
@@ -26,7 +28,7 @@ from tests.http.proxy_world import BuyerNode, buying, left_open
 from tests.http.scripted_seller import ScriptedSeller
 from tests.laws.worlds import on_disk, open_shop
 from tests.recovery.faulty_rpc import FaultyRpc
-from tests.recovery.seller_world import PRICE, Payer, give_usdc, usdc_of
+from tests.recovery.seller_world import PRICE, Payer, World, give_usdc, usdc_of
 from tests.recovery.sender_world import sender_world, transfer
 from tests.recovery.test_purchase_open import transfer as move
 from tests.treasury.wallet_world import NETWORK, WalletWorld
@@ -159,6 +161,37 @@ async def test_money_that_a_reorg_took_back_is_sent_again(
                 while usdc_of(chain, to) == 0:
                     await asyncio.sleep(0.1)
     assert usdc_of(chain, to) == 7
+
+
+async def test_what_a_refund_that_a_reorg_took_back_will_take_out_again_is_not_sold(
+    own_chain: DevchainProcess, tmp_path: Path
+) -> None:
+    payer = Payer(own_chain)
+    async with World(own_chain, tmp_path) as world:
+        payment = await world.open_channel(payer, 20_000)
+        channel = await world.channels.get(payment.channel_id)
+        assert channel is not None
+        watch = ChannelWatch(world.mirror, world.claims, world.settlement, world.refunds)
+        watcher = Watcher(
+            world.rpc, world.store, NETWORK, world.wallet.address, watch.handle, watch.reorganised
+        )
+        await world.refunds.refund(channel, None)
+        await watcher.start()
+        await watcher.catch_up()
+        own_chain.rpc("evm_setAutomine", False)
+        own_chain.rpc("anvil_reorg", 1)
+        async with asyncio.timeout(20):
+            while world.channel(channel.key).balance_atoms != 20_000:
+                await asyncio.sleep(0.05)
+        assert world.channel(channel.key).state == ChannelState.REFUNDING and channel.settling
+        own_chain.rpc("evm_setAutomine", True)
+        async with asyncio.timeout(20):
+            while world.channel(channel.key).state == ChannelState.REFUNDING:
+                await asyncio.sleep(0.05)
+        assert world.channel(channel.key).state == ChannelState.CLOSED
+        assert usdc_of(own_chain, payer.hex) == 1_000_000 - PRICE
+        await watcher.stop()
+        await watch.stop()
 
 
 async def test_a_withdrawal_that_is_said_to_have_sent_nothing_sends_nothing(

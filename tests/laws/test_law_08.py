@@ -160,7 +160,7 @@ async def test_money_refunded_while_its_channel_is_looked_at_backs_no_voucher(
 
 
 async def test_a_payer_who_starts_a_withdrawal_is_claimed_against_at_once(world: World) -> None:
-    watch = ChannelWatch(world.mirror, world.claims, world.settlement)
+    watch = ChannelWatch(world.mirror, world.claims, world.settlement, world.refunds)
     watcher = Watcher(
         world.rpc, world.store, NETWORK, world.wallet.address, watch.handle, watch.reorganised
     )

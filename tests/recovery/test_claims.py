@@ -178,7 +178,7 @@ async def test_a_voucher_charged_while_its_channel_is_looked_up_stays_charged(
 
 
 async def test_payer_who_starts_a_withdrawal_is_claimed_against_at_once(world: World) -> None:
-    watch = ChannelWatch(world.mirror, world.claims, world.settlement)
+    watch = ChannelWatch(world.mirror, world.claims, world.settlement, world.refunds)
     watcher = Watcher(
         world.rpc, world.store, NETWORK, world.wallet.address, watch.handle, watch.reorganised
     )

@@ -147,7 +147,7 @@ async def test_authorization_that_expires_unsettled_is_failed(
 async def test_payment_whose_block_is_reorganised_away_arrives_again_and_is_booked_once(
     world: World,
 ) -> None:
-    watch = ChannelWatch(world.mirror, world.claims, world.settlement)
+    watch = ChannelWatch(world.mirror, world.claims, world.settlement, world.refunds)
     watcher = Watcher(
         world.rpc, world.store, NETWORK, world.wallet.address, watch.handle, watch.reorganised
     )
