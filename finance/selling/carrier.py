@@ -165,6 +165,7 @@ class Carrier:
             return
         if outcome.state in (TxState.MINED, TxState.FINAL):
             await self._take_events(outcome, fresh)
+            await asyncio.gather(*(self._look_again(each, outcome) for each in moved))
         else:
             tried = outcome.state is TxState.REVERTED
             await asyncio.gather(*(self._judge(each, None, tried) for each in payments))
@@ -177,6 +178,12 @@ class Carrier:
                 for payment, place in found
             )
         )
+
+    async def _look_again(self, payment: Owed, outcome: TxOutcome) -> None:
+        """What a reorg put back: did its transaction, where it stands now, leave it out?"""
+        receipt = await self._rpc.receipt(outcome.tx_hash or "")
+        if receipt is not None and find_own(payment, receipt.logs) is None:
+            await self._judge(payment, None)
 
     async def _judge(self, payment: Owed, refusal: str | None, tried: bool = True) -> None:
         """Nothing of ours can move this payment any more: did anything, can anything?
