@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +43,7 @@ class Follower:
         self.head: Block | None = None
         self._settled_head: Block | None = None
         self._waiting: dict[int, list[asyncio.Future[TxOutcome]]] = {}
+        self.when_taken_back: Callable[[str], Awaitable[None]] | None = None
 
     def add(self, tx: Tx) -> None:
         settled = tx.state in (TxState.MINED, TxState.REVERTED)
@@ -175,6 +176,8 @@ class Follower:
 
     async def _unmined(self, tx: Tx) -> None:
         assert tx.outcome is not None and tx.outcome.tx_hash is not None
+        if self.when_taken_back is not None:
+            await self.when_taken_back(tx.outcome.tx_hash)
         key = gas_key(tx.outcome.tx_hash)
         turns = await next_turns(self._store.engine, [key])
         await self._store.commit(Batch(unmine(tx, tx.outcome, turns[key])))

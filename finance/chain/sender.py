@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from finance.chain.answers import read_quantity
@@ -90,10 +90,9 @@ class Sender:
     def address(self) -> str:
         return self._signer.address
 
-    @property
-    def open_count(self) -> int:
-        """Transactions whose end is not known yet."""
-        return len(self._follower.live)
+    def when_taken_back(self, act: Callable[[str], Awaitable[None]]) -> None:
+        """Await `act` with the hash of each mined transaction whose block is gone."""
+        self._follower.when_taken_back = act
 
     async def start(self) -> None:
         """Pick up everything a former run left unfinished, and follow it. Needs no RPC."""

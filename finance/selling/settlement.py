@@ -74,6 +74,8 @@ class Settlement:
         self._network = network
         self._channels = channels
         self._carrier = Carrier(store, sender, rpc, mirror, network)
+        # The watcher may not have read the block before it was replaced.
+        sender.when_taken_back(lambda tx_hash: self.reorganised([tx_hash]))
         self._arrived: asyncio.Queue[str] = asyncio.Queue()
         self._waiting: dict[str, list[asyncio.Future[Settled]]] = defaultdict(list)
         self._open: set[str] = set()

@@ -106,6 +106,27 @@ def reorg_ignored(patch: MonkeyPatch) -> None:
 
 @fault(
     5,
+    "a reorg is noticed only in blocks that the watcher had read",
+    "test_a_payment_that_a_reorg_took_back_for_good_has_failed",
+)
+def unread_reorg_unnoticed(patch: MonkeyPatch) -> None:
+    patch.setattr(Sender, "when_taken_back", lambda self, act: None)
+
+
+@fault(
+    5,
+    "a payment that a reorg put back waits for its transaction, also when that left it out",
+    "test_a_payment_that_a_reorg_took_back_for_good_has_failed",
+)
+def left_out_waits(patch: MonkeyPatch) -> None:
+    async def nothing(self: carrier.Carrier, payment: Any, outcome: Any) -> None:
+        pass
+
+    patch.setattr(carrier.Carrier, "_look_again", nothing)
+
+
+@fault(
+    5,
     "a refund is over once it was mined, whatever becomes of its block",
     "test_what_a_refund_that_a_reorg_took_back_will_take_out_again_is_not_sold",
 )

@@ -15,6 +15,7 @@ import pytest
 from finance.buying.recovery import settle_exact
 from finance.chain.watcher import Watcher
 from finance.errors import SettlementUnknown, StoreConflict
+from finance.ledger import Account
 from finance.models import ChannelState, PaymentState, TxState
 from finance.operations import Token
 from finance.selling.channel_watch import ChannelWatch
@@ -161,6 +162,38 @@ async def test_money_that_a_reorg_took_back_is_sent_again(
                 while usdc_of(chain, to) == 0:
                     await asyncio.sleep(0.1)
     assert usdc_of(chain, to) == 7
+
+
+@pytest.mark.parametrize("seen_before", [True, False])
+async def test_a_payment_that_a_reorg_took_back_for_good_has_failed(
+    own_chain: DevchainProcess, tmp_path: Path, seen_before: bool
+) -> None:
+    """Its payer has spent the money meanwhile, whether or not the watcher had read its block."""
+    payer = Payer(own_chain)
+    async with World(own_chain, tmp_path) as world:
+        watch = ChannelWatch(world.mirror, world.claims, world.settlement, world.refunds)
+        watcher = Watcher(
+            world.rpc, world.store, NETWORK, world.wallet.address, watch.handle, watch.reorganised
+        )
+        await watcher.catch_up()
+        payment = await world.owe(world.exact(payer))
+        own_chain.rpc("evm_mine")
+        await world.settlement.settle(payment, 30)
+        if seen_before:
+            await watcher.catch_up()
+        own_chain.rpc("evm_setAutomine", False)
+        own_chain.rpc("anvil_reorg", 1)
+        give_usdc(own_chain, payer.hex, 0)
+        own_chain.rpc("evm_setAutomine", True)
+        await watcher.start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(12):
+                while world.payment(payment).state != PaymentState.FAILED:
+                    await asyncio.sleep(0.05)
+        await watcher.stop()
+        await watch.stop()
+        assert world.payment(payment).state == PaymentState.FAILED
+        assert world.booked(Account.EXACT) == 0 == usdc_of(own_chain, world.wallet.address)
 
 
 async def test_what_a_refund_that_a_reorg_took_back_will_take_out_again_is_not_sold(
