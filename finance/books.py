@@ -57,14 +57,16 @@ class Books:
     """Sums of ledger rows in atoms (gas: wei), and rows as they stand.
 
     `moved` is the WALLET account by the transfer it stands for, `opening` its first row;
-    the others are summed by channel, `gas` by transaction. Events above the block the
-    books are read for are left out; `later` are their places.
+    the others are summed by channel, `gas` by transaction. `strangers` is what was claimed
+    from channels we know by their events only, by receiver and receiver authorizer. Events
+    above the block the books are read for are left out; `later` are their places.
     """
 
     opening: int
     moved: dict[Place, int]
     later: frozenset[Place]
     settled: tuple[SettledEvent, ...]
+    strangers: dict[tuple[str, str], int]
     charged: dict[str, int]
     claimed: dict[str, int]
     spent: dict[str, int]
@@ -97,13 +99,15 @@ def read_books(engine: Engine, chain_id: int, block_number: int) -> Books:
         ours = (_EVENTS.c.chain_id == chain_id, _EVENTS.c.orphaned.is_(False))
         above = _rows(connection, _EVENTS, *ours, _EVENTS.c.block_number > block_number)
         later = frozenset((row.tx_hash, row.log_index) for row in above)
-        seen = (*ours, _EVENTS.c.block_number <= block_number, _EVENTS.c.name == "Settled")
+        seen = (*ours, _EVENTS.c.block_number <= block_number)
+        others = _EVENTS.c.channel_id.not_in(select(_SELLER.c.channel_id))
         sums = _sum(connection.execute(select(_LEDGER)), later)
         return Books(
             opening=sums.opening,
             moved=dict(sums.moved),
             later=later,
-            settled=_settled(_rows(connection, _EVENTS, *seen)),
+            settled=_settled(_rows(connection, _EVENTS, *seen, _EVENTS.c.name == "Settled")),
+            strangers=_strangers(_rows(connection, _EVENTS, *seen, others)),
             charged=dict(sums.by_channel[Account.CHARGED]),
             claimed=dict(sums.by_channel[Account.CLAIMED]),
             spent=dict(sums.by_channel[Account.SPENT]),
@@ -128,6 +132,18 @@ def _settled(events: Iterable[Row[Any]]) -> tuple[SettledEvent, ...]:
         SettledEvent(row.tx_hash, row.log_index, int(read_args(row.args)["amount"]))
         for row in events
     )
+
+
+def _strangers(events: Sequence[Row[Any]]) -> dict[tuple[str, str], int]:
+    created = [row for row in events if row.name == "ChannelCreated"]
+    configs = {row.channel_id: read_args(row.args)["config"] for row in created}
+    claimed: dict[tuple[str, str], int] = defaultdict(int)
+    for row in events:
+        if row.name == "Claimed" and row.channel_id in configs:
+            config = configs[row.channel_id]
+            by = config["receiver"], config["receiverAuthorizer"]
+            claimed[by] += int(read_args(row.args)["claimAmount"])
+    return dict(claimed)
 
 
 def _rows(connection: Connection, table: Any, *where: Any) -> tuple[Row[Any], ...]:

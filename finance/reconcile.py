@@ -228,9 +228,14 @@ def _exact_bought(books: Books, chain: Snapshot, wallet: str) -> Iterator[Differ
 
 
 def _receiver(books: Books, chain: Snapshot, wallet: str) -> Iterator[Difference]:
-    """All that was ever claimed for the wallet came from channels in the books."""
-    ours = [row.channel_id for row in books.sold if row.receiver == wallet]
-    known = sum(chain.channels[each].total_claimed for each in ours)
+    """All that was ever claimed for the wallet came from channels in the books, or from those
+    of which a stranger had made himself the authorizer: nobody else can claim from them."""
+    ours = [row for row in books.sold if row.receiver == wallet]
+    known = sum(chain.channels[each.channel_id].total_claimed for each in ours)
+    authorizers = {row.receiver_authorizer for row in ours}
+    for (receiver, authorizer), atoms in books.strangers.items():
+        if receiver == wallet and authorizer not in authorizers:
+            known += atoms
     yield Difference("receiver_claimed", wallet, known, chain.receiver_claimed)
 
 

@@ -9,19 +9,24 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec import structs
 from sqlalchemy import text
 
 from finance import reconcile
+from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.watcher import Watcher
 from finance.ledger import Account
 from finance.models import PaymentState
 from finance.store import Batch, Write
+from finance.wallet.signer import Signer
+from finance.x402.digest import claim_batch_digest
+from finance.x402.settlement_calls import Claim, claim_calldata, deposit_calldata
 from node.gateway import app as gateway_app
 from node.gateway import onchain
 from tests.chain_fixtures import ChainProcess
 from tests.laws.worlds import NETWORK, Shop, open_shop
 from tests.recovery.faulty_rpc import Fault, FaultyRpc
-from tests.recovery.seller_world import PRICE, give_usdc, usdc_of
+from tests.recovery.seller_world import PRICE, give_usdc, send_as, usdc_of
 
 
 async def _trade(shop: Shop) -> None:
@@ -64,6 +69,24 @@ async def test_after_a_day_of_trade_the_books_equal_the_chain(shop: Shop) -> Non
     assert report.differences == ()
     assert report.open == ()
     assert report.checked > 15
+
+
+async def test_what_strangers_claim_for_the_wallet_from_channels_of_their_own_is_no_difference(
+    shop: Shop,
+) -> None:
+    """Whoever deposits, names himself the authorizer and claims an atom for us, owes us nothing
+    and cannot have the books called wrong for ever."""
+    await _trade(shop)
+    world, stranger = shop.world, shop.payer()
+    config = structs.replace(world.config(stranger), receiver_authorizer=stranger.address)
+    deposit, signer = world.deposit(stranger, 9_000, config), Signer(stranger.key)
+    claim = Claim(config, deposit.max_claimable, deposit.signature, deposit.max_claimable)
+    entries = [(deposit.channel_id, deposit.max_claimable, deposit.max_claimable)]
+    signed = signer.sign_digest(claim_batch_digest(entries, NETWORK.chain_id))
+    for data in (deposit_calldata(deposit), claim_calldata([claim], signed)):
+        send_as(world.chain, Signer.random(), BATCH_SETTLEMENT_ADDRESS, data)
+    await shop.watcher.catch_up()
+    assert (await shop.reconcile()).differences == ()
 
 
 FALSIFICATIONS = {

@@ -43,6 +43,7 @@ def _seller(**changes: Any) -> Any:
         channel_id=_SOLD,
         receiver=_WALLET,
         payer_authorizer=to_hex(address_of(_KEY)),
+        receiver_authorizer=_WALLET,
         state=ChannelState.OPEN,
         balance_atoms=1000,
         total_claimed_atoms=300,
@@ -88,6 +89,7 @@ def _books(**changes: Any) -> Books:
         "moved": {(_TX, 1): 25, (_SWEEP, 2): 300},
         "later": frozenset(),
         "settled": (SettledEvent(_SWEEP, 3, 300),),
+        "strangers": {},
         "charged": {_SOLD: 400},
         "claimed": {_SOLD: 300},
         "spent": {_BOUGHT: -60},
@@ -178,6 +180,14 @@ def test_one_wrong_atom_in_the_books_is_found(books: Books, kind: str) -> None:
 )
 def test_what_only_the_chain_knows_is_found(chain: Snapshot, kind: str) -> None:
     assert kind in {each.kind for each in _compare(_books(), chain).differences}
+
+
+@pytest.mark.parametrize(("authorizer", "balanced"), [(_PAYER, True), (_WALLET, False)])
+def test_what_is_claimed_elsewhere_is_a_difference_only_where_it_was_ours_to_claim(
+    authorizer: str, balanced: bool
+) -> None:
+    books = _books(strangers={(_WALLET, authorizer): 1})
+    assert _compare(books, _chain(receiver_claimed=301)).balanced is balanced
 
 
 def test_a_difference_names_both_values() -> None:
