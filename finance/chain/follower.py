@@ -17,11 +17,11 @@ from finance.chain.answers import Block, Receipt
 from finance.chain.bookings import next_turns
 from finance.chain.rpc import Rpc, block_question, head_question, nonce_question, receipt_question
 from finance.chain.transactions import Tx, TxOutcome, find_tx, mine, move, unassign, unmine
-from finance.errors import RpcRefused, SettlementUnknown
+from finance.errors import RpcRefused, SettlementUnknown, StoreConflict
 from finance.ledger import gas_key
 from finance.models import TxState
 from finance.networks import Network
-from finance.store import Batch, Store
+from finance.store import Batch, Store, Write
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 100
@@ -136,13 +136,32 @@ class Follower:
     async def _mined(self, tx: Tx, receipt: Receipt) -> None:
         key = gas_key(receipt.tx_hash)
         turns = await next_turns(self._store.engine, [key])
-        await self._store.commit(Batch(mine(tx, receipt, turns[key])))
+        if not await self._commit(tx, mine(tx, receipt, turns[key])):
+            if tx.outcome is not None:
+                self.tell(await self._with_logs(tx.outcome))
+            return
         tx.state = TxState.MINED if receipt.succeeded else TxState.REVERTED
         tx.missing_since = None
         tx.outcome = outcome_of(tx, receipt)
         self.live.pop(tx.id, None)
         self.settling[tx.id] = tx
         self.tell(tx.outcome)
+
+    async def _commit(self, tx: Tx, writes: Sequence[Write]) -> bool:
+        """Whether the row was as we know it. If not, another process with this key has moved it:
+        then memory is what the row says."""
+        try:
+            await self._store.commit(Batch(list(writes)))
+        except StoreConflict:
+            row = await asyncio.to_thread(find_tx, self._store.engine, tx.id)
+            assert row is not None
+            tx.state, tx.outcome, tx.missing_since = row.state, row.outcome, None
+            self.live.pop(tx.id, None)
+            self.settling.pop(tx.id, None)
+            if tx.state in (TxState.SIGNED, TxState.BROADCAST, TxState.MINED, TxState.REVERTED):
+                self.add(tx)
+            return False
+        return True
 
     # Until the block is deep
 
@@ -180,7 +199,8 @@ class Follower:
             await self.when_taken_back(tx.outcome.tx_hash)
         key = gas_key(tx.outcome.tx_hash)
         turns = await next_turns(self._store.engine, [key])
-        await self._store.commit(Batch(unmine(tx, tx.outcome, turns[key])))
+        if not await self._commit(tx, unmine(tx, tx.outcome, turns[key])):
+            return
         _LOG.warning("transaction %s was reorganised away; it is sent again", tx.outcome.tx_hash)
         tx.state, tx.outcome, tx.missing_since, tx.offered_at = TxState.BROADCAST, None, None, 0.0
         tx.signed_at, tx.accepted = time.monotonic(), False
@@ -189,7 +209,8 @@ class Follower:
 
     async def _final(self, tx: Tx) -> None:
         if tx.state is TxState.MINED:
-            await self._store.commit(Batch([move(tx, TxState.FINAL)]))
+            if not await self._commit(tx, [move(tx, TxState.FINAL)]):
+                return
             tx.state = TxState.FINAL
         self.settling.pop(tx.id, None)
 
@@ -202,7 +223,8 @@ class Follower:
         if any(receipt is not None for receipt in receipts):
             return
         why = f"nonce {tx.nonce} was used by another transaction of this key"
-        await self._store.commit(Batch(unassign(tx, TxState.REJECTED, why)))
+        if not await self._commit(tx, unassign(tx, TxState.REJECTED, why)):
+            return
         tx.state = TxState.REJECTED
         self.live.pop(tx.id, None)
         self.tell(TxOutcome(tx.id, TxState.REJECTED, error=why))

@@ -229,6 +229,19 @@ def put_off_gas_forgotten(patch: MonkeyPatch) -> None:
     patch.setattr(senders, "reopen", of_yesterday)
 
 
+@fault(
+    6,
+    "what another process with this key has booked is tried to be booked for ever",
+    "test_two_processes_with_one_key_both_learn_how_their_transactions_end",
+)
+def row_believed_ours(patch: MonkeyPatch) -> None:
+    async def alone(self: Follower, tx: Tx, writes: Sequence[Write]) -> bool:
+        await self._store.commit(Batch(list(writes)))
+        return True
+
+    patch.setattr(Follower, "_commit", alone)
+
+
 # Law 8
 
 

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 
 from finance.chain.fees import GasCaps
+from finance.chain.sender import Sender, TxOutcome
 from finance.errors import CallReverted, GasCapExceeded, RpcRefused, SettlementUnknown
 from finance.models import TxState
 from finance.wallet.signer import Signer
 from finance.x402.digest import keccak
 from finance.x402.text import to_hex
 from tests.chain_fixtures import ChainProcess
-from tests.laws.test_law_05 import SEND, funded_key, somebody
+from tests.laws.test_law_05 import RECEIPT, SEND, funded_key, somebody
 from tests.recovery.faulty_rpc import FaultyRpc
 from tests.recovery.seller_world import usdc_of
-from tests.recovery.sender_world import SenderWorld, nonce_of, sender_world, transfer
+from tests.recovery.sender_world import DEVNET, SenderWorld, nonce_of, sender_world, transfer
 
 ETHER = 10**18
 
@@ -206,3 +207,29 @@ async def test_a_sender_can_be_stopped_right_after_it_has_sent(
         for each in range(2):
             await world.sender.outcome(world.tx(str(each)).id, 10)
     assert usdc_of(chain, to) == 2
+
+
+async def test_two_processes_with_one_key_both_learn_how_their_transactions_end(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    """The second one starts while the first one's is on its way, and follows it as well."""
+    to, key = somebody(), funded_key(chain)
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        sender_world(tmp_path / "a.db", [proxy.url], key) as world,
+    ):
+        proxy.answers[RECEIPT] = lambda call, result: None
+        first = await world.sender.send("t", "x", chain.usdc, transfer(to, 7))
+        caps = GasCaps.default(DEVNET)
+        other = Sender(world.rpc, Signer.from_hex(key), DEVNET, world.journal, caps)
+        await other.start()
+        proxy.heal()
+        second = await other.send("t", "y", chain.usdc, transfer(to, 8))
+        waiting = [(world.sender, first), (other, first), (other, second)]
+        ends = await asyncio.gather(
+            *(sender.outcome(tx_id, 8) for sender, tx_id in waiting), return_exceptions=True
+        )
+        await other.stop()
+        assert [getattr(end, "state", end) for end in ends] == 3 * [TxState.MINED]
+        assert all(end.logs for end in ends if isinstance(end, TxOutcome))
+    assert usdc_of(chain, to) == 15
