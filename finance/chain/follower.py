@@ -16,7 +16,17 @@ from typing import Any
 from finance.chain.answers import Block, Receipt
 from finance.chain.bookings import next_turns
 from finance.chain.rpc import Rpc, block_question, head_question, nonce_question, receipt_question
-from finance.chain.transactions import Tx, TxOutcome, find_tx, mine, move, unassign, unmine
+from finance.chain.transactions import (
+    Tx,
+    TxOutcome,
+    find_tx,
+    load_unfinished,
+    mine,
+    move,
+    unassign,
+    unix_now,
+    unmine,
+)
 from finance.errors import RpcRefused, SettlementUnknown, StoreConflict
 from finance.ledger import gas_key
 from finance.models import TxState
@@ -26,6 +36,8 @@ from finance.store import Batch, Store, Write
 _LOG = logging.getLogger(__name__)
 _BATCH = 100
 _MISSING_SECONDS = 3.0
+# Longer than a first broadcast takes, with every endpoint silent.
+ADOPT_SECONDS = 60.0
 
 
 class Follower:
@@ -44,6 +56,21 @@ class Follower:
         self._settled_head: Block | None = None
         self._waiting: dict[int, list[asyncio.Future[TxOutcome]]] = {}
         self.when_taken_back: Callable[[str], Awaitable[None]] | None = None
+
+    async def unfinished(self) -> list[Tx]:
+        """All of this key that is not final, also what other processes have sent."""
+        recent = unix_now() - int(2 * self._network.reorg_depth * self._network.block_seconds)
+        chain_id, engine = self._network.chain_id, self._store.engine
+        return await asyncio.to_thread(load_unfinished, engine, chain_id, self._address, recent)
+
+    async def adopt(self) -> None:
+        """Follow what another process with this key has signed and may have left: it holds back
+        whatever has a higher nonce. Not before that process is done with its first broadcast."""
+        left = time.monotonic() - ADOPT_SECONDS
+        for tx in await self.unfinished():
+            known = tx.id in self.live or tx.id in self.settling
+            if not known and tx.attempts and tx.signed_at <= left:
+                self.add(tx)
 
     def add(self, tx: Tx) -> None:
         settled = tx.state in (TxState.MINED, TxState.REVERTED)
@@ -67,6 +94,8 @@ class Follower:
                 self._waiting[tx_id] = waiting
 
     async def _known_outcome(self, tx_id: int) -> TxOutcome | None:
+        if tx_id not in self.live and tx_id not in self.settling:
+            await self.adopt()
         if tx_id in self.live:
             return None
         tx = self.settling.get(tx_id)
@@ -109,6 +138,8 @@ class Follower:
         ]
         await self._book(found)
         await self._settle(head)
+        if self.live and min(tx.nonce or 0 for tx in self.live.values()) > nonce:
+            await self.adopt()
 
     async def _ask(self, questions: Sequence[Any]) -> list[Any]:
         answers: list[Any] = []

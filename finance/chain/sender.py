@@ -30,7 +30,6 @@ from finance.chain.transactions import (
     gas_spent_since,
     insert_attempt,
     insert_intent,
-    load_unfinished,
     move,
     nonces_from,
     reopen,
@@ -96,14 +95,7 @@ class Sender:
 
     async def start(self) -> None:
         """Pick up everything a former run left unfinished, and follow it. Needs no RPC."""
-        unfinished = await asyncio.to_thread(
-            load_unfinished,
-            self._store.engine,
-            self._network.chain_id,
-            self._signer.address,
-            unix_now() - int(2 * self._network.reorg_depth * self._network.block_seconds),
-        )
-        for tx in unfinished:
+        for tx in await self._follower.unfinished():
             if tx.state is TxState.INTENDED:
                 await self._reject(tx, "interrupted before anything was signed")
             else:

@@ -242,6 +242,18 @@ def row_believed_ours(patch: MonkeyPatch) -> None:
     patch.setattr(Follower, "_commit", alone)
 
 
+@fault(
+    6,
+    "each process follows only what it has sent, or found when it started",
+    "test_a_nonce_of_a_process_that_died_holds_back_no_other_process",
+)
+def left_behind(patch: MonkeyPatch) -> None:
+    async def nothing(self: Follower) -> None:
+        pass
+
+    patch.setattr(Follower, "adopt", nothing)
+
+
 # Law 8
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from finance.chain import follower
 from finance.chain.fees import GasCaps
+from finance.chain.rpc import Rpc
 from finance.chain.sender import Sender, TxOutcome
 from finance.errors import CallReverted, GasCapExceeded, RpcRefused, SettlementUnknown
 from finance.models import TxState
@@ -19,7 +21,7 @@ from finance.x402.digest import keccak
 from finance.x402.text import to_hex
 from tests.chain_fixtures import ChainProcess
 from tests.laws.test_law_05 import RECEIPT, SEND, funded_key, somebody
-from tests.recovery.faulty_rpc import FaultyRpc
+from tests.recovery.faulty_rpc import Fault, FaultyRpc
 from tests.recovery.seller_world import usdc_of
 from tests.recovery.sender_world import DEVNET, SenderWorld, nonce_of, sender_world, transfer
 
@@ -232,4 +234,28 @@ async def test_two_processes_with_one_key_both_learn_how_their_transactions_end(
         await other.stop()
         assert [getattr(end, "state", end) for end in ends] == 3 * [TxState.MINED]
         assert all(end.logs for end in ends if isinstance(end, TxOutcome))
+    assert usdc_of(chain, to) == 15
+
+
+async def test_a_nonce_of_a_process_that_died_holds_back_no_other_process(
+    chain: ChainProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was signed and never arrived; the other process had started before."""
+    monkeypatch.setattr(follower, "ADOPT_SECONDS", 1.0)
+    to, key = somebody(), funded_key(chain)
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        sender_world(tmp_path / "a.db", [proxy.url], key) as dead,
+        Rpc([chain.rpc_url], DEVNET.chain_id) as rpc,
+    ):
+        caps = GasCaps.default(DEVNET)
+        alive = Sender(rpc, Signer.from_hex(key), DEVNET, dead.journal, caps)
+        await alive.start()
+        proxy.faults[SEND] = Fault.DROP
+        await dead.sender.send("t", "x", chain.usdc, transfer(to, 7))
+        await dead.sender.stop()
+        second = await alive.send("t", "y", chain.usdc, transfer(to, 8))
+        with suppress(SettlementUnknown):
+            await alive.outcome(second, 8)
+        await alive.stop()
     assert usdc_of(chain, to) == 15
