@@ -19,7 +19,13 @@ from finance.chain.bookings import next_turns
 from finance.chain.rpc import Rpc, aggregate3
 from finance.chain.sender import Sender
 from finance.chain.transactions import TxOutcome, unix_now
-from finance.errors import CallReverted, RpcUnavailable, SettlementUnknown, StoreConflict
+from finance.errors import (
+    CallReverted,
+    GasCapExceeded,
+    RpcUnavailable,
+    SettlementUnknown,
+    StoreConflict,
+)
 from finance.models import PaymentKind, PaymentState, TxState
 from finance.networks import Network
 from finance.selling import settlement_books as books
@@ -142,7 +148,9 @@ class Carrier:
         try:
             ref = reference(payments, attempt)
             await self._sender.send(SETTLE, ref, MULTICALL3_ADDRESS, data, before_broadcast=mark)
-        except (CallReverted, StoreConflict) as error:
+        except (CallReverted, StoreConflict, GasCapExceeded) as error:
+            if isinstance(error, GasCapExceeded) and len(payments) == 1:
+                raise
             _LOG.warning("%d payments could not be settled together: %s", len(payments), error)
             self._alone.update(payment.id for payment in payments)
             return

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from sqlalchemy.exc import OperationalError
 
+from finance.chain.fees import GasCaps, read_fees
 from finance.chain.watcher import Watcher
 from finance.errors import SettlementFailed, SettlementUnknown
 from finance.ledger import Account
@@ -142,6 +144,19 @@ async def test_authorization_that_expires_unsettled_is_failed(
         with pytest.raises(SettlementFailed) as failed:
             await world.settlement.settle(payment_id, 30)
         assert failed.value.code == "invalid_exact_evm_payload_authorization_valid_before"
+
+
+async def test_payments_whose_gas_is_above_the_cap_together_go_by_themselves(world: World) -> None:
+    payers = [Payer(world.chain) for _ in range(8)]
+    first = await world.owe(world.exact(payers[0]))
+    await world.settlement.settle(first, 30)
+    [sent] = world.transactions()
+    fees = await read_fees(world.rpc)
+    enough_for_two = 2 * sent.gas_limit * fees.max_fee_wei
+    world.sender._caps = replace(GasCaps.default(NETWORK), per_tx_wei=enough_for_two)
+    ids = [await world.owe(world.exact(payer)) for payer in payers]
+    await asyncio.gather(*(world.settlement.settle(each, 15) for each in ids))
+    assert usdc_of(world.chain, world.wallet.address) == 9 * PRICE
 
 
 async def test_payment_whose_block_is_reorganised_away_arrives_again_and_is_booked_once(
