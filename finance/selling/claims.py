@@ -15,7 +15,7 @@ from itertools import groupby
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.reverts import explain_revert
 from finance.chain.sender import TxOutcome
-from finance.errors import CallReverted, FinanceError, SettlementUnknown
+from finance.errors import CallReverted, FinanceError, GasCapExceeded, SettlementUnknown
 from finance.models import TxState
 from finance.selling.claim_policy import ClaimPolicy, Reason, due, withdrawing
 from finance.selling.claimable import (
@@ -154,11 +154,13 @@ class Claims:
         except SettlementUnknown:
             report.open_transactions += 1
             return
-        except CallReverted as error:
+        except (CallReverted, GasCapExceeded) as error:
             if len(good) > 1:
                 half = len(good) // 2
                 await self._claim_group(good[:half], report)
                 await self._claim_group(good[half:], report)
+            elif isinstance(error, GasCapExceeded):
+                raise
             else:
                 report.excluded[ids[0]] = str(error)
             return

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,6 +16,7 @@ import pytest_asyncio
 from sqlalchemy import event
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
+from finance.chain.fees import GasCaps, read_fees
 from finance.chain.watcher import Watcher
 from finance.ledger import Account
 from finance.selling.channel_watch import ChannelWatch
@@ -25,6 +27,7 @@ from finance.store import Batch
 from finance.wallet.signer import Signer
 from finance.x402.abi import calldata
 from finance.x402.settlement_calls import _CONFIG, _tuple
+from finance.x402.text import to_hex
 from finance.x402.values import DepositPayment
 from finance.x402.vouchers import sign_voucher
 from node.alerts.alerts import Alerts
@@ -198,6 +201,22 @@ async def test_payer_who_starts_a_withdrawal_is_claimed_against_at_once(world: W
     assert world.booked(Account.CLAIMED) == 12_000
     await watcher.stop()
     await watch.stop()
+
+
+async def test_channels_whose_gas_is_above_the_cap_together_are_claimed_in_parts(
+    world: World,
+) -> None:
+    payers = [Payer(world.chain) for _ in range(8)]
+    channels = await asyncio.gather(*(world.open_channel(payer, 20_000) for payer in payers))
+    await world.claims.claim(Reason.REQUESTED, [to_hex(channels[0].channel_id)])
+    [alone] = world.transactions("claim")
+    fees = await read_fees(world.rpc)
+    enough_for_few = alone.gas_limit * fees.max_fee_wei * 5 // 4
+    world.sender._caps = replace(GasCaps.default(NETWORK), per_tx_wei=enough_for_few)
+    for payer, channel in zip(payers, channels, strict=True):
+        await world.charge(payer, channel.channel_id, 15_000)
+    report = await world.claims.claim_all()
+    assert (report.channels, report.claimed_atoms) == (8, 8 * 15_000 - PRICE)
 
 
 async def test_withdrawal_that_nobody_saw_is_found_by_the_jobs(world: World) -> None:
