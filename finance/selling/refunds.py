@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import Engine, Row, bindparam, select, update
+from sqlalchemy import Engine, Row, and_, bindparam, exists, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
@@ -70,10 +70,19 @@ _CLOSE_AGAIN = (
     .where(_CHANNEL.c.channel_id == bindparam("id"))
     .values(state=ChannelState.REFUNDING.value, refund_nonce=bindparam("nonce"))
 )
+# Two processes may follow one refund: the slower one ends none that was signed after it.
+_LEFT = and_(_TX.c.state != TxState.INTENDED.value, _TX.c.state != TxState.REJECTED.value)
 _END = (
     update(_CHANNEL)
     .where(
-        _CHANNEL.c.channel_id == bindparam("id"), _CHANNEL.c.state == ChannelState.REFUNDING.value
+        _CHANNEL.c.channel_id == bindparam("id"),
+        _CHANNEL.c.state == ChannelState.REFUNDING.value,
+        ~exists().where(
+            _TX.c.purpose == REFUND,
+            _TX.c.ref.startswith(_CHANNEL.c.channel_id + ":"),
+            _TX.c.id > bindparam("newest"),
+            _LEFT,
+        ),
     )
     .values(state=bindparam("next"))
 )
@@ -102,12 +111,22 @@ class Refunds:
         self._store, self._sender, self._rpc = tools.store, tools.sender, tools.rpc
         self._receiver, self._network = tools.receiver, tools.network
         self._channels, self._mirror = tools.channels, tools.mirror
-        self._tasks: set[asyncio.Task[Refunded]] = set()
+        self._tasks: dict[asyncio.Task[Refunded], str] = {}  # and their channels
+        self._seen: set[tuple[str, int]] = set()
 
     async def start(self) -> None:
         """Finish refunds that a former run began. Start the sender first."""
         for channel_id, nonce in await asyncio.to_thread(self._refunding):
-            self._spawn(self._finish(channel_id, nonce))
+            self._spawn(channel_id, self._finish(channel_id, nonce))
+
+    async def finish_abandoned(self) -> None:
+        """Finish what another process is refunding since the look before this one: it may be
+        gone. If it is not, whichever is first writes how it ended."""
+        refunding = set(await asyncio.to_thread(self._refunding))
+        for channel_id, nonce in refunding & self._seen:
+            if channel_id not in self._tasks.values():
+                self._spawn(channel_id, self._finish(channel_id, nonce))
+        self._seen = refunding
 
     async def reorganised(self, channel_ids: Collection[str]) -> None:
         """The blocks of these channels' refunds are gone: they are on their way again, and what
@@ -118,7 +137,8 @@ class Refunds:
                 again = {"id": channel_id, "nonce": nonce}
                 await self._store.commit(Batch([Write(_CLOSE_AGAIN, again, None)]))
                 await self._channels.reload(channel_id)
-                self._spawn(self._finish(channel_id, nonce))
+                if channel_id not in self._tasks.values():
+                    self._spawn(channel_id, self._finish(channel_id, nonce))
 
     async def stop(self) -> None:
         """Stop following; the rows say where to go on."""
@@ -144,7 +164,7 @@ class Refunds:
             await self._store.commit(Batch([Write(_CLOSE_TO_VOUCHERS, seen)]))
         except StoreConflict:
             raise ChannelBusy("The channel is in use, or being refunded already.") from None
-        task = self._spawn(self._send_and_finish(row, atoms, state.refund_nonce))
+        task = self._spawn(channel_id, self._send_and_finish(row, atoms, state.refund_nonce))
         await self._channels.reload(channel_id)
         try:
             async with asyncio.timeout(timeout):
@@ -194,15 +214,16 @@ class Refunds:
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _try_finish(self, channel_id: str, nonce: int) -> Refunded:
+        newest = await asyncio.to_thread(self._newest, f"{channel_id}:") or 0
         tx_id = await asyncio.to_thread(self._newest, f"{channel_id}:{nonce}:")
         if tx_id is None:
-            await self._reopen(channel_id)
+            await self._reopen(channel_id, newest)
             raise SettlementFailed("the refund was not sent", REFUND_FAILED)
         outcome = await self._sender.outcome(tx_id, _FOLLOW_SECONDS)
         state = (await self._mirror.read([channel_id], outcome.block_number or 0))[channel_id]
         if state.refund_nonce <= nonce:
             await self._send_again(channel_id, nonce, outcome)
-        await self._end(channel_id, state)
+        await self._end(channel_id, state, tx_id)
         if outcome.state not in (TxState.MINED, TxState.FINAL):
             raise SettlementFailed("the chain refused the refund", REFUND_FAILED)
         amount = _refunded(channel_id, outcome)
@@ -228,29 +249,33 @@ class Refunds:
             await self._sender.send(REFUND, ref, BATCH_SETTLEMENT_ADDRESS, alone)
             raise SettlementUnknown("the refund is sent without the claims before it")
 
-    async def _reopen(self, channel_id: str) -> None:
-        await self._store.commit(Batch([Write(_END, _ended(channel_id, ChannelState.OPEN), None)]))
+    async def _reopen(self, channel_id: str, newest: int) -> None:
+        await self._store.commit(
+            Batch([Write(_END, _ended(channel_id, ChannelState.OPEN, newest), None)])
+        )
         await self._channels.reload(channel_id)
 
-    async def _end(self, channel_id: str, state: OnchainState) -> None:
+    async def _end(self, channel_id: str, state: OnchainState, newest: int) -> None:
         """An empty channel is closed; its row stays, a new deposit opens it again."""
         empty = state.balance <= state.total_claimed
         following = ChannelState.CLOSED if empty else ChannelState.OPEN
         writes = [
-            Write(_END, _ended(channel_id, following), None),
+            Write(_END, _ended(channel_id, following, newest), None),
             *mirror_writes(channel_id, state, unix_now()),
         ]
         await self._store.commit(Batch(writes))
         await self._channels.reload(channel_id)
 
-    def _spawn(self, work: Coroutine[Any, Any, Refunded]) -> asyncio.Task[Refunded]:
+    def _spawn(
+        self, channel_id: str, work: Coroutine[Any, Any, Refunded]
+    ) -> asyncio.Task[Refunded]:
         task = asyncio.create_task(work)
-        self._tasks.add(task)
+        self._tasks[task] = channel_id
         task.add_done_callback(self._done)
         return task
 
     def _done(self, task: asyncio.Task[Refunded]) -> None:
-        self._tasks.discard(task)
+        del self._tasks[task]
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOG.warning("a refund ended with: %s", error)
 
@@ -277,7 +302,7 @@ class Refunds:
             .where(
                 _TX.c.purpose == REFUND,
                 _TX.c.ref.startswith(reference, autoescape=True),
-                _TX.c.state.not_in([TxState.INTENDED, TxState.REJECTED]),
+                _LEFT,
             )
             .order_by(_TX.c.id.desc())
             .limit(1)
@@ -302,8 +327,8 @@ def refundable(state: OnchainState, charged: int, amount: int | None) -> int:
     return amount
 
 
-def _ended(channel_id: str, state: ChannelState) -> dict[str, str]:
-    return {"id": channel_id, "next": state.value}
+def _ended(channel_id: str, state: ChannelState, newest: int) -> dict[str, str | int]:
+    return {"id": channel_id, "next": state.value, "newest": newest}
 
 
 def _row(engine: Engine, channel_id: str) -> Row[Any]:

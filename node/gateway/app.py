@@ -113,6 +113,8 @@ class Gateway:
         if gone:
             await store.commit(Batch([release_of(each, int(time.time())) for each in gone]))
             await self._seller.settlement.take_over(gone)
+        if presence.shared:
+            await self._seller.refunds.finish_abandoned()
         taken_back = await self._seller.channels.reverse_broken_streams(presence.departed)
         if taken_back:
             log.warning("%d charges of broken streams were taken back", taken_back)

@@ -60,6 +60,10 @@ class Refunds(Protocol):
         """The channel is reserved. Raises SettlementFailed, SettlementUnknown, PaymentRefused."""
         ...
 
+    async def finish_abandoned(self) -> None:
+        """Finish what processes that are gone had begun."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Seller:

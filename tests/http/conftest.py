@@ -90,6 +90,9 @@ class NoMoney:
     async def refund(self, channel: Any, amount: int | None) -> Any:
         raise AssertionError("nothing was to be refunded")
 
+    async def finish_abandoned(self) -> None:
+        pass
+
 
 @dataclass
 class Payer:

@@ -195,6 +195,51 @@ async def test_refund_that_a_stranger_sent_first_leaves_the_channel_as_the_chain
         assert channel.balance == 8_000
 
 
+@pytest.mark.parametrize("sent", [True, False])
+async def test_refund_of_a_process_that_died_is_finished_by_one_that_lives(
+    world: World, sent: bool
+) -> None:
+    payer = Payer(world.chain)
+    payment, channel = await open_with_calls(world, payer)
+    if sent:
+        refund = asyncio.create_task(world.refunds.refund(channel, None))
+        while not world.transactions("refund") or not world.transactions("refund")[0].nonce:
+            await asyncio.sleep(0.01)
+        await world.refunds.stop()
+        await asyncio.gather(refund, return_exceptions=True)
+    closed = "UPDATE seller_channel SET state = 'refunding', refund_nonce = 0"
+    with world.engine.begin() as connection:
+        connection.exec_driver_sql(closed)
+    await world.channels.reload(channel.key)
+    await world.refunds.finish_abandoned()
+    assert channel.settling  # one that lives may be about to send it
+    await world.refunds.finish_abandoned()
+    async with asyncio.timeout(15):
+        while channel.settling:
+            await asyncio.sleep(0.05)
+    row = world.channel(payment.channel_id)
+    assert row.state == (ChannelState.CLOSED if sent else ChannelState.OPEN)
+    assert row.balance_atoms == usdc_of(world.chain, world.wallet.address) + 20_000 * (not sent)
+
+
+async def test_refund_that_is_followed_twice_does_not_end_the_next_one(world: World) -> None:
+    payer = Payer(world.chain)
+    _, channel = await open_with_calls(world, payer)
+    await world.refunds.refund(channel, 5_000)
+    [first] = world.transactions("refund")
+    state = (await world.mirror.read([channel.key]))[channel.key]
+    world.chain.rpc("evm_setAutomine", False)
+    refund = asyncio.create_task(world.refunds.refund(channel, None))
+    while len(world.transactions("refund")) < 2 or not world.transactions("refund")[1].nonce:
+        await asyncio.sleep(0.01)
+    await world.refunds._end(channel.key, state, first.id)
+    state_then = world.channel(channel.key).state
+    world.chain.rpc("evm_setAutomine", True)
+    assert (await refund).amount == 7_000
+    assert state_then == ChannelState.REFUNDING
+    assert world.channel(channel.key).state == ChannelState.CLOSED
+
+
 @pytest.mark.parametrize("commit", range(1, 8))
 async def test_seller_killed_during_a_refund_pays_it_once_or_not_at_all(
     chain: DevchainProcess, tmp_path: Path, commit: int
