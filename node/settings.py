@@ -23,6 +23,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 from pydantic_settings.exceptions import SettingsError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from finance.networks import NETWORKS, Network
 from node.errors import PassphraseMissing, SettingsInvalid
@@ -61,8 +63,14 @@ def parse_bind(text: str) -> Bind:
 
 
 def default_data_dir() -> Path:
-    """`~/.farebox`, unless FAREBOX_DATA_DIR says otherwise."""
-    return Path(os.environ.get("FAREBOX_DATA_DIR") or "~/.farebox").expanduser()
+    """`~/.farebox`, unless FAREBOX_DATA_DIR says otherwise. Raises SettingsInvalid."""
+    given = os.environ.get("FAREBOX_DATA_DIR") or "~/.farebox"
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise SettingsInvalid(
+            f"FAREBOX_DATA_DIR: {given} is in nobody's home directory; write the whole path"
+        ) from None
 
 
 class Settings(BaseSettings):
@@ -87,7 +95,9 @@ class Settings(BaseSettings):
         default="",
         description="https address under which operators reach the console from elsewhere",
     )
-    chain_id: int | None = Field(default=None, description="devnet only: another chain id")
+    chain_id: int | None = Field(
+        default=None, ge=1, le=2**53, description="devnet only: another chain id"
+    )
     allowed_hosts: Annotated[list[str], NoDecode] = Field(
         default=[],
         description="hosts (or host:port) in private ranges that upstream and bought URLs may use",
@@ -129,7 +139,7 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database(cls, value: str) -> str:
-        if value and not value.startswith(("sqlite:///", "postgresql+psycopg://")):
+        if value and not _names_database(value):
             raise ValueError(
                 "write it as postgresql+psycopg://user@host/name, or sqlite:////whole/path"
             )
@@ -203,6 +213,17 @@ class Settings(BaseSettings):
         return init_settings, env_settings, toml
 
 
+def _names_database(text: str) -> bool:
+    """Books that SQLite keeps in memory would be gone with the process."""
+    if not text.startswith(("sqlite:///", "postgresql+psycopg://")):
+        return False
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        return False
+    return url.get_backend_name() != "sqlite" or url.database not in (None, "", ":memory:")
+
+
 def _address(text: str, example: str) -> str:
     """An http or https address, as it was given; ValueError says what is wrong with it."""
     try:
@@ -226,7 +247,7 @@ def load_settings(data_dir: Path | None = None) -> Settings:
         return Settings(data_dir=(data_dir or default_data_dir()).absolute())
     except ValidationError as error:
         raise SettingsInvalid("; ".join(_sentence(fault) for fault in error.errors())) from error
-    except (SettingsError, tomllib.TOMLDecodeError, OSError) as error:
+    except (SettingsError, tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise SettingsInvalid(f"the settings cannot be read: {error}") from error
 
 
@@ -266,3 +287,5 @@ def _read_passphrase(path: Path) -> str:
         raise PassphraseMissing(
             f"The passphrase file {path} cannot be read: {error.strerror}."
         ) from error
+    except UnicodeDecodeError:
+        raise PassphraseMissing(f"The passphrase file {path} is no text in UTF-8.") from None

@@ -49,11 +49,16 @@ def test_chain_id_of_a_real_network_cannot_be_changed(
         ("CONSOLE_BIND", "127.0.0.1:99999"),
         ("NETWORK", "mainnet"),
         ("CHAIN_ID", "x"),
+        ("CHAIN_ID", "-5"),
+        ("CHAIN_ID", str(2**80)),
         ("RPC_URLS", "http://one,two"),
         ("RPC_URLS", "http://one:port"),
         ("PUBLIC_URL", "api.example.com"),
         ("DATABASE_URL", "postgresql://farebox@db.internal/farebox"),
         ("DATABASE_URL", "farebox.db"),
+        ("DATABASE_URL", "postgresql+psycopg://db.internal:port/farebox"),
+        ("DATABASE_URL", "sqlite:///"),
+        ("DATABASE_URL", "sqlite:///:memory:"),
         ("TRUSTED_PROXIES", "10.0.0.1/8"),
     ],
 )
@@ -69,9 +74,16 @@ def test_unknown_or_broken_settings_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "farebox.toml").write_text('netwrok = "base"\n')
     with pytest.raises(SettingsInvalid, match="netwrok"):
         load_settings(tmp_path)
-    (tmp_path / "farebox.toml").write_text("network = base\n")
-    with pytest.raises(SettingsInvalid, match="cannot be read"):
-        load_settings(tmp_path)
+    for broken in (b"network = base\n", 'network = "dévnet"\n'.encode("latin-1")):
+        (tmp_path / "farebox.toml").write_bytes(broken)
+        with pytest.raises(SettingsInvalid, match="cannot be read"):
+            load_settings(tmp_path)
+
+
+def test_data_directory_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAREBOX_DATA_DIR", "~nobody-of-this-name/farebox")
+    with pytest.raises(SettingsInvalid, match="FAREBOX_DATA_DIR"):
+        load_settings()
 
 
 @pytest.mark.parametrize(
@@ -116,3 +128,13 @@ def test_missing_passphrase_file_says_which(
     monkeypatch.setenv("FAREBOX_PASSPHRASE_FILE", str(tmp_path / "absent"))
     with pytest.raises(PassphraseMissing, match="absent"):
         resolve_passphrase(load_settings(tmp_path), None)
+
+
+def test_passphrase_file_that_is_no_text_says_which_and_shows_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_bytes("pässphrase".encode("latin-1"))
+    monkeypatch.setenv("FAREBOX_PASSPHRASE_FILE", str(tmp_path / "secret"))
+    with pytest.raises(PassphraseMissing, match="UTF-8") as found:
+        resolve_passphrase(load_settings(tmp_path), None)
+    assert "0xe4" not in str(found.value)
