@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -45,14 +45,40 @@ def root(
 def main() -> None:
     """Run the command line; the only place that turns errors into exit codes."""
     try:
+        _require_text(sys.argv[1:])
         app()
+    except SystemExit:
+        raise
     except (NodeError, AccountsError, BackupError, CatalogError, FinanceError) as error:
-        Console(stderr=True).print(
-            f"farebox: {error}", highlight=False, markup=False, soft_wrap=True
-        )
-        sys.exit(exit_code(error))
+        _end(str(error), exit_code(error))
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        _end(f"This machine refuses: {error}.", 4)
+    except _database_error() as error:
+        reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
+        _end(f"The database cannot be used: {reason}.", 4)
+
+
+def _require_text(arguments: list[str]) -> None:
+    """Bytes that are no text reach Python as surrogates, which nothing can store or compare."""
+    for each in arguments:
+        if each.encode(errors="ignore").decode() != each:
+            _end(f"{each!r} is no text in UTF-8.", 2)
+
+
+def _database_error() -> type[Exception]:
+    """Asked for when a command failed only: it takes longer to load than the list of commands."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return SQLAlchemyError
+
+
+def _end(sentence: str, code: int) -> NoReturn:
+    Console(stderr=True).print(
+        f"farebox: {sentence}", highlight=False, markup=False, soft_wrap=True
+    )
+    sys.exit(code)
 
 
 def exit_code(

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import typer
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from finance.wallet.place import has_wallet
 from node.db.engine import open_engine
 from node.db.revisions import is_newest
-from node.errors import DataDirUnusable, NotInitialised, PassphraseMissing
+from node.errors import NotInitialised, PassphraseMissing
 from node.settings import Settings, load_settings, resolve_passphrase
 
 if TYPE_CHECKING:
@@ -60,17 +59,13 @@ def unlock(settings: Settings) -> Keys:
 
 
 def open_database(settings: Settings) -> Engine:
-    """The node's database, at the newest schema. Raises DataDirUnusable."""
-    try:
-        engine = open_engine(settings.database)
-        if not is_newest(engine):
-            # Imported here: Alembic and the backups take longer to load than most commands run.
-            from node.vault.before import require_upgraded
+    """The node's database, at the newest schema. Raises BackupBeforeUpgrade."""
+    engine = open_engine(settings.database)
+    if not is_newest(engine):
+        # Imported here: Alembic and the backups take longer to load than most commands run.
+        from node.vault.before import require_upgraded
 
-            require_upgraded(engine)
-    except SQLAlchemyError as error:
-        reason = getattr(error, "orig", None) or error
-        raise DataDirUnusable(f"The database cannot be opened: {reason}.") from error
+        require_upgraded(engine)
     return engine
 
 

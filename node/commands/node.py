@@ -21,7 +21,7 @@ from node.commands.frame import (
     require_wallet,
     unlock,
 )
-from node.commands.output import Json, format_time, show_facts
+from node.commands.output import Json, format_time, show_facts, write_new
 from node.db.engine import open_engine
 from node.errors import DataDirUnusable
 from node.lock import prepare_data_dir, running_node
@@ -114,8 +114,6 @@ def upgrade(
             upgrade_with_backup(engine, settings, unlock(settings))
         else:
             upgrade_schema(engine)
-    except SQLAlchemyError as error:
-        raise DataDirUnusable(f"The database cannot be brought up to date: {error}.") from error
     finally:
         engine.dispose()
     show_facts({"database": "up to date"}, as_json)
@@ -145,11 +143,11 @@ def devchain(
 def _write_toml(path: Path, network: NetworkName) -> None:
     """A first settings file; one that is there already stays as it is."""
     try:
-        with path.open("x") as file:
-            file.write(
-                "# Settings of this node; every one can also be set as FAREBOX_… in the"
-                f' environment.\nnetwork = "{network}"\n'
-            )
+        write_new(
+            path,
+            "# Settings of this node; every one can also be set as FAREBOX_… in the"
+            f' environment.\nnetwork = "{network}"\n',
+        )
     except FileExistsError:
         return
     except OSError as error:

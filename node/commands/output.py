@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -62,6 +64,17 @@ def wants_json(as_json: bool) -> bool:
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, default=str) + "\n")
     sys.stdout.flush()
+
+
+def write_new(path: Path, text: str) -> None:
+    """A file that only its owner reads, whole or not at all. Raises OSError, also where one is."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+    except OSError:
+        path.unlink()
+        raise
 
 
 def _terminal() -> Console:

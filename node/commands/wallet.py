@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ import typer
 from finance.errors import WalletError
 from finance.wallet.keystore import Keystore
 from node.commands.frame import new_passphrase, passphrase, read_settings, require_wallet
-from node.commands.output import Json, show_facts
+from node.commands.output import Json, show_facts, write_new
 from node.errors import AlreadyRunning
 from node.lock import prepare_data_dir, running_node
 
@@ -44,11 +43,9 @@ def export(
         sys.stdout.write(text + "\n")
         return
     try:
-        handle = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_new(out, text + "\n")
     except OSError as error:
         raise WalletError(f"{out} cannot be written: {error.strerror}.") from error
-    with os.fdopen(handle, "w") as file:
-        file.write(text + "\n")
 
 
 @app.command("import")

@@ -1,0 +1,107 @@
+"""Commands on a machine in trouble end with a sentence, and leave nothing that is half done."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_cli import Farebox, farebox, fresh, made_once, with_settings
+
+__all__ = ("farebox", "fresh", "made_once")
+
+
+def run_on_full_disk(farebox: Farebox, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """No file may grow, as on a disk that is full."""
+    return subprocess.run(
+        [sys.executable, "-m", "node.cli", *arguments],
+        env=farebox.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+    )
+
+
+def assert_sentence(stderr: str) -> None:
+    assert stderr.startswith("farebox: ") and "Traceback" not in stderr, stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://farebox@127.0.0.1:9/farebox",  # nothing listens there
+        "sqlite:////nowhere/farebox.db",
+    ],
+)
+@pytest.mark.parametrize("command", [("up",), ("db", "upgrade"), ("key", "create", "app")])
+def test_database_that_is_not_there_is_a_sentence(
+    farebox: Farebox, url: str, command: tuple[str, ...]
+) -> None:
+    done = with_settings(farebox, FAREBOX_DATABASE_URL=url).run(*command)
+    assert done.returncode == 4
+    assert_sentence(done.stderr)
+    assert len(done.stderr.splitlines()) == 1 and "sqlalche.me" not in done.stderr
+
+
+def test_full_disk_under_the_books_is_a_sentence(farebox: Farebox) -> None:
+    farebox.json("listing", "list")
+    done = run_on_full_disk(farebox, "key", "create", "app")
+    assert done.returncode == 4
+    assert_sentence(done.stderr)
+    assert farebox.json("key", "list") == []
+
+
+def test_full_disk_under_an_export_leaves_no_empty_file(farebox: Farebox, tmp_path: Path) -> None:
+    out = tmp_path / "wallet.json"
+    done = run_on_full_disk(farebox, "wallet", "export", "--out", str(out))
+    assert done.returncode == 3
+    assert_sentence(done.stderr)
+    assert not out.exists()
+
+
+def test_output_that_cannot_be_written_is_a_sentence(farebox: Farebox) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "node.cli", "wallet", "show"],
+            env=farebox.environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 4
+    assert_sentence(done.stderr)
+
+
+def test_full_disk_at_init_does_not_keep_the_network_from_the_next(fresh: Farebox) -> None:
+    settings = {"FAREBOX_PASSPHRASE": "correct horse"}
+    new = Farebox(fresh.home, settings)
+    done = run_on_full_disk(new, "init", "--network", "base")
+    assert done.returncode == 4
+    assert_sentence(done.stderr)
+    assert new.json("init", "--network", "base")["network"] == "base"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("listing", "pause"),
+        ("key", "revoke"),
+        ("user", "unlock"),
+        ("backup", "verify"),
+        ("call", "weather", "/", "-d"),
+    ],
+)
+def test_argument_that_is_no_text_is_said_so(farebox: Farebox, command: tuple[str, ...]) -> None:
+    password = farebox.home.parent / "password"
+    password.write_text("a password for backups\n")
+    environment = {"FAREBOX_BACKUP_PASSWORD_FILE": str(password)}
+    done = with_settings(farebox, **environment).run(*command, "caf\udce9")
+    assert done.returncode == 2
+    assert_sentence(done.stderr)
