@@ -23,7 +23,7 @@ from node.commands.frame import (
 )
 from node.commands.output import Json, format_time, show_facts, write_new
 from node.db.engine import open_engine
-from node.errors import DataDirUnusable
+from node.errors import DataDirUnusable, SettingsInvalid
 from node.lock import prepare_data_dir, running_node
 from node.settings import Settings, load_settings
 
@@ -47,6 +47,11 @@ def init(
     if keystore.exists():
         raise WalletError(
             f"{settings.data_dir} has a wallet already ({keystore.address()}); nothing was changed."
+        )
+    if network and "network" in settings.model_fields_set and network != settings.network:
+        raise SettingsInvalid(
+            f"FAREBOX_NETWORK or farebox.toml says {settings.network}, not {network}; change that"
+            " first. Nothing was made."
         )
     prepare_data_dir(settings.data_dir)
     _write_toml(settings.data_dir / "farebox.toml", network or NetworkName(settings.network))

@@ -88,6 +88,15 @@ def test_full_disk_at_init_does_not_keep_the_network_from_the_next(fresh: Farebo
     assert new.json("init", "--network", "base")["network"] == "base"
 
 
+def test_init_for_another_network_than_the_settings_name_makes_nothing(fresh: Farebox) -> None:
+    fresh.home.mkdir(mode=0o700)
+    (fresh.home / "farebox.toml").write_text('network = "base-sepolia"\n')
+    new = Farebox(fresh.home, {"FAREBOX_PASSPHRASE": "correct horse"})
+    done = new.run("init", "--network", "base")
+    assert done.returncode == 3 and "base-sepolia" in done.stderr
+    assert not (fresh.home / "keys").exists()
+
+
 @pytest.mark.parametrize(
     "command",
     [
