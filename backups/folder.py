@@ -84,9 +84,34 @@ def _lock(folder: Path) -> int:
     return handle
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file can be had now: a mount whose server is gone answers with errors, which
+    `Path.is_file` passes on."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def find(folder: Path, pattern: str) -> list[Path]:
+    """What of a folder fits a pattern; nothing where it cannot be read."""
+    try:
+        return list(folder.glob(pattern))
+    except OSError:
+        return []
+
+
+def remove(path: Path) -> None:
+    """A file that may be gone already. Raises FolderUnusable where it cannot be removed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise unusable(path, error) from None
+
+
 def sweep(folder: Path) -> None:
     """Remove what was half done, by whoever is not at work on it any more."""
-    for path in folder.glob(f"{_WORK}*"):
+    for path in find(folder, f"{_WORK}*"):
         try:
             handle = _lock(path)
         except OSError:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backups.client import run_task
 from backups.errors import BackupDamaged, BackupError, CheckFailed, FolderUnusable, NotABackup
-from backups.folder import work_folder
+from backups.folder import is_there, work_folder
 from backups.manifest import Manifest
 from backups.models import BackupState
 from backups.tasks import Check, Extract, Outcome, Postgres
@@ -135,7 +135,7 @@ def _open_books(place: Path, manifest: Manifest, wallet: str) -> None:
 
 async def _existing(vault: Vault, backup_id: str) -> BackupView:
     backup = await asyncio.to_thread(records.read_backup, vault.engine, backup_id)
-    if not await asyncio.to_thread(backup.path.is_file):
+    if not await asyncio.to_thread(is_there, backup.path):
         await asyncio.to_thread(mark_lost, vault.engine, backup)
         raise FolderUnusable(f"{backup.path} is not there any more.")
     return backup

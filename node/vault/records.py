@@ -12,7 +12,7 @@ from sqlalchemy import Engine, Row, func, insert, select, update
 from sqlmodel import col
 
 from backups.errors import BackupUnknown, NoBackupKey
-from backups.folder import SUFFIX
+from backups.folder import SUFFIX, find
 from backups.header import BackupKey
 from backups.manifest import Manifest, decode_manifest
 from backups.models import Backup, BackupKeyRow, BackupState, CopyState
@@ -186,7 +186,7 @@ def copied(engine: Engine) -> list[BackupView]:
 def left_behind(engine: Engine, folder: Path) -> list[BackupView]:
     """Whose file is in `folder` though the history says that it was not finished, or was let go:
     the node ended between the two; or that it was missing: the folder was away (blocking)."""
-    names = [path.name for path in folder.glob(f"*{SUFFIX}")]
+    names = [path.name for path in find(folder, f"*{SUFFIX}")]
     states = (BackupState.FAILED, BackupState.REMOVED, BackupState.MISSING)
     conditions = (_BACKUP.c.state.in_(states), _BACKUP.c.folder == str(folder))
     with engine.connect() as connection:

@@ -7,7 +7,8 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from backups.errors import BackupBusy, BackupError, NoBackupKey
+from backups.errors import BackupBusy, BackupError, FolderUnusable, NoBackupKey
+from backups.folder import is_there, remove
 from backups.models import BackupState, CopyState
 from backups.retention import superfluous
 from backups.schedule import backup_due, test_due
@@ -71,7 +72,8 @@ class Upkeep:
             await asyncio.to_thread(
                 records.change, engine, backup.id, state=BackupState.REMOVED, removed_at=now
             )
-            await asyncio.to_thread(backup.path.unlink, True)
+            with suppress(FolderUnusable):  # `_settle` tries again, and tells
+                await asyncio.to_thread(remove, backup.path)
         why = await self._copies.prune(now, choices.keeping)
         await self._tell("bucket", why and f"Old copies stay in the storage: {why}")
 
@@ -81,6 +83,7 @@ class Upkeep:
         engine = self._vault.engine
         choices = await asyncio.to_thread(read_preference, engine, BackupChoices)
         folder = self._vault.folder(choices)
+        stays = ""
         for backup in await asyncio.to_thread(records.left_behind, engine, folder):
             try:
                 await self._take_up(backup)
@@ -89,11 +92,14 @@ class Upkeep:
             except BackupError as error:
                 # One that cannot be looked into must not keep the schedule from the next.
                 _log.warning("backup %s: %s", backup.id, error)
+                if backup.state is BackupState.REMOVED:
+                    stays = f"An old backup cannot be removed: {error}"
+        await self._tell("folder", stays)
 
     async def _take_up(self, backup: BackupView) -> None:
         match backup.state:
             case BackupState.REMOVED:
-                await asyncio.to_thread(backup.path.unlink, True)
+                await asyncio.to_thread(remove, backup.path)
             case BackupState.MISSING:
                 await verify(self._vault, backup.id)
             case _:
@@ -150,7 +156,7 @@ class Upkeep:
     async def _mark_missing(self) -> None:
         engine = self._vault.engine
         for backup in await asyncio.to_thread(records.good_backups, engine):
-            if not await asyncio.to_thread(backup.path.is_file):
+            if not await asyncio.to_thread(is_there, backup.path):
                 await asyncio.to_thread(mark_lost, engine, backup)
 
     async def _warn(self, now: int) -> None:

@@ -1,0 +1,83 @@
+"""A folder that was well when it was chosen: the schedule, the alarms and the start go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backups.folder import sweep
+from backups.header import BackupKey
+from backups.models import BackupState
+from node.accounts.audit import SYSTEM
+from node.alerts.rules import Rule
+from node.vault import records
+from node.vault.checks import verify
+from node.vault.choices import first_start
+from node.vault.copies import Copies
+from node.vault.service import Surroundings, Vault
+from node.vault.upkeep import Upkeep
+from tests.backups.home import Home
+from tests.backups.told import Told
+
+DAY = 86_400
+
+
+class Overdue(Told):
+    """Also remembers whether the warning was given."""
+
+    given = False
+
+    async def raise_(self, rule: Rule, subject: str, message: str, link: str) -> None:
+        self.given |= rule is Rule.BACKUP_OVERDUE
+        await super().raise_(rule, subject, message, link)
+
+
+def keeper(home: Home, told: Told) -> tuple[Vault, Upkeep]:
+    key = BackupKey(home.key.recipient, home.key.key_block)
+    records.store_key(home.engine, key, home.keys.seal(home.key.identity.encode()), SYSTEM, 1)
+    vault = Vault(Surroundings(home.settings, home.engine, home.keys, alarm=told))
+    return vault, Upkeep(vault, Copies(home.engine, home.keys.unseal))
+
+
+def take_away(folder: Path) -> Path:
+    """As a mount whose server is gone: it is no missing file, every question is an error."""
+    away = folder.rename(folder.with_name("away"))
+    folder.symlink_to("x" * 300)
+    return away
+
+
+async def test_a_folder_that_answers_with_errors_is_an_alarm_and_good_again_when_it_is_back(
+    home: Home,
+) -> None:
+    told = Overdue()
+    vault, upkeep = keeper(home, told)
+    made = await vault.back_up_now("manual")
+    first_start(home.engine, SYSTEM, made.started_at)
+    away = take_away(home.folder)
+    sweep(home.folder)  # as a start does
+    await upkeep.run(made.started_at + 31 * DAY)
+    assert records.read_backup(home.engine, made.id).state is BackupState.MISSING
+    assert told.given and "cannot be used" in told.open[""]
+    home.folder.unlink()
+    away.rename(home.folder)
+    await upkeep.run(made.started_at + 32 * DAY)
+    assert (await verify(vault, made.id)).state is BackupState.GOOD
+    assert told.open == {}
+
+
+async def test_an_old_file_that_cannot_be_removed_does_not_keep_the_schedule_up(
+    home: Home,
+) -> None:
+    told = Told()
+    vault, upkeep = keeper(home, told)
+    old = await vault.back_up_now("manual")
+    records.change(home.engine, old.id, started_at=1_000_000)
+    old.path.unlink()
+    old.path.mkdir()  # what no unlink takes away, as a file on storage that is written once
+    await upkeep.prune(old)
+    new = await vault.back_up_now("manual")
+    await upkeep.run(new.started_at + DAY)
+    assert [each.reason for each in records.good_backups(home.engine)] == ["scheduled", "manual"]
+    assert old.name in told.open["folder"]
+    old.path.rmdir()
+    await upkeep.run(new.started_at + DAY + 1)
+    assert told.open == {}
