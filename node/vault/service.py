@@ -208,6 +208,7 @@ class Vault:
             "size_bytes": outcome.size,
             "sha256": outcome.sha256,
             "manifest": records.manifest_text(outcome.manifest),
+            "error": "",  # of a node that started beside it and took it for left half done
             "remark": " ".join(filter(None, (remark, outcome.remark))),
         }
         await asyncio.to_thread(records.change, self.engine, backup_id, **values)

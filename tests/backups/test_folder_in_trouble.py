@@ -17,6 +17,7 @@ from node.vault.service import Surroundings, Vault
 from node.vault.upkeep import Upkeep
 from tests.backups.home import Home
 from tests.backups.told import Told
+from tests.recovery.node_home import until
 
 DAY = 86_400
 
@@ -81,3 +82,18 @@ async def test_an_old_file_that_cannot_be_removed_does_not_keep_the_schedule_up(
     old.path.rmdir()
     await upkeep.run(new.started_at + DAY + 1)
     assert told.open == {}
+
+
+async def test_a_backup_that_ends_well_beside_a_node_that_starts_says_nothing_of_an_end(
+    home: Home,
+) -> None:
+    """A start takes what is being written for what its last end left half done."""
+    vault, _ = keeper(home, Told())
+    backup_id = await vault.start("command", SYSTEM)
+    records.interrupted(home.engine, 1)
+
+    async def good() -> bool:
+        return records.read_backup(home.engine, backup_id).good
+
+    await until("it is good", good)
+    assert records.read_backup(home.engine, backup_id).error == ""
