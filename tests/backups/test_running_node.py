@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,9 +18,12 @@ from node.accounts.sessions import COOKIE, Client, begin_session
 from node.db.engine import writer
 from node.demo.processes import run_command, start_part
 from node.preferences import change_preference
+from node.settings import Settings
 from node.vault import records
 from node.vault.choices import BackupChoices, FirstStart
-from tests.backups.home import PASSPHRASE, Home
+from node.vault.restore import look_inside, stage, swap
+from node.vault.standing import backup_overdue
+from tests.backups.home import PASSPHRASE, PASSWORD, Home, at
 from tests.console_world import make_users
 from tests.recovery.node_home import free_port, until
 
@@ -110,3 +115,21 @@ async def _open_incidents(home: Home) -> list[Any]:
 
 async def _none_open(home: Home) -> bool:
     return not await _open_incidents(home)
+
+
+def test_a_restored_node_is_not_warned_that_it_was_never_backed_up(
+    home: Home, tmp_path: Path
+) -> None:
+    """Its files stayed on the other machine; the one it comes from is a day old."""
+    now = int(time.time())
+    change_preference(home.engine, FirstStart(at=now - 100 * DAY), SYSTEM, now)
+    file = home.back_up()
+    settings = Settings(data_dir=tmp_path / "new", network="devnet")
+    manifest = asyncio.run(look_inside(file, PASSWORD)).manifest
+    swap(asyncio.run(stage(file, PASSWORD, manifest, settings)), settings)
+    restored = at(settings.data_dir, home)
+    made = manifest.created_at
+    assert not backup_overdue(restored.engine, made + 29 * DAY).overdue
+    late = backup_overdue(restored.engine, made + 31 * DAY)
+    assert (late.overdue, late.days, late.ever) == (True, 31, True)
+    restored.engine.dispose()
