@@ -9,6 +9,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from backups.errors import BackupUnknown
+from backups.folder import is_there
 from backups.models import BackupState, CopyState
 from node.accounts.access import Permission
 from node.accounts.audit import Actor
@@ -223,7 +224,7 @@ def _files(api: Endpoints, vault: Vault) -> None:
     @api.get("/{backup_id}/file", may, response_class=StreamingResponse)
     async def fetch(backup_id: Id) -> StreamingResponse:
         backup = await asyncio.to_thread(records.read_backup, engine, backup_id)
-        if not await asyncio.to_thread(backup.path.is_file):
+        if not await asyncio.to_thread(is_there, backup.path):
             raise BackupUnknown("The file of this backup is not there any more.")
         headers = {
             "content-disposition": f'attachment; filename="{backup.name}"',

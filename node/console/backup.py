@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from starlette.responses import Response
 
 from backups.errors import BackupError, ChoiceInvalid, FolderUnusable
+from backups.folder import is_there
 from backups.models import CopyState
 from node.accounts.access import Permission
 from node.accounts.errors import AccountsError
@@ -107,7 +108,7 @@ class BackupPages:
 
     async def download(self, visit: Visit) -> Response:
         backup = await self._backup(visit)
-        if not await asyncio.to_thread(backup.path.is_file):
+        if not await asyncio.to_thread(is_there, backup.path):
             note = f"{backup.path} is not there any more."
             return visit.redirect(f"{PATH}/{backup.id}", note, "bad")
         return visit.download(

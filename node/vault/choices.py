@@ -65,7 +65,7 @@ def change_choices(engine: Engine, choices: BackupChoices, actor: Actor, now: in
     _within("mail_most_mb", choices.mail_most_mb, 1, MOST_MAIL_MB)
     if choices.folder:
         folder = Path(choices.folder)
-        if not folder.is_absolute():
+        if not folder.is_absolute() or not choices.folder.isprintable():
             raise ChoiceInvalid("folder", "Give the whole path of the folder, from the root.")
         prepare_folder(folder)
     change_preference(engine, choices, actor, now)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from backups.errors import BackupBusy, BackupError, BackupUnknown
-from backups.folder import unusable
+from backups.folder import is_there, unusable
 from backups.manifest import Manifest
 from node.settings import Settings
 from node.vault.restore import Staged, discard, look_inside, require_fit, stage
@@ -57,7 +57,7 @@ class RestoreDesk:
         """A file that was uploaded, by its name, or one on this machine, by its path."""
         if source.startswith("/"):
             return Path(source)
-        if not source or not source.isalnum() or not (self._folder / source).is_file():
+        if not source or not source.isalnum() or not is_there(self._folder / source):
             raise BackupUnknown("Choose a file, or type its whole path on this machine.")
         return self._folder / source
 

@@ -76,6 +76,11 @@ def test_choices_are_kept_checked_and_told_alike(console: Console) -> None:
     assert bad.status_code == 422 and "Enter a whole number." in bad.text
     bad = console.send(admin, "/settings/backup/choices", **{**fields, "folder": "backups"})
     assert bad.status_code == 422 and "whole path" in bad.text
+    for folder in ("/nul\0byte", "/" + "a" * 300, "/dev/null/backups"):
+        bad = console.send(admin, "/settings/backup/choices", **{**fields, "folder": folder})
+        assert bad.status_code == 422, folder
+        told = api.put("/api/backups/choices", json={"folder": folder})
+        assert told.status_code in (409, 422, 507), (told.status_code, told.text)
     good = console.send(admin, "/settings/backup/choices", **{**fields, "every_hours": "6"})
     assert good.status_code == 303
     assert api.get("/api/backups/choices").json()["every_hours"] == 6

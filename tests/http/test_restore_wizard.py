@@ -102,3 +102,14 @@ def test_of_a_file_from_somebody_who_may_not_restore_nothing_is_read(
             sending.sendall(head.encode())
             answer = sending.recv(4096)
     assert answer.startswith(b"HTTP/1.1 303") and b"/sign-in" in answer
+
+
+@pytest.mark.parametrize(
+    "path", ["a" * 5_000, "/" + "a" * 5_000, "/nul\0byte", "../../etc/passwd", "/dev/null", "/"]
+)
+def test_a_name_that_no_file_can_have_is_a_sentence(console: Console, path: str) -> None:
+    with httpx.Client(base_url=console.url, trust_env=False, timeout=60) as guest:
+        guest.headers["origin"] = console.url
+        fields = {"path": path, "source": path, "password": PASSWORD}
+        for step in ("/setup/restore", "/setup/restore/begin"):
+            assert guest.post(step, data=fields).status_code == 422, step
