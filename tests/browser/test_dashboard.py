@@ -35,6 +35,26 @@ BUYER_CARDS = [
 SELLER_CARDS = ["Calls Served (24h)", "Success Rate", "Revenue (24h)", "Calls Served (7d)"]
 
 
+# A label every six hours, as they stand at another hour of the day.
+SHIFT_TICKS = """(hour) => document.querySelectorAll(".chart__ticks li").forEach(
+    (each, index) => { each.textContent = index % 6 === hour ? "20:00" : ""; })"""
+# What is shown and begins before the one before it ends, or ends beyond its chart.
+OVERLAPS = """() => {
+  const found = [];
+  const chart = document.querySelector(".chart").getBoundingClientRect();
+  let end = 0;
+  for (const each of document.querySelectorAll(".chart__ticks li")) {
+    if (!each.textContent || getComputedStyle(each).visibility === "hidden") continue;
+    const range = document.createRange();
+    range.selectNodeContents(each);
+    const box = range.getBoundingClientRect();
+    if (box.left < end + 2 || box.right > chart.right) found.push([box.left, end, box.right]);
+    end = box.right;
+  }
+  return found;
+}"""
+
+
 @pytest.fixture
 def console(migrated_engine: Engine, tmp_path: Path) -> Iterator[Console]:
     with serve_console(migrated_engine, tmp_path) as console:
@@ -276,6 +296,11 @@ def test_large_figures_stand_in_one_line_and_hours_below_their_chart(
     assert card(page, "USDC Balance") == "123,456.78"
     assert card(page, "Gas Balance") == "123.000000"
     assert max(lines) < 1.5
+    for width in (360, 520, 768, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        for hour in range(6):
+            page.evaluate(SHIFT_TICKS, hour)
+            assert page.evaluate(OVERLAPS) == [], (width, hour)
     beyond = page.locator(".chart__ticks").evaluate(
         """ticks => [...ticks.children].map(each => {
           each.textContent = "12:00";
