@@ -86,8 +86,9 @@ class RestorePages:
         try:
             await self._desk.begin(source, password)
         except BackupError as error:
-            form = Form({"source": source}).refused(error)
-            return _page(guest, RestoreView("agree", form), 422)
+            form, seen = Form({"source": source}).refused(error), self._desk.seen(source)
+            facts = facts_of(seen, guest.now) if seen else ()
+            return _page(guest, RestoreView("agree", form, facts), 422)
         return guest.redirect(PATH)
 
     async def finish(self, guest: Guest) -> Response:

@@ -36,6 +36,7 @@ class RestoreDesk:
         self._folder = settings.data_dir / INCOMING
         self._task: asyncio.Task[None] | None = None
         self._progress = ("", 0, 0)
+        self._seen: dict[str, Manifest] = {}
         self.error = ""
         self.staged: Staged | None = None
 
@@ -65,7 +66,12 @@ class RestoreDesk:
         """What is inside, if it fits here. Raises BackupError; nothing is changed."""
         manifest = (await look_inside(self.path_of(source), password)).manifest
         await asyncio.to_thread(require_fit, manifest, self._settings)
+        self._seen = {source: manifest}
         return manifest
+
+    def seen(self, source: str) -> Manifest | None:
+        """What the last look found, if it was at this one: a wrong password shows nothing."""
+        return self._seen.get(source)
 
     async def begin(self, source: str, password: str) -> None:
         """Check all of it and make a data directory of it, in the background. Raises

@@ -59,6 +59,9 @@ def test_a_backup_is_looked_into_agreed_to_and_taken_when_the_node_ends(
         assert lost.keys.wallet.address[2:8] in shown.text.lower()
         assert "must not run again" in shown.text
         source = shown.text.split('name="source" value="')[1].split('"')[0]
+        again = guest.post("/setup/restore/begin", data={"source": source, "password": "not it"})
+        assert again.status_code == 422 and "does not open" in again.text
+        assert lost.keys.wallet.address[2:8] in again.text.lower(), "what is agreed to still shows"
         begun = guest.post("/setup/restore/begin", data={"source": source, "password": PASSWORD})
         assert begun.status_code == 303
         deadline = time.monotonic() + 60
