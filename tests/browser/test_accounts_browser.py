@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyotp
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import Engine, update
 from sqlmodel import col
@@ -18,6 +17,7 @@ from node.accounts.access import Role
 from node.accounts.models import UserSession
 from node.accounts.setup import issue_code
 from node.db.engine import writer
+from tests.browser.accessibility import violations
 from tests.console_world import PASSWORD, Console, serve_console
 
 pytestmark = pytest.mark.browser
@@ -33,8 +33,7 @@ def fill_sign_in(page: Page, name: str, password: str) -> None:
 
 
 def require_accessible(page: Page) -> None:
-    found = Axe().run(page)
-    assert found.violations_count == 0, (page.url, found.generate_report())
+    assert violations(page) == [], page.url
 
 
 def test_from_first_start_to_the_dashboard_without_script(

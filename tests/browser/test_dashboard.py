@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import Engine
 
@@ -21,6 +20,7 @@ from node.usage.events import event
 from node.usage.kpis import Balances
 from node.usage.models import Side
 from node.vault.choices import FirstStart
+from tests.browser.accessibility import violations
 from tests.conftest import book_calls
 from tests.console_world import Console, serve_console
 
@@ -255,8 +255,7 @@ def test_full_pages_fit_and_everybody_can_read_them(
     for path in ("/?side=buyer", "/calls?side=buyer", "/?side=seller"):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        violations = Axe().run(page).response["violations"]
-        assert [f"{each['id']}: {each['nodes'][0]['html'][:120]}" for each in violations] == []
+        assert violations(page) == []
 
 
 @pytest.mark.browser

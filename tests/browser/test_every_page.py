@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import (
     Browser,
     ConsoleMessage,
@@ -35,6 +34,7 @@ from node.accounts.access import Role
 from node.controls import page_modules
 from node.db.engine import open_engine
 from node.db.migrations import upgrade
+from tests.browser.accessibility import violations
 from tests.browser.filled_node import EMOJI, ETHER, RIGHT_TO_LEFT, fill, serve_bazaar
 from tests.chain_fixtures import DevchainProcess
 from tests.console_world import Console, serve_console
@@ -84,7 +84,6 @@ EMPTY = {
 # The only sample of each listing of the node that is full.
 SAMPLE = [("GET", "/forecast/lisbon")]
 
-VIOLATIONS: dict[str, Any] = {"resultTypes": ["violations"]}
 # What another window or other colours can change.
 AGAIN: dict[str, Any] = {
     "runOnly": ["color-contrast", "link-in-text-block", "scrollable-region-focusable"]
@@ -268,13 +267,7 @@ def faults_of(page: Page, width: int, rules: dict[str, Any] | None = None) -> li
     found: list[str] = page.evaluate(FAULTS)
     if is_wider(page, width):
         found.append("is wider than its window")
-    found += [
-        f"{violation['id']}: {violation['nodes'][0]['html'][:120]}"
-        for violation in Axe()
-        .run(page, options={**VIOLATIONS, **(rules or {})})
-        .response["violations"]
-    ]
-    return found
+    return found + violations(page, rules)
 
 
 @pytest.mark.parametrize("area", AREAS)
