@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from finance.buying.booking import Announce, Bookkeeper
 from finance.buying.channels import Channel, seller_of
-from finance.buying.deposits import Deposits, deposit_size, most_to_deposit, still_good
+from finance.buying.deposits import Deposits, deposit_size, most_to_deposit
 from finance.buying.limits import Ask, Reservation, Spending
 from finance.buying.onchain import ChainReader, ChainView
 from finance.buying.policy import BuyingPolicy
@@ -89,7 +89,9 @@ class Buyer:
         """
         if terms.scheme == EXACT:
             return await self._pay_exact(order, terms)
-        channel = await self.pools.acquire(seller_of(terms, order.origin), order.channel_id)
+        channel = await self.pools.acquire(
+            seller_of(terms, order.origin), terms.amount_atoms, order.channel_id
+        )
         try:
             return await self._pay_voucher(order, terms, channel)
         except BaseException:
@@ -191,13 +193,13 @@ class Buyer:
         self, order: Order, terms: Terms, channel: Channel, cumulative: int, now: int
     ) -> tuple[SignedDeposit | None, bool]:
         """The deposit this voucher needs: none, the one still out, or a new unsigned one."""
-        missing = cumulative - channel.balance
+        missing = channel.lacks(terms.amount_atoms)
         if missing <= 0:
             return None, False
         if channel.deposit is not None:
-            if still_good(channel.deposit, missing, now):
-                return channel.deposit, False
-            raise ChannelBusy("A deposit into this channel is still open.")
+            if channel.waits(terms.amount_atoms, now):
+                raise ChannelBusy("A deposit into this channel is still open.")
+            return channel.deposit, False
         unspent = max(0, channel.balance - channel.charged)
         ask = Ask(order.listing_id, order.key_id, 0, 0, unspent)
         most = most_to_deposit(self.spending.limits, self.spending, ask, now)

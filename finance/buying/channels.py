@@ -8,6 +8,7 @@ node per data directory); guards in the UPDATEs refuse a second process.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -20,6 +21,9 @@ from finance.models import BuyerChannel, ChannelState
 from finance.networks import Network
 from finance.x402 import digest, text
 from finance.x402.values import ChannelConfig
+
+# A deposit must still be mined by the seller after it has travelled.
+TRAVEL_SECONDS = 20
 
 Waiting = deque["asyncio.Future[Channel]"]
 
@@ -74,6 +78,18 @@ class Channel:
 
     def __post_init__(self) -> None:
         self.head = voucher_head(self.config, self.id)
+
+    def lacks(self, atoms: int) -> int:
+        """What a call for `atoms` needs beyond what is in the channel; not above 0: nothing."""
+        return self.charged + atoms - self.balance
+
+    def waits(self, atoms: int, now: float) -> bool:
+        """Whether a call for `atoms` has to wait: the deposit that is out for it covers it no
+        more, and the chain may take that one still."""
+        if self.deposit is None or self.lacks(atoms) <= 0:
+            return False
+        in_time = self.deposit.valid_before > now + TRAVEL_SECONDS
+        return not (in_time and self.deposit.amount_atoms >= self.lacks(atoms))
 
     @property
     def usable(self) -> bool:
@@ -156,12 +172,15 @@ class SellerChannels:
         self._most = most
         self._waiting: Waiting = deque()
 
-    def take_free(self) -> Channel | None:
-        """A free channel, made busy; the one with most room first. No await in here."""
+    def take_free(self, atoms: int) -> Channel | None:
+        """A channel that is free for a call for `atoms`, made busy; the one with most room
+        first. No await in here."""
+        now = time.time()
         free = [each for each in self.channels if each.usable and not each.busy]
+        free = [each for each in free if not each.waits(atoms, now)]
         if not free:
             return None
-        best = max(free, key=_room)
+        best = max(free, key=lambda each: _room(each, atoms))
         best.busy = True
         return best
 
@@ -207,7 +226,9 @@ class SellerChannels:
         channel.busy = False
 
 
-def _room(channel: Channel) -> tuple[bool, bool, int]:
-    """Stale ones last (they need the chain), unsettled ones first (their voucher is signed
-    already), then the fullest: top-ups come as late as they can."""
-    return not channel.stale, bool(channel.unresolved), channel.balance - channel.charged
+def _room(channel: Channel, atoms: int) -> tuple[bool, bool, bool, int]:
+    """Stale ones last (they need the chain), those that need no deposit before the others,
+    unsettled ones first (what they need is signed already), then the fullest: top-ups come as
+    late as they can."""
+    room = channel.balance - channel.charged
+    return not channel.stale, room >= atoms, bool(channel.unresolved), room

@@ -12,15 +12,11 @@ from finance.buying.limits import EVERY, Ask, Limits, Spending
 from finance.buying.onchain import ChainView, OnchainChannel
 from finance.buying.proofs import adopt, adoption, none_charged
 from finance.buying.purchase import channel_synced, deposited
-from finance.buying.signing import SignedDeposit
 from finance.buying.terms import Terms
 from finance.errors import RpcUnavailable
 from finance.ledger import Account, entry
 from finance.models import ChannelState
 from finance.store import Batch, Store, Write
-
-# A deposit must still be mined by the seller after it has travelled.
-TRAVEL_SECONDS = 20
 
 _BOOKED = text(
     "SELECT COALESCE(SUM(amount), 0) FROM ledger_entry"
@@ -41,11 +37,6 @@ def most_to_deposit(limits: Limits, spending: Spending, ask: Ask, now: float) ->
     channel_room = limits.of("deposit", ask.listing_id, ask.key_id) - ask.channel_atoms
     day_room = limits.of_counter("deposits", EVERY) - spending.spent("deposits", EVERY, now)
     return min(channel_room, day_room)
-
-
-def still_good(deposit: SignedDeposit, needed: int, now: int) -> bool:
-    """Whether a signed deposit can be sent (again) and covers what is missing."""
-    return deposit.valid_before > now + TRAVEL_SECONDS and deposit.amount_atoms >= needed
 
 
 def state_seen(

@@ -34,14 +34,14 @@ class ChannelPools:
             self.sellers[seller] = found
         return found
 
-    async def acquire(self, seller: SellerId, first: str | None = None) -> Channel:
-        """A channel for one call: `first` if it can be used, or one that is free, soon free, or
-        new; raise ChannelBusy, RpcUnavailable."""
+    async def acquire(self, seller: SellerId, atoms: int, first: str | None = None) -> Channel:
+        """A channel for one call for `atoms`: `first` if it can be used, or one that is free,
+        soon free, or new; raise ChannelBusy, RpcUnavailable."""
         pool = self.pool(seller)
         while True:
             channel = await self.reserve(first, seller) if first else None
             if channel is None:
-                channel = await self._next(pool)
+                channel = await self._next(pool, atoms)
             try:
                 if channel.stale:
                     await self._deposits.sync(channel)
@@ -53,14 +53,14 @@ class ChannelPools:
             # Its money is being taken back: set aside.
             self.release(channel)
 
-    async def _next(self, pool: SellerChannels) -> Channel:
-        if (free := pool.take_free()) is not None:
+    async def _next(self, pool: SellerChannels, atoms: int) -> Channel:
+        if (free := pool.take_free(atoms)) is not None:
             return free
         if pool.any_in_use:
             try:
                 return await pool.wait(self._policy.patience_seconds)
             except ChannelBusy:
-                if (free := pool.take_free()) is not None:
+                if (free := pool.take_free(atoms)) is not None:
                     return free
         if pool.may_open:
             return await self._open(pool)

@@ -1,5 +1,6 @@
 """A buyer that stopped in the middle of a purchase finds out what became of it."""
 
+import asyncio
 import itertools
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from finance.buying import channels
 from finance.buying.recovery import settle_channels, settle_exact
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.models import BuyerChannel
@@ -19,7 +21,7 @@ from finance.x402.vouchers import deposit_calldata
 from finance.x402.wire import decode_payment
 from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import BuyerNode, buying, left_open, served
-from tests.http.scripted_seller import ScriptedSeller, charges_double, honest
+from tests.http.scripted_seller import ScriptedSeller, charges_double, hangs, honest
 from tests.recovery.faulty_rpc import FaultyRpc
 
 PRICE = 1000
@@ -161,3 +163,31 @@ async def test_a_start_reads_open_purchases_only_however_many_were_made(
         pass
     assert any("ix_purchase_deposit" in plan for plan in plans), plans
     assert not [plan for plan in plans if plan in ("SCAN p", "SCAN purchase")], plans
+
+
+async def test_a_deposit_that_got_no_answer_stands_in_the_way_of_no_channel_with_money(
+    tmp_path: Path, chain: DevchainProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may not be sent again any more, and the chain may take it yet."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+    both, moved = asyncio.Barrier(2), list[bytes]()
+
+    async def moves_one(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:
+        if isinstance(payment.payload, DepositPayment):
+            if len(this.seen) <= 2:
+                await both.wait()
+            if moved:
+                return await hangs(this, payment)
+            moved.append(payment.payload.channel_id)
+            send(chain, BATCH_SETTLEMENT_ADDRESS, deposit_calldata(payment.payload))
+        return await honest(this, payment)
+
+    async with buying(node, seller, answer_seconds=0.5) as proxy:
+        seller.behave = moves_one
+        first = await asyncio.gather(*(proxy.call("x/y") for _ in range(2)))
+        monkeypatch.setattr(channels, "TRAVEL_SECONDS", 1_000)
+        answers = await asyncio.gather(*(proxy.call("x/y") for _ in range(6)))
+        seller.hang.set()
+    assert sorted(answer.status_code for answer in first) == [200, 504]
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert len(node.channels) == 2
