@@ -56,6 +56,7 @@ class Follower:
         self._settled_head: Block | None = None
         self._waiting: dict[int, list[asyncio.Future[TxOutcome]]] = {}
         self.when_taken_back: Callable[[str], Awaitable[None]] | None = None
+        self.wake = asyncio.Event()  # there is something to look at
 
     async def unfinished(self) -> list[Tx]:
         """All of this key that is not final, also what other processes have sent."""
@@ -71,6 +72,7 @@ class Follower:
             known = tx.id in self.live or tx.id in self.settling
             if not known and tx.attempts and tx.signed_at <= left:
                 self.add(tx)
+                self.wake.set()
 
     def add(self, tx: Tx) -> None:
         settled = tx.state in (TxState.MINED, TxState.REVERTED)

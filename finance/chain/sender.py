@@ -82,7 +82,7 @@ class Sender:
         # Between the choice of a nonce and the end of its first broadcast: what was
         # certainly refused gives its nonce back before another is handed out.
         self._launching = asyncio.Lock()
-        self._wake = asyncio.Event()
+        self._wake = self._follower.wake
         self._loop: asyncio.Task[None] | None = None
 
     @property

@@ -259,3 +259,26 @@ async def test_a_nonce_of_a_process_that_died_holds_back_no_other_process(
             await alive.outcome(second, 8)
         await alive.stop()
     assert usdc_of(chain, to) == 15
+
+
+async def test_what_a_process_that_died_has_signed_is_sent_by_one_that_had_nothing_to_do(
+    chain: ChainProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for it there is told how it ended."""
+    monkeypatch.setattr(follower, "ADOPT_SECONDS", 1.0)
+    to, key = somebody(), funded_key(chain)
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        sender_world(tmp_path / "a.db", [proxy.url], key) as dead,
+        Rpc([chain.rpc_url], DEVNET.chain_id) as rpc,
+    ):
+        alive = Sender(rpc, Signer.from_hex(key), DEVNET, dead.journal, GasCaps.default(DEVNET))
+        await alive.start()
+        proxy.faults[SEND] = Fault.DROP
+        left = await dead.sender.send("t", "x", chain.usdc, transfer(to, 7))
+        await dead.sender.stop()
+        for _ in range(4):
+            with suppress(SettlementUnknown):
+                await alive.outcome(left, 2)
+        await alive.stop()
+    assert usdc_of(chain, to) == 7
