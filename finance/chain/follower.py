@@ -55,7 +55,7 @@ class Follower:
         self.head: Block | None = None
         self._settled_head: Block | None = None
         self._waiting: dict[int, list[asyncio.Future[TxOutcome]]] = {}
-        self.when_taken_back: Callable[[str], Awaitable[None]] | None = None
+        self.when_taken_back: list[Callable[[str], Awaitable[None]]] = []
         self.wake = asyncio.Event()  # there is something to look at
 
     async def unfinished(self) -> list[Tx]:
@@ -228,8 +228,8 @@ class Follower:
 
     async def _unmined(self, tx: Tx) -> None:
         assert tx.outcome is not None and tx.outcome.tx_hash is not None
-        if self.when_taken_back is not None:
-            await self.when_taken_back(tx.outcome.tx_hash)
+        for act in self.when_taken_back:
+            await act(tx.outcome.tx_hash)
         key = gas_key(tx.outcome.tx_hash)
         turns = await next_turns(self._store.engine, [key])
         if not await self._commit(tx, unmine(tx, tx.outcome, turns[key])):

