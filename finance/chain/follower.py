@@ -20,6 +20,7 @@ from finance.chain.transactions import (
     Tx,
     TxOutcome,
     find_tx,
+    load_attempts,
     load_unfinished,
     mine,
     move,
@@ -249,6 +250,8 @@ class Follower:
 
     async def displaced(self, tx: Tx) -> None:
         """Reject a transaction whose nonce another one took for good, below reorg depth."""
+        # What took it may be itself: another process with this key has outbid it.
+        tx.attempts = await asyncio.to_thread(load_attempts, self._store.engine, tx.id)
         depth = (self.head.number if self.head else 0) - self._network.reorg_depth
         if tx.nonce is None or depth < 0 or await self._rpc.nonce(self._address, depth) <= tx.nonce:
             return

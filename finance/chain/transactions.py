@@ -261,14 +261,24 @@ def load_unfinished(engine: Engine, chain_id: int, sender: str, reverted_since: 
         found: dict[int, list[Attempt]] = {}
         signed_at: dict[int, int] = {}
         for each in connection.execute(ours):
-            fees = Fees(each.max_fee_wei, each.max_priority_fee_wei)
-            signed = Attempt(each.tx_hash, bytes.fromhex(each.raw[2:]), fees)
-            found.setdefault(each.tx_id, []).append(signed)
+            found.setdefault(each.tx_id, []).append(_attempt(each))
             signed_at[each.tx_id] = max(signed_at.get(each.tx_id, 0), each.created_at)
     loaded = [_tx(row, found.get(row.id, [])) for row in rows]
     for tx in loaded:
         tx.signed_at = _monotonic(signed_at.get(tx.id, 0))
     return loaded
+
+
+def load_attempts(engine: Engine, tx_id: int) -> list[Attempt]:
+    """All signed forms of one, whichever process signed them, the cheapest first."""
+    query = select(_ATTEMPTS).where(_ATTEMPTS.c.tx_id == tx_id).order_by(_ATTEMPTS.c.max_fee_wei)
+    with engine.connect() as connection:
+        return [_attempt(row) for row in connection.execute(query)]
+
+
+def _attempt(row: Row[Any]) -> Attempt:
+    fees = Fees(row.max_fee_wei, row.max_priority_fee_wei)
+    return Attempt(row.tx_hash, bytes.fromhex(row.raw[2:]), fees)
 
 
 def _monotonic(at: int) -> float:

@@ -282,3 +282,34 @@ async def test_what_a_process_that_died_has_signed_is_sent_by_one_that_had_nothi
                 await alive.outcome(left, 2)
         await alive.stop()
     assert usdc_of(chain, to) == 7
+
+
+async def test_a_transaction_outbid_by_a_process_that_died_is_never_said_to_have_failed(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    """It was mined as the dead one had signed it last; the other knew its first form only."""
+    to, key = somebody(), funded_key(chain)
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        FaultyRpc(chain.rpc_url) as mute,
+        sender_world(tmp_path / "a.db", [proxy.url], key, stuck_seconds=1) as dead,
+        Rpc([mute.url], DEVNET.chain_id) as rpc,
+    ):
+        signer, caps = Signer.from_hex(key), GasCaps.default(DEVNET)
+        alive = Sender(rpc, signer, DEVNET, dead.journal, caps, stuck_seconds=4)
+        mute.faults[SEND] = proxy.faults[SEND] = Fault.DROP
+        proxy.answers[RECEIPT] = lambda call, result: None
+        sent = await dead.sender.send("t", "x", chain.usdc, transfer(to, 7))
+        await alive.start()
+        assert len(dead.rows("SELECT * FROM chain_tx_attempt")) == 1
+        while len(dead.rows("SELECT * FROM chain_tx_attempt")) == 1:
+            await asyncio.sleep(0.05)
+        del proxy.faults[SEND]
+        while usdc_of(chain, to) != 7:
+            await asyncio.sleep(0.05)
+        await dead.sender.stop()
+        chain.rpc("anvil_mine", hex(DEVNET.reorg_depth + 1))
+        outcome = await alive.outcome(sent, 15)
+        await alive.stop()
+        assert outcome.state in (TxState.MINED, TxState.FINAL)
+        assert dead.gas_booked() == -outcome.fee_wei < 0
