@@ -170,7 +170,7 @@ class Follower:
     async def _mined(self, tx: Tx, receipt: Receipt) -> None:
         key = gas_key(receipt.tx_hash)
         turns = await next_turns(self._store.engine, [key])
-        if not await self._commit(tx, mine(tx, receipt, turns[key])):
+        if not await self.commit(tx, mine(tx, receipt, turns[key])):
             if tx.outcome is not None:
                 self.tell(await self._with_logs(tx.outcome))
             return
@@ -181,7 +181,7 @@ class Follower:
         self.settling[tx.id] = tx
         self.tell(tx.outcome)
 
-    async def _commit(self, tx: Tx, writes: Sequence[Write]) -> bool:
+    async def commit(self, tx: Tx, writes: Sequence[Write]) -> bool:
         """Whether the row was as we know it. If not, another process with this key has moved it:
         then memory is what the row says."""
         try:
@@ -233,7 +233,7 @@ class Follower:
             await act(tx.outcome.tx_hash)
         key = gas_key(tx.outcome.tx_hash)
         turns = await next_turns(self._store.engine, [key])
-        if not await self._commit(tx, unmine(tx, tx.outcome, turns[key])):
+        if not await self.commit(tx, unmine(tx, tx.outcome, turns[key])):
             return
         _LOG.warning("transaction %s was reorganised away; it is sent again", tx.outcome.tx_hash)
         tx.state, tx.outcome, tx.missing_since, tx.offered_at = TxState.BROADCAST, None, None, 0.0
@@ -243,7 +243,7 @@ class Follower:
 
     async def _final(self, tx: Tx) -> None:
         if tx.state is TxState.MINED:
-            if not await self._commit(tx, [move(tx, TxState.FINAL)]):
+            if not await self.commit(tx, [move(tx, TxState.FINAL)]):
                 return
             tx.state = TxState.FINAL
         self.settling.pop(tx.id, None)
@@ -259,7 +259,7 @@ class Follower:
         if any(receipt is not None for receipt in receipts):
             return
         why = f"nonce {tx.nonce} was used by another transaction of this key"
-        if not await self._commit(tx, unassign(tx, TxState.REJECTED, why)):
+        if not await self.commit(tx, unassign(tx, TxState.REJECTED, why)):
             return
         tx.state = TxState.REJECTED
         self.live.pop(tx.id, None)

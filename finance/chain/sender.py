@@ -385,6 +385,8 @@ class Sender:
             return
         assert tx.nonce is not None
         attempt = self._sign(tx, tx.nonce, tx.gas_limit, fees)
-        await self._store.commit(Batch([move(tx, tx.state), insert_attempt(tx.id, attempt)]))
+        outbid = [move(tx, tx.state), insert_attempt(tx.id, attempt)]
+        if not await self._follower.commit(tx, outbid):
+            return
         tx.attempts.append(attempt)
         await self._offer(tx)

@@ -239,7 +239,7 @@ def row_believed_ours(patch: MonkeyPatch) -> None:
         await self._store.commit(Batch(list(writes)))
         return True
 
-    patch.setattr(Follower, "_commit", alone)
+    patch.setattr(Follower, "commit", alone)
 
 
 @fault(

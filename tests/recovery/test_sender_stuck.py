@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from finance.chain.fees import GasCaps
+from finance.chain.rpc import Rpc
+from finance.chain.sender import Sender
 from finance.models import TxState
+from finance.wallet.signer import Signer
 from tests.chain_fixtures import DevchainProcess
+from tests.recovery.faulty_rpc import Fault, FaultyRpc
 from tests.recovery.sender_world import (
+    DEVNET,
     FAR_AWAY,
     SenderWorld,
     eth_of,
@@ -60,6 +67,33 @@ async def test_a_stuck_transaction_is_outbid_under_its_own_nonce(
         assert outcome.tx_hash in [each[0] for each in _attempts(world)]
         assert world.tx("x").nonce == 0
     assert usdc_of(chain, fresh_address(1)) == 1
+
+
+async def test_a_stuck_transaction_that_another_process_has_offered_meanwhile_is_outbid(
+    chain: DevchainProcess, tmp_path: Path
+) -> None:
+    """The other one started during the first broadcast, and has ended since."""
+    chain.rpc("evm_setAutomine", False)
+    key, caps = chain.keys[0], GasCaps.default(DEVNET)
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        Rpc([chain.rpc_url], DEVNET.chain_id) as rpc,
+        sender_world(
+            tmp_path / "a.db", [proxy.url], key, stuck_seconds=1, timeout_seconds=2
+        ) as world,
+    ):
+        other = Sender(rpc, Signer.from_hex(key), DEVNET, world.journal, caps, stuck_seconds=60)
+        proxy.faults["eth_sendRawTransaction"] = Fault.FORWARD_THEN_HANG
+        sending = asyncio.create_task(_pay(world, chain, "x"))
+        await _until(lambda: len(_attempts(world)) == 1)
+        await other.start()
+        await _until(lambda: world.tx("x").state == TxState.BROADCAST)
+        await other.stop()
+        await sending
+        proxy.heal()
+        with suppress(TimeoutError):
+            await _until(lambda: len(_attempts(world)) > 1, 8)
+        assert len(_attempts(world)) > 1
 
 
 async def test_a_restart_outbids_only_what_waited_long_enough(
