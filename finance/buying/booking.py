@@ -16,7 +16,7 @@ from finance.buying.deposits import Deposits
 from finance.buying.limits import Spending
 from finance.buying.onchain import ChainView
 from finance.buying.pools import ChannelPools
-from finance.buying.proofs import adopt, adoption, superseded
+from finance.buying.proofs import adopt, adoption, find_charged, superseded
 from finance.buying.purchase import (
     Payment,
     Verdict,
@@ -263,6 +263,8 @@ class Bookkeeper:
         writes.append(channel_charged(channel, charged, now))
         writes.append(ended(purchase_id, verdict, now))
         await self._store.commit(Batch(writes))
+        earlier = charged > payment.cumulative or find_charged(channel, charged) is not None
+        payment.outdated = earlier and charged >= payment.cumulative
         channel.unresolved.append(payment.as_open())
         adopt(channel, charged, refused=purchase_id)
         return True

@@ -88,13 +88,15 @@ class Order:
     def signed_besides(self, channel: Channel | None) -> int:
         """Atoms that refused payments of this call may still take: a refusal takes no signature
         back. A voucher on the same `channel` is not added to, but replaced."""
-        return sum(each.amount_atoms for each in self.refused if not each.is_replaced_on(channel))
+        open_ = [each for each in self.refused if not each.outdated]
+        return sum(each.amount_atoms for each in open_ if not each.is_replaced_on(channel))
 
 
 @dataclass(slots=True)
 class Payment:
     """A signature on its way, with what it was decided on. `header` is PAYMENT-SIGNATURE,
-    `sent_before` says that it left once already and may have been charged then."""
+    `sent_before` says that it left once already and may have been charged then, `outdated`
+    that a voucher of another call had taken its amount before, or more."""
 
     order: Order
     scheme: str
@@ -106,6 +108,7 @@ class Payment:
     cumulative: int = 0
     deposit: SignedDeposit | None = None
     sent_before: bool = False
+    outdated: bool = False
 
     def is_replaced_on(self, channel: Channel | None) -> bool:
         """Whether the channel's next voucher is over the same amount as this open one."""

@@ -19,7 +19,14 @@ from node.proxy.idempotency import KEPT_BYTES
 from node.usage.answers import forget_answers
 from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import SECRET, BuyerNode, Running, buying, left_open
-from tests.http.scripted_seller import ScriptedSeller, charge, charges_double, honest, keeps
+from tests.http.scripted_seller import (
+    ScriptedSeller,
+    charge,
+    charges_and_hangs,
+    charges_double,
+    honest,
+    keeps,
+)
 
 
 async def test_a_retry_that_fails_does_not_free_the_signature_before_it(
@@ -235,3 +242,18 @@ async def _ask(proxy: Running, key: str) -> None:
         """Nobody reads it."""
 
     await proxy.proxy({**scope, "query_string": b"", "headers": headers}, receive, send)
+
+
+async def test_a_call_after_a_lost_answer_needs_no_higher_limit_than_its_price(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    """Its first voucher is refused: the one before it, over the same amount, was charged."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+    async with buying(node, seller, answer_seconds=0.5) as proxy:
+        node.limit("call", 1_000)
+        await proxy.proxy.reload()
+        await left_open(proxy, seller, "x/1", "k", charges_and_hangs)
+        assert (await proxy.call("x/2")).status_code == 200
+    assert len(seller.seen) == 3
+    assert sum(seller.charged.values()) == -node.booked("spent") == 2_000
+    node.check_books()
