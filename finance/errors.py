@@ -9,6 +9,7 @@
     │   ├── RpcRefused           an endpoint answered with a JSON-RPC error
     │   │   └── CallReverted     the contract refused; carries the revert data
     │   └── GasCapExceeded       fees above the operator's caps
+    │       └── GasTooDear       a unit of gas is: no smaller transaction is below them
     ├── PaymentRefused           a payment that does not buy this call (`code` = x402 errorReason)
     │   ├── PaymentMalformed     the header cannot be read
     │   ├── AuthorizationReused  this signed authorization already paid, or is paying
@@ -79,6 +80,10 @@ class CallReverted(RpcRefused):
 
 class GasCapExceeded(ChainError):
     code = "gas_cap_exceeded"
+
+
+class GasTooDear(GasCapExceeded):
+    """Each unit of gas is above the cap, also in a smaller transaction."""
 
 
 class PaymentRefused(FinanceError):

@@ -12,7 +12,7 @@ from typing import Any
 from finance.chain.answers import Nonsense, read_quantity
 from finance.chain.endpoint import Question
 from finance.chain.rpc import Rpc
-from finance.errors import GasCapExceeded
+from finance.errors import GasCapExceeded, GasTooDear
 from finance.networks import Network
 
 _GWEI = 10**9
@@ -74,7 +74,7 @@ def require_within_caps(caps: GasCaps, fees: Fees, gas_limit: int, spent_today_w
     """Raise GasCapExceeded when this transaction could cost more than the caps allow."""
     worst = gas_limit * fees.max_fee_wei
     if fees.max_fee_wei > caps.per_gas_wei:
-        raise GasCapExceeded(
+        raise GasTooDear(
             f"Gas costs {fees.max_fee_wei} wei a unit; the cap is {caps.per_gas_wei} wei."
         )
     if worst > caps.per_tx_wei:

@@ -22,6 +22,7 @@ from finance.chain.transactions import TxOutcome, unix_now
 from finance.errors import (
     CallReverted,
     GasCapExceeded,
+    GasTooDear,
     RpcUnavailable,
     SettlementUnknown,
     StoreConflict,
@@ -148,6 +149,8 @@ class Carrier:
         try:
             ref = reference(payments, attempt)
             await self._sender.send(SETTLE, ref, MULTICALL3_ADDRESS, data, before_broadcast=mark)
+        except GasTooDear:
+            raise
         except (CallReverted, StoreConflict, GasCapExceeded) as error:
             if isinstance(error, GasCapExceeded) and len(payments) == 1:
                 raise

@@ -15,7 +15,13 @@ from itertools import groupby
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.reverts import explain_revert
 from finance.chain.sender import TxOutcome
-from finance.errors import CallReverted, FinanceError, GasCapExceeded, SettlementUnknown
+from finance.errors import (
+    CallReverted,
+    FinanceError,
+    GasCapExceeded,
+    GasTooDear,
+    SettlementUnknown,
+)
 from finance.models import TxState
 from finance.selling.claim_policy import ClaimPolicy, Reason, due, withdrawing
 from finance.selling.claimable import (
@@ -154,6 +160,8 @@ class Claims:
         except SettlementUnknown:
             report.open_transactions += 1
             return
+        except GasTooDear:
+            raise
         except (CallReverted, GasCapExceeded) as error:
             if len(good) > 1:
                 half = len(good) // 2

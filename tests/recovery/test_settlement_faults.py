@@ -159,6 +159,21 @@ async def test_payments_whose_gas_is_above_the_cap_together_go_by_themselves(wor
     assert usdc_of(world.chain, world.wallet.address) == 9 * PRICE
 
 
+async def test_payments_that_waited_for_gas_to_become_cheaper_still_go_together(
+    world: World,
+) -> None:
+    payers = [Payer(world.chain) for _ in range(3)]
+    caps = GasCaps.default(NETWORK)
+    fees = await read_fees(world.rpc)
+    world.sender._caps = replace(caps, per_gas_wei=fees.max_fee_wei // 2)
+    ids = [await world.owe(world.exact(payer)) for payer in payers]
+    settling = [asyncio.create_task(world.settlement.settle(each, 15)) for each in ids]
+    await asyncio.sleep(1)
+    world.sender._caps = caps
+    await asyncio.gather(*settling)
+    assert len({world.payment(each).tx_hash for each in ids}) == 1
+
+
 async def test_payment_whose_block_is_reorganised_away_arrives_again_and_is_booked_once(
     world: World,
 ) -> None:
