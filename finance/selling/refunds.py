@@ -30,7 +30,7 @@ from finance.errors import (
 )
 from finance.models import ChainTx, ChannelState, SellerChannel, TxState
 from finance.selling.claimable import claim_call, load_claimable, next_reference
-from finance.selling.mirror import OnchainState, config_of, mirror_writes
+from finance.selling.mirror import OnchainState, config_of, mirror_writes, state_of
 from finance.selling.settlement_events import BATCH_SETTLEMENT, REFUNDED
 from finance.selling.tools import SellerTools
 from finance.store import Batch, Write
@@ -255,17 +255,14 @@ class Refunds:
             raise SettlementUnknown("the refund is sent without the claims before it")
 
     async def _reopen(self, channel_id: str, newest: int) -> None:
-        await self._store.commit(
-            Batch([Write(_END, _ended(channel_id, ChannelState.OPEN, newest), None)])
-        )
+        """As the mirror has it: it may know a refund already that a former run did not end."""
+        state = state_of(await asyncio.to_thread(_row, self._store.engine, channel_id))
+        await self._store.commit(Batch([Write(_END, _ended(channel_id, state, newest), None)]))
         await self._channels.reload(channel_id)
 
     async def _end(self, channel_id: str, state: OnchainState, newest: int) -> None:
-        """An empty channel is closed; its row stays, a new deposit opens it again."""
-        empty = state.balance <= state.total_claimed
-        following = ChannelState.CLOSED if empty else ChannelState.OPEN
         writes = [
-            Write(_END, _ended(channel_id, following, newest), None),
+            Write(_END, _ended(channel_id, state, newest), None),
             *mirror_writes(channel_id, state, unix_now()),
         ]
         await self._store.commit(Batch(writes))
@@ -337,8 +334,11 @@ def refundable(state: OnchainState, charged: int, amount: int | None) -> int:
     return amount
 
 
-def _ended(channel_id: str, state: ChannelState, newest: int) -> dict[str, str | int]:
-    return {"id": channel_id, "next": state.value, "newest": newest}
+def _ended(channel_id: str, state: OnchainState, newest: int) -> dict[str, str | int]:
+    """An empty channel is closed; its row stays, a new deposit opens it again."""
+    empty = state.balance <= state.total_claimed
+    following = ChannelState.CLOSED if empty else ChannelState.OPEN
+    return {"id": channel_id, "next": following.value, "newest": newest}
 
 
 def _row(engine: Engine, channel_id: str) -> Row[Any]:

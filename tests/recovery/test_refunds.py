@@ -222,6 +222,23 @@ async def test_refund_of_a_process_that_died_is_finished_by_one_that_lives(
     assert row.balance_atoms == usdc_of(world.chain, world.wallet.address) + 20_000 * (not sent)
 
 
+async def test_refund_that_the_mirror_saw_before_the_seller_was_killed_closes_its_channel(
+    world: World,
+) -> None:
+    payer = Payer(world.chain)
+    _, channel = await open_with_calls(world, payer)
+    await world.refunds.refund(channel, None)
+    with world.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE seller_channel SET state = 'refunding'")
+    await world.channels.reload(channel.key)
+    await world.mirror.sync([channel.key])
+    await world.refunds.start()
+    async with asyncio.timeout(15):
+        while channel.settling:
+            await asyncio.sleep(0.05)
+    assert world.channel(channel.key).state == ChannelState.CLOSED
+
+
 async def test_refund_that_is_followed_twice_does_not_end_the_next_one(world: World) -> None:
     payer = Payer(world.chain)
     _, channel = await open_with_calls(world, payer)
