@@ -178,7 +178,7 @@ class Desk:
         if answer.complete:
             await call.answer(answer.status, framed(call, answer, headers), answer.head)
         else:
-            with counted(self.streams, call, match, answer, payer):
+            async with counted(self.streams, call, match, answer, payer):
                 size = await self._stream(call, answer, headers)
         error = None if answer.status < 400 else "upstream_status"
         self.book(self.record(call, match, answer.status, size, payer, scheme, 0, error))

@@ -22,7 +22,7 @@ async def send_answer(streams: Streams, send: Send, receive: Receive, answer: An
         await send_whole(send, answer.status, answer.start, answer.headers)
         return True
     try:
-        with counted(streams, answer.stream, answer.more, receive) as stream:
+        async with counted(streams, answer.stream, answer.more, receive) as stream:
             await _send_on(send, answer, answer.more, stream)
         return True
     except LineError as error:

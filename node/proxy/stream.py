@@ -22,7 +22,7 @@ from node.lines.carry import Ending, carry, ended_here
 from node.lines.errors import LineError
 from node.lines.events import Between, asks_for_events, gives_events, last_event, may_add
 from node.lines.pool import Answer as Received
-from node.lines.websocket import Handshake, WebSocket
+from node.lines.websocket import CLOSE_SECONDS, Handshake, WebSocket
 from node.proxy.errors import PaymentImpossible, SellerFailed
 from node.proxy.gate import Gate
 from node.proxy.headers import find
@@ -184,22 +184,25 @@ def _may_accept(name: bytes) -> bool:
     return name not in _NOT_IN_101 and not name.startswith(b"sec-websocket-")
 
 
-@contextlib.contextmanager
-def counted(
+@contextlib.asynccontextmanager
+async def counted(
     streams: Streams, of: Streamed | None, answer: Received, receive: Receive
-) -> Iterator[Stream | None]:
+) -> AsyncIterator[Stream | None]:
     """Count the time in which events are passed on; anything else just passes. Silence of events
-    has no limit, but an app that leaves ends whatever it is."""
+    has no limit, but an app that leaves ends whatever it is. Where events are ended, an app that
+    reads nothing is not waited for."""
     if of is None or not is_stream(answer):
         with _watched(receive, answer.end_here):
             yield None
         return
     reason, cut = "server_closed", False
+    limit, loop = asyncio.timeout(None), asyncio.get_running_loop()
 
     def stop(why: str) -> None:
         nonlocal reason, cut
         reason, cut = why, True
         answer.end_here()
+        limit.reschedule(loop.time() + CLOSE_SECONDS)
 
     def leave() -> None:
         nonlocal reason
@@ -207,16 +210,18 @@ def counted(
         answer.end_here()
 
     answer.wait_without_limit()
-    stream = _open(streams, of, StreamKind.SSE, stop)
-    try:
-        with _watched(receive, leave):
-            yield stream
-        stream.end(reason, cut=cut)
-    except LineError:
-        stream.end("server_lost", cut=True)
-        raise
-    finally:
-        stream.end("interrupted", cut=True)
+    with contextlib.suppress(TimeoutError):
+        async with limit:
+            stream = _open(streams, of, StreamKind.SSE, stop)
+            try:
+                with _watched(receive, leave):
+                    yield stream
+                stream.end(reason, cut=cut)
+            except LineError:
+                stream.end("server_lost", cut=True)
+                raise
+            finally:
+                stream.end(reason if cut else "interrupted", cut=True)
 
 
 @contextlib.contextmanager

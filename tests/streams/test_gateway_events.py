@@ -16,10 +16,11 @@ from tests.http.conftest import PRICE, SECRET, Market, Payer, free_port, serving
 
 class Events:
     """An API with events: `/ticks` without end, `/silent`, `/break` after one, `/early` before
-    one, `/short` a few. `gone` counts those who left. While it is `down` it answers 503."""
+    one, `/short` a few, `/flood` more than anybody reads. `passed` counts events, `gone` those who
+    left. While it is `down` it answers 503."""
 
     def __init__(self) -> None:
-        self.gone, self.asked = 0, 0
+        self.gone, self.asked, self.passed = 0, 0, 0
         self.down, self.delay_seconds = False, 0.0
         self.next = asyncio.Event()
 
@@ -47,6 +48,7 @@ class Events:
     async def event(self, send: Any, text: str) -> None:
         body = f"data: {text}\n\n".encode()
         await send({"type": "http.response.body", "body": body, "more_body": True})
+        self.passed += 1
 
     async def do_ticks(self, send: Any, leaving: asyncio.Task[Any]) -> None:
         number = 0
@@ -57,6 +59,12 @@ class Events:
                 {leaving, asyncio.create_task(self.next.wait())}, return_when="FIRST_COMPLETED"
             )
             self.next.clear()
+        self.gone += 1
+
+    async def do_flood(self, send: Any, leaving: asyncio.Task[Any]) -> None:
+        while not leaving.done():
+            await self.event(send, "x" * 65_536)
+            await asyncio.sleep(0)  # a line that is gone takes everything at once
         self.gone += 1
 
     async def do_break(self, send: Any, leaving: asyncio.Task[Any]) -> None:
