@@ -38,19 +38,29 @@ class Presence:
         self._engine = engine
         self._connection: Connection | None = None
         self._missing: dict[int, float] = {}  # since when, on the monotonic clock
+        self._shown = time.monotonic()
 
     def show(self) -> None:
         """Take the lock, or take it again after a connection broke. Raises SQLAlchemyError."""
         if not self.shared:
             return
+        now = time.monotonic()
         if self._connection is not None:
             with suppress(SQLAlchemyError):
                 self._lock(self._connection)
+                self._shown = now
                 return
             self.leave()
         autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._connection = autocommit.connect()
         self._lock(self._connection)
+        self._shown = now
+
+    @property
+    def doubted(self) -> bool:
+        """Whether this process has not shown itself for so long that others may count it as
+        gone, and have what it held."""
+        return self.shared and time.monotonic() - self._shown >= GONE_SECONDS
 
     def leave(self) -> None:
         """Give the lock back with its connection."""

@@ -5,7 +5,8 @@ A process decides in memory within its share, and asks for more when that is use
 sixteenth of what is left while there is much, near the end exactly what its waiting calls
 need. Grants follow each other (one row is locked), and each looks at what was used and at
 what others hold, so that shares and use together never pass the limit. What a process does
-not need goes back every few seconds; the share of one that died, once it counts as gone.
+not need goes back every few seconds; the share of one that died, once it counts as gone. One that
+may count as gone while it lives uses nothing of its shares: it asks anew.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ class Leases:
         self._engine = engine
         self._presence = Presence(engine)
         self._shares: defaultdict[Holder, _Share] = defaultdict(_Share)
+        self._showing = asyncio.Lock()
 
     @property
     def owner(self) -> int:
@@ -119,7 +121,7 @@ class Leases:
     def take(self, holder: Holder, amount: int) -> bool:
         """Use some of the share; False when there is too little. Only a look-up."""
         share = self._shares[holder]
-        if share.left < amount:
+        if share.left < amount or self._presence.doubted:
             return False
         share.left -= amount
         share.spent += amount
@@ -140,7 +142,8 @@ class Leases:
         share.wanted += amount
         try:
             async with share.asking:
-                if share.left < amount and time.monotonic() >= share.empty_until:
+                short = share.left < amount or self._presence.doubted
+                if short and time.monotonic() >= share.empty_until:
                     await self._refill(holder, share, limit)
                 return self.take(holder, amount)
         finally:
@@ -148,7 +151,7 @@ class Leases:
 
     async def tidy(self) -> None:
         """Give back what is not needed; every few seconds."""
-        await asyncio.to_thread(self._presence.show)
+        await self._be_seen()
         for holder, share in list(self._shares.items()):
             keep = 0 if share.near else 2 * share.spent
             share.spent = 0
@@ -156,9 +159,21 @@ class Leases:
                 async with share.asking:
                     await self._give_back(holder, share, share.left - keep)
 
+    async def _be_seen(self) -> None:
+        """Go on with our shares, or without, where others may have them by now. Raises
+        SQLAlchemyError."""
+        async with self._showing:
+            if self._presence.doubted:
+                for share in self._shares.values():
+                    share.left = 0
+                await asyncio.to_thread(self._run, _FORGET, {"owners": [self.owner]})
+            await asyncio.to_thread(self._presence.show)
+
     async def _refill(self, holder: Holder, share: _Share, limit: int) -> None:
-        missing = max(share.wanted - share.left, 1)
         try:
+            if self._presence.doubted:
+                await self._be_seen()
+            missing = max(share.wanted - share.left, 1)
             granted, used, free = await asyncio.to_thread(self._grant, holder, missing, limit)
         except SQLAlchemyError as error:
             raise StoreUnavailable(f"what is left of a quota cannot be read: {error}") from error

@@ -100,12 +100,12 @@ async def closed(parts: list[tuple[Quotas, Journal]]) -> None:
 async def test_a_process_that_ends_while_another_asks_has_used_what_it_used(
     shared: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(presence, "GONE_SECONDS", 0.0)
     (one, its_journal), (other, other_journal) = await opened(shared, 2)
     # All of the limit is the first one's share, and it uses it up in its last moment.
     held = [one.claim(key_subject("a"), Meter.CALLS, 1, 10, NOW, shared=True) for _ in range(10)]
     increments = [each.commit() for each in await asyncio.gather(*held)]
     loop, departed = asyncio.get_running_loop(), Presence.departed
+    monkeypatch.setattr(presence, "GONE_SECONDS", 0.0)
 
     async def end() -> None:
         await its_journal.commit(Batch([], increments))
@@ -228,5 +228,28 @@ async def test_what_is_counted_and_what_is_held_never_pass_the_limit(shared: Eng
                 text("SELECT COALESCE(SUM(allowed - used), 0) FROM quota_lease WHERE owner <> 0")
             ).scalar_one()
         assert used_together(shared, Meter.CALLS, NOW) + int(held) <= limit
+    assert used_together(shared, Meter.CALLS, NOW) == limit
+    await closed(parts)
+
+
+async def test_a_process_that_was_thought_gone_uses_nothing_of_what_others_got(
+    shared: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "GONE_SECONDS", 1.0)
+    (cut_off, its), (other, journal) = parts = await opened(shared, 2)
+    limit = 3_200
+    assert await call(cut_off, its, "a", limit)  # and holds a part of the rest
+    assert cut_off._leases is not None
+    await asyncio.to_thread(cut_off._leases._presence.leave)  # as a database does that fails over
+    rest = (key_subject("b"), Meter.CALLS, limit - 1, limit, NOW)
+    with pytest.raises(QuotaExceeded):
+        await other.claim(*rest, shared=True)
+    await asyncio.sleep(1.2)
+    await other.tidy()
+    held = await other.claim(*rest, shared=True)
+    await journal.commit(Batch([], [held.commit()]))
+    assert not await call(cut_off, its, "a", limit)
+    await cut_off.tidy()
+    assert not await call(cut_off, its, "a", limit)
     assert used_together(shared, Meter.CALLS, NOW) == limit
     await closed(parts)
