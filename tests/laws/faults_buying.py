@@ -164,7 +164,11 @@ def proof_overlooked(patch: MonkeyPatch) -> None:
 )
 def retry_on_any_channel(patch: MonkeyPatch) -> None:
     acquire = pools.ChannelPools.acquire
-    patch.setattr(pools.ChannelPools, "acquire", lambda self, seller, first: acquire(self, seller))
+
+    async def any_channel(self: Any, seller: Any, atoms: int, first: str | None = None) -> Any:
+        return await acquire(self, seller, atoms)
+
+    patch.setattr(pools.ChannelPools, "acquire", any_channel)
 
 
 @fault(
