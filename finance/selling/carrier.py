@@ -149,10 +149,9 @@ class Carrier:
         try:
             ref = reference(payments, attempt)
             await self._sender.send(SETTLE, ref, MULTICALL3_ADDRESS, data, before_broadcast=mark)
-        except GasTooDear:
-            raise
         except (CallReverted, StoreConflict, GasCapExceeded) as error:
-            if isinstance(error, GasCapExceeded) and len(payments) == 1:
+            cheaper = len(payments) > 1 and not isinstance(error, GasTooDear)  # singly
+            if isinstance(error, GasCapExceeded) and not cheaper:
                 raise
             _LOG.warning("%d payments could not be settled together: %s", len(payments), error)
             self._alone.update(payment.id for payment in payments)

@@ -160,10 +160,8 @@ class Claims:
         except SettlementUnknown:
             report.open_transactions += 1
             return
-        except GasTooDear:
-            raise
         except (CallReverted, GasCapExceeded) as error:
-            if len(good) > 1:
+            if len(good) > 1 and not isinstance(error, GasTooDear):
                 half = len(good) // 2
                 await self._claim_group(good[:half], report)
                 await self._claim_group(good[half:], report)

@@ -135,11 +135,12 @@ class Mirror:
         return states
 
     async def reorganised(self) -> None:
-        """The chain went back: older blocks are the newest ones again."""
-        self._newest_block = 0
-        await self._store.commit(
-            Batch([Write(_ANY_BLOCK, {"chain": self._network.chain_id}, None)])
-        )
+        """The chain went back: older blocks are the newest ones again. A look under way, which may
+        have seen the blocks that are gone, ends first."""
+        any_block = Write(_ANY_BLOCK, {"chain": self._network.chain_id}, None)
+        async with self._turn:
+            self._newest_block = 0
+            await self._store.commit(Batch([any_block]))
 
     async def read(self, channel_ids: Sequence[str], min_block: int = 0) -> dict[str, OnchainState]:
         """State by channel id, of CHANNELS_PER_CALL at the most. Raises RpcUnavailable, also when

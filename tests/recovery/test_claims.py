@@ -18,6 +18,7 @@ from sqlalchemy import event
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.fees import GasCaps, read_fees
 from finance.chain.watcher import Watcher
+from finance.errors import GasCapExceeded
 from finance.ledger import Account
 from finance.selling.channel_watch import ChannelWatch
 from finance.selling.channels import charge_writes, note_charge
@@ -217,6 +218,20 @@ async def test_channels_whose_gas_is_above_the_cap_together_are_claimed_in_parts
         await world.charge(payer, channel.channel_id, 15_000)
     report = await world.claims.claim_all()
     assert (report.channels, report.claimed_atoms) == (8, 8 * 15_000 - PRICE)
+
+
+async def test_channels_that_wait_for_gas_to_become_cheaper_are_not_tried_in_parts(
+    world: World,
+) -> None:
+    for _ in range(4):
+        payer = Payer(world.chain)
+        channel = await world.open_channel(payer, 20_000)
+        await world.charge(payer, channel.channel_id, 12_000)
+    half = (await read_fees(world.rpc)).max_fee_wei // 2
+    world.sender._caps = replace(GasCaps.default(NETWORK), per_gas_wei=half)
+    with pytest.raises(GasCapExceeded):
+        await world.claims.claim_all()
+    assert len(world.transactions("claim")) == 1
 
 
 async def test_withdrawal_that_nobody_saw_is_found_by_the_jobs(world: World) -> None:

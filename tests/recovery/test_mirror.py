@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -45,3 +46,33 @@ async def test_an_endpoint_that_once_named_a_block_that_is_not_there_stops_no_lo
         state = (await world.mirror.sync([key]))[key]
     assert state.balance == 20_000
     assert 0 < state.block_number < 2**40
+
+
+async def test_a_look_that_was_under_way_when_the_chain_went_back_hides_no_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DevchainProcess() as own:
+        async with World(own, tmp_path) as world:
+            opened = await world.open_channel(Payer(own), 20_000)
+            key, before = "0x" + opened.channel_id.hex(), own.rpc("evm_snapshot")
+            own.rpc("anvil_mine", hex(3))
+            multicall, read, goes_on = world.rpc.multicall, asyncio.Event(), asyncio.Event()
+
+            async def late(calls: Sequence[Any]) -> list[tuple[bool, bytes]]:
+                results = await multicall(calls)
+                read.set()
+                await goes_on.wait()
+                return results
+
+            monkeypatch.setattr(world.rpc, "multicall", late)
+            look = asyncio.create_task(world.mirror.sync([key]))
+            await read.wait()
+            monkeypatch.setattr(world.rpc, "multicall", multicall)
+            own.rpc("evm_revert", before)
+            back = asyncio.create_task(world.mirror.reorganised())
+            await asyncio.sleep(0.2)
+            goes_on.set()
+            gone = (await look)[key].block_number
+            await back
+            state = (await world.mirror.sync([key]))[key]
+    assert state.block_number < gone
