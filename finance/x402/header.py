@@ -34,11 +34,13 @@ def unwrap(header: bytes | str, max_bytes: int) -> tuple[bytes, bytes]:
         raise PaymentMalformed("The header is not base64.") from error
 
 
-def check_text(*texts: str | None) -> None:
-    """Raise PaymentMalformed for a text that not every database can write (PostgreSQL has no
-    NUL in any)."""
-    if any("\0" in text for text in texts if text):
+def unwrap_storable(header: bytes | str, max_bytes: int) -> bytes:
+    """The document in a header of a seller, whose texts are written down. Raises PaymentMalformed,
+    also for a NUL in any of them: PostgreSQL has none. JSON has it as an escape only."""
+    document = unwrap(header, max_bytes)[1]
+    if b"\\u0000" in document:
         raise PaymentMalformed("The header has a NUL in a text.")
+    return document
 
 
 def wrap(document: bytes) -> bytes:

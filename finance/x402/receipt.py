@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from finance.errors import PaymentMalformed
 from finance.x402 import text
-from finance.x402.header import UNREADABLE, check_text, decode, sentence, unwrap, wrap
+from finance.x402.header import UNREADABLE, decode, sentence, unwrap_storable, wrap
 from finance.x402.values import ChannelState, Receipt, VoucherState
 
 # Sellers write these as decimal text or as JSON numbers.
@@ -69,9 +69,7 @@ def encode_response(receipt: Receipt) -> bytes:
 
 def decode_response(header: bytes | str, max_bytes: int = 65536) -> Receipt:
     """Read a PAYMENT-RESPONSE header; raise PaymentMalformed for all that is none."""
-    wire = decode(_RECEIPT, unwrap(header, max_bytes)[1])
-    texts = (wire.transaction, wire.network, wire.payer, wire.error_reason, wire.error_message)
-    check_text(*(text or None for text in texts))
+    wire = decode(_RECEIPT, unwrap_storable(header, max_bytes))
     extra = wire.extra or _Extra()
     try:
         return Receipt(

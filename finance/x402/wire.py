@@ -16,7 +16,7 @@ import msgspec
 from finance.errors import PaymentMalformed
 from finance.x402 import codes
 from finance.x402.extensions import PAYMENT_IDENTIFIER
-from finance.x402.header import check_text, decode, unwrap, wrap
+from finance.x402.header import decode, unwrap, unwrap_storable, wrap
 from finance.x402.payload import parse_payload, payload_wire
 from finance.x402.receipt import decode_response, encode_response, read_states
 from finance.x402.values import (
@@ -129,9 +129,7 @@ def encode_payment(
 
 def decode_required(header: bytes | str, max_bytes: int = 131072) -> PaymentRequired:
     """Read a PAYMENT-REQUIRED header; raise PaymentMalformed for all that is none."""
-    required = decode(_REQUIRED, unwrap(header, max_bytes)[1])
-    check_text(required.error)
-    return required
+    return decode(_REQUIRED, unwrap_storable(header, max_bytes))
 
 
 def encode_required(required: PaymentRequired) -> bytes:
