@@ -119,7 +119,7 @@ class Buyer:
     async def _pay_voucher(self, order: Order, terms: Terms, channel: Channel) -> Payment:
         now = int(time.time())
         cumulative = channel.charged + terms.amount_atoms
-        deposit, is_new = self._deposit_for(order, terms, channel, cumulative, now)
+        deposit, is_new = self._deposit_for(order, terms, channel, now)
         unspent = max(0, channel.balance - channel.charged)
         new_atoms = deposit.amount_atoms if deposit and is_new else 0
         before = order.signed_besides(channel)
@@ -190,7 +190,7 @@ class Buyer:
         )
 
     def _deposit_for(
-        self, order: Order, terms: Terms, channel: Channel, cumulative: int, now: int
+        self, order: Order, terms: Terms, channel: Channel, now: int
     ) -> tuple[SignedDeposit | None, bool]:
         """The deposit this voucher needs: none, the one still out, or a new unsigned one."""
         missing = channel.lacks(terms.amount_atoms)

@@ -86,10 +86,10 @@ class Channel:
     def waits(self, atoms: int, now: float) -> bool:
         """Whether a call for `atoms` has to wait: the deposit that is out for it covers it no
         more, and the chain may take that one still."""
-        if self.deposit is None or self.lacks(atoms) <= 0:
+        if self.deposit is None or (lacks := self.lacks(atoms)) <= 0:
             return False
-        in_time = self.deposit.valid_before > now + TRAVEL_SECONDS
-        return not (in_time and self.deposit.amount_atoms >= self.lacks(atoms))
+        late = self.deposit.valid_before <= now + TRAVEL_SECONDS
+        return late or self.deposit.amount_atoms < lacks
 
     @property
     def usable(self) -> bool:
@@ -176,8 +176,8 @@ class SellerChannels:
         """A channel that is free for a call for `atoms`, made busy; the one with most room
         first. No await in here."""
         now = time.time()
-        free = [each for each in self.channels if each.usable and not each.busy]
-        free = [each for each in free if not each.waits(atoms, now)]
+        usable = (each for each in self.channels if each.usable and not each.busy)
+        free = [each for each in usable if not each.waits(atoms, now)]
         if not free:
             return None
         best = max(free, key=lambda each: _room(each, atoms))

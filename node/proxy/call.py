@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from yarl import URL
@@ -116,7 +117,7 @@ class Calls:
         for attempt in range(1, MAX_PAYMENTS + 1):
             if (agreed := request.order or request.agreed) is not None:
                 agreed.check(terms.amount_atoms)
-            order = replace(_order(request, attempt, earlier), refused=tuple(refused))
+            order = _order(request, attempt, earlier, refused)
             payment = await self._pay(order, terms, reason)
             answer = await self._deliver(request, payment)
             if answer.status != 402:
@@ -348,7 +349,12 @@ class Calls:
 _MAY_BE_CHARGED = (PurchaseState.INTENT, PurchaseState.UNKNOWN)
 
 
-def _order(request: Request, attempt: int, earlier: Purchase | None = None) -> Order:
+def _order(
+    request: Request,
+    attempt: int,
+    earlier: Purchase | None = None,
+    refused: Sequence[Payment] = (),
+) -> Order:
     purchase_id = request.call_id if attempt == 1 else f"{request.call_id}-{attempt}"
     return Order(
         request.call_id,
@@ -361,6 +367,7 @@ def _order(request: Request, attempt: int, earlier: Purchase | None = None) -> O
         request.idempotency_key,
         None if request.order is None else request.order.guard,
         None if earlier is None else earlier.channel_id,
+        tuple(refused),
     )
 
 
