@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,12 +102,13 @@ def read_books(engine: Engine, chain_id: int, block_number: int) -> Books:
         seen = (*ours, _EVENTS.c.block_number <= block_number)
         others = _EVENTS.c.channel_id.not_in(select(_SELLER.c.channel_id))
         sums = _sum(connection.execute(select(_LEDGER)), later)
+        booked = sums.by_channel[Account.CHARGED].keys() | sums.by_channel[Account.CLAIMED].keys()
         return Books(
             opening=sums.opening,
             moved=dict(sums.moved),
             later=later,
             settled=_settled(_rows(connection, _EVENTS, *seen, _EVENTS.c.name == "Settled")),
-            strangers=_strangers(_rows(connection, _EVENTS, *seen, others)),
+            strangers=_strangers(_rows(connection, _EVENTS, *seen, others), booked),
             charged=dict(sums.by_channel[Account.CHARGED]),
             claimed=dict(sums.by_channel[Account.CLAIMED]),
             spent=dict(sums.by_channel[Account.SPENT]),
@@ -134,7 +135,9 @@ def _settled(events: Iterable[Row[Any]]) -> tuple[SettledEvent, ...]:
     )
 
 
-def _strangers(events: Sequence[Row[Any]]) -> dict[tuple[str, str], int]:
+def _strangers(events: Sequence[Row[Any]], booked: Set[str]) -> dict[tuple[str, str], int]:
+    """A channel in the ledger is nobody else's, though its row is gone."""
+    events = [row for row in events if row.channel_id not in booked]
     created = [row for row in events if row.name == "ChannelCreated"]
     configs = {row.channel_id: read_args(row.args)["config"] for row in created}
     claimed: dict[tuple[str, str], int] = defaultdict(int)

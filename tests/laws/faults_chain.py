@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest import MonkeyPatch
 
-from finance import reconcile
+from finance import books, reconcile
 from finance.chain import follower, sightings
 from finance.chain import sender as senders
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
@@ -438,6 +438,21 @@ def hide(patch: MonkeyPatch, kind: str) -> None:
 )
 def wallet_not_compared(patch: MonkeyPatch) -> None:
     hide(patch, "wallet_usdc")
+
+
+@fault(
+    9,
+    "whatever was claimed from channels that have no row is a stranger's",
+    "test_a_channel_that_is_gone_from_the_books_is_no_strangers",
+)
+def gone_taken_for_strangers(patch: MonkeyPatch) -> None:
+    strangers = books._strangers
+
+    def all_of_them(events: Any, booked: Any) -> Any:
+        found = strangers(events, frozenset())
+        return {(receiver, "nobody"): atoms for (receiver, _), atoms in found.items()}
+
+    patch.setattr(books, "_strangers", all_of_them)
 
 
 @fault(

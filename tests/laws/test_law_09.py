@@ -89,6 +89,21 @@ async def test_what_strangers_claim_for_the_wallet_from_channels_of_their_own_is
     assert (await shop.reconcile()).differences == ()
 
 
+@pytest.mark.parametrize("others", [1, 0])
+async def test_a_channel_that_is_gone_from_the_books_is_no_strangers(
+    cooked: Shop, others: int
+) -> None:
+    """Neither while the books have other channels, nor when they have none."""
+    gone = [row[0] for row in _rows(cooked, "SELECT channel_id FROM seller_channel")]
+    for _ in range(others):
+        await cooked.world.open_channel(cooked.payer(), 9_000)
+    await cooked.watcher.catch_up()
+    for channel_id in gone:
+        await _write(cooked, "DELETE FROM seller_channel WHERE channel_id = :id", id=channel_id)
+    found = {difference.kind for difference in (await _compared(cooked)).differences}
+    assert "receiver_claimed" in found
+
+
 FALSIFICATIONS = {
     "wallet_usdc": "DELETE FROM ledger_entry WHERE account = 'wallet' AND amount = 5000",
     "gas_ledger_wei": "UPDATE ledger_entry SET amount = amount + 1 WHERE account = 'gas'",
