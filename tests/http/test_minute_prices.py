@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from io import StringIO
 
+import httpx
 import pytest
 from sqlalchemy import insert
 
@@ -57,6 +58,12 @@ def sell(console: Console) -> str:
     return str(made.json()["id"])
 
 
+def typed_again(api: httpx.Client, listing_id: str) -> dict[str, str]:
+    """What its form asks for besides prices, as the listing has it."""
+    told = api.get(f"/api/listings/{listing_id}").json()
+    return {"name": told["name"], "base_url": told["base_url"], "credential_kind": "none"}
+
+
 def test_a_price_per_minute_is_kept_and_shown_wherever_a_price_is(console: Console) -> None:
     listing_id = sell(console)
     with console.api(Role.ADMIN) as api, console.client(Role.ADMIN) as client:
@@ -79,8 +86,7 @@ def test_the_form_takes_the_unit_of_each_price_and_gives_it_back(console: Consol
     with console.api(Role.ADMIN) as api, console.client(Role.ADMIN) as client:
         form = client.get(f"/listings/{listing_id}/edit").text
         assert 'value="0.02/minute"' in form
-        told = api.get(f"/api/listings/{listing_id}").json()
-        fields = {"name": told["name"], "base_url": told["base_url"], "credential_kind": "none"}
+        fields = typed_again(api, listing_id)
         last = price_field("GET", "/last")
         typed = {"price": "0.5", "unit": "minute", last: "0.001", "routes": "* /a=2/minute"}
         path = f"/listings/{listing_id}/edit"
@@ -102,9 +108,7 @@ def test_a_form_that_was_open_while_the_specification_changed_prices_no_other_op
     listing_id = sell(console)
     path = f"/listings/{listing_id}/edit"
     with console.api(Role.ADMIN) as api, console.client(Role.ADMIN) as client:
-        told = api.get(f"/api/listings/{listing_id}").json()
-        form = {"name": told["name"], "base_url": told["base_url"], "credential_kind": "none"}
-        form |= {"price": "0.001", "unit": "call"}
+        form = {**typed_again(api, listing_id), "price": "0.001", "unit": "call"}
         last, live = re.findall(r'name="(price-[^"]+)"', client.get(path).text)
         more = json.dumps({**SPEC, "paths": {"/all": _GET, **PATHS}})
         assert console.send(client, path, **form, spec=more).status_code == 303
@@ -126,9 +130,8 @@ def test_a_price_is_not_set_back_by_a_form_that_was_open_while_it_was_raised(
     listing_id = sell(console)
     path = f"/listings/{listing_id}/edit"
     with console.api(Role.ADMIN) as api, console.client(Role.ADMIN) as client:
-        told = api.get(f"/api/listings/{listing_id}").json()
-        form = {"name": told["name"], "base_url": told["base_url"], "credential_kind": "none"}
-        form |= {"price": "0.001", "unit": "call", "description": "Typed in another tab."}
+        form = {**typed_again(api, listing_id), "price": "0.001", "unit": "call"}
+        form |= {"description": "Typed in another tab."}
         [seen] = re.findall(r'name="seen" value="(\d+)"', client.get(path).text)
         assert api.patch(f"/api/listings/{listing_id}", json={"price_atoms": 70_000}).is_success
         stale = console.send(client, path, **form, seen=seen)

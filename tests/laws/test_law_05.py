@@ -13,12 +13,10 @@ from typing import Any
 import pytest
 
 from finance.buying.recovery import settle_exact
-from finance.chain.watcher import Watcher
 from finance.errors import SettlementUnknown, StoreConflict
 from finance.ledger import Account
 from finance.models import ChannelState, PaymentState, TxState
 from finance.operations import Token
-from finance.selling.channel_watch import ChannelWatch
 from finance.withdrawal import Stage
 from finance.withdrawals import Withdrawals, find_withdrawal
 from finance.x402.values import ExactPayment, Payment, Receipt
@@ -171,27 +169,21 @@ async def test_a_payment_that_a_reorg_took_back_for_good_has_failed(
     """Its payer has spent the money meanwhile, whether or not the watcher had read its block."""
     payer = Payer(own_chain)
     async with World(own_chain, tmp_path) as world:
-        watch = ChannelWatch(world.mirror, world.claims, world.settlement, world.refunds)
-        watcher = Watcher(
-            world.rpc, world.store, NETWORK, world.wallet.address, watch.handle, watch.reorganised
-        )
-        await watcher.catch_up()
+        await world.watcher.catch_up()
         payment = await world.owe(world.exact(payer))
         own_chain.rpc("evm_mine")
         await world.settlement.settle(payment, 30)
         if seen_before:
-            await watcher.catch_up()
+            await world.watcher.catch_up()
         own_chain.rpc("evm_setAutomine", False)
         own_chain.rpc("anvil_reorg", 1)
         give_usdc(own_chain, payer.hex, 0)
         own_chain.rpc("evm_setAutomine", True)
-        await watcher.start()
+        await world.watcher.start()
         with suppress(TimeoutError):
             async with asyncio.timeout(12):
                 while world.payment(payment).state != PaymentState.FAILED:
                     await asyncio.sleep(0.05)
-        await watcher.stop()
-        await watch.stop()
         assert world.payment(payment).state == PaymentState.FAILED
         assert world.booked(Account.EXACT) == 0 == usdc_of(own_chain, world.wallet.address)
 
@@ -205,17 +197,13 @@ async def test_what_a_refund_that_a_reorg_took_back_will_take_out_again_is_not_s
         payment = await world.open_channel(payer, 20_000)
         channel = await world.channels.get(payment.channel_id)
         assert channel is not None
-        watch = ChannelWatch(world.mirror, world.claims, world.settlement, world.refunds)
-        watcher = Watcher(
-            world.rpc, world.store, NETWORK, world.wallet.address, watch.handle, watch.reorganised
-        )
-        await watcher.catch_up()
+        await world.watcher.catch_up()
         await world.refunds.refund(channel, None)
         if seen_before:
-            await watcher.catch_up()
+            await world.watcher.catch_up()
         own_chain.rpc("evm_setAutomine", False)
         own_chain.rpc("anvil_reorg", 1)
-        await watcher.start()
+        await world.watcher.start()
         with suppress(TimeoutError):
             async with asyncio.timeout(8):
                 while not channel.settling or channel.balance != 20_000:
@@ -228,8 +216,6 @@ async def test_what_a_refund_that_a_reorg_took_back_will_take_out_again_is_not_s
                 await asyncio.sleep(0.05)
         assert world.channel(channel.key).state == ChannelState.CLOSED
         assert usdc_of(own_chain, payer.hex) == 1_000_000 - PRICE
-        await watcher.stop()
-        await watch.stop()
 
 
 async def test_a_withdrawal_that_is_said_to_have_sent_nothing_sends_nothing(

@@ -237,27 +237,36 @@ async def test_two_processes_with_one_key_both_learn_how_their_transactions_end(
     assert usdc_of(chain, to) == 15
 
 
+@asynccontextmanager
+async def _survivor(
+    chain: ChainProcess, folder: Path, to: str
+) -> AsyncIterator[tuple[Sender, int]]:
+    """A sender whose fellow has died: that had signed a transfer of 7 to `to`, which never
+    arrived. And the transfer's id."""
+    key = funded_key(chain)
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        sender_world(folder / "a.db", [proxy.url], key) as dead,
+        Rpc([chain.rpc_url], DEVNET.chain_id) as rpc,
+    ):
+        alive = Sender(rpc, Signer.from_hex(key), DEVNET, dead.journal, GasCaps.default(DEVNET))
+        await alive.start()
+        proxy.faults[SEND] = Fault.DROP
+        left = await dead.sender.send("t", "x", chain.usdc, transfer(to, 7))
+        await dead.sender.stop()
+        yield alive, left
+        await alive.stop()
+
+
 async def test_a_nonce_of_a_process_that_died_holds_back_no_other_process(
     chain: ChainProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was signed and never arrived; the other process had started before."""
     monkeypatch.setattr(follower, "ADOPT_SECONDS", 1.0)
-    to, key = somebody(), funded_key(chain)
-    async with (
-        FaultyRpc(chain.rpc_url) as proxy,
-        sender_world(tmp_path / "a.db", [proxy.url], key) as dead,
-        Rpc([chain.rpc_url], DEVNET.chain_id) as rpc,
-    ):
-        caps = GasCaps.default(DEVNET)
-        alive = Sender(rpc, Signer.from_hex(key), DEVNET, dead.journal, caps)
-        await alive.start()
-        proxy.faults[SEND] = Fault.DROP
-        await dead.sender.send("t", "x", chain.usdc, transfer(to, 7))
-        await dead.sender.stop()
+    to = somebody()
+    async with _survivor(chain, tmp_path, to) as (alive, _):
         second = await alive.send("t", "y", chain.usdc, transfer(to, 8))
         with suppress(SettlementUnknown):
             await alive.outcome(second, 8)
-        await alive.stop()
     assert usdc_of(chain, to) == 15
 
 
@@ -266,21 +275,11 @@ async def test_what_a_process_that_died_has_signed_is_sent_by_one_that_had_nothi
 ) -> None:
     """Who waits for it there is told how it ended."""
     monkeypatch.setattr(follower, "ADOPT_SECONDS", 1.0)
-    to, key = somebody(), funded_key(chain)
-    async with (
-        FaultyRpc(chain.rpc_url) as proxy,
-        sender_world(tmp_path / "a.db", [proxy.url], key) as dead,
-        Rpc([chain.rpc_url], DEVNET.chain_id) as rpc,
-    ):
-        alive = Sender(rpc, Signer.from_hex(key), DEVNET, dead.journal, GasCaps.default(DEVNET))
-        await alive.start()
-        proxy.faults[SEND] = Fault.DROP
-        left = await dead.sender.send("t", "x", chain.usdc, transfer(to, 7))
-        await dead.sender.stop()
+    to = somebody()
+    async with _survivor(chain, tmp_path, to) as (alive, left):
         for _ in range(4):
             with suppress(SettlementUnknown):
                 await alive.outcome(left, 2)
-        await alive.stop()
     assert usdc_of(chain, to) == 7
 
 
@@ -302,11 +301,12 @@ async def test_a_transaction_outbid_by_a_process_that_died_is_never_said_to_have
         sent = await dead.sender.send("t", "x", chain.usdc, transfer(to, 7))
         await alive.start()
         assert len(dead.rows("SELECT * FROM chain_tx_attempt")) == 1
-        while len(dead.rows("SELECT * FROM chain_tx_attempt")) == 1:
-            await asyncio.sleep(0.05)
-        del proxy.faults[SEND]
-        while usdc_of(chain, to) != 7:
-            await asyncio.sleep(0.05)
+        async with asyncio.timeout(20):
+            while len(dead.rows("SELECT * FROM chain_tx_attempt")) == 1:
+                await asyncio.sleep(0.05)
+            del proxy.faults[SEND]
+            while usdc_of(chain, to) != 7:
+                await asyncio.sleep(0.05)
         await dead.sender.stop()
         chain.rpc("anvil_mine", hex(DEVNET.reorg_depth + 1))
         outcome = await alive.outcome(sent, 15)

@@ -15,9 +15,7 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
-from finance.chain.watcher import Watcher
 from finance.models import ChannelState
-from finance.selling.channel_watch import ChannelWatch
 from finance.selling.claim_policy import ClaimPolicy, Reason
 from finance.selling.claimable import raise_claimed
 from finance.selling.mirror import Mirror
@@ -160,16 +158,10 @@ async def test_money_refunded_while_its_channel_is_looked_at_backs_no_voucher(
 
 
 async def test_a_payer_who_starts_a_withdrawal_is_claimed_against_at_once(world: World) -> None:
-    watch = ChannelWatch(world.mirror, world.claims, world.settlement, world.refunds)
-    watcher = Watcher(
-        world.rpc, world.store, NETWORK, world.wallet.address, watch.handle, watch.reorganised
-    )
-    await watcher.start()
+    await world.watcher.start()
     payer, channel = await _owing(world)
     _withdraw(world, payer, channel)
     claimed = await _claimed(world, 8)
-    await watcher.stop()
-    await watch.stop()
     assert claimed == 12_000
 
 

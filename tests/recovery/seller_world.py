@@ -19,9 +19,11 @@ from finance.chain.contracts import usdc_balance_slot
 from finance.chain.fees import GasCaps
 from finance.chain.rpc import Rpc
 from finance.chain.sender import Sender
+from finance.chain.watcher import Watcher
 from finance.ledger import Account
 from finance.models import ChannelState, OnchainPayment, PaymentKind, PaymentState, SellerChannel
 from finance.networks import NETWORKS
+from finance.selling.channel_watch import ChannelWatch
 from finance.selling.channels import SellerChannels
 from finance.selling.checks import ChainChecks
 from finance.selling.claims import Claims
@@ -140,12 +142,18 @@ class World:
         self.settlement = Settlement(
             self.store, self.sender, self.rpc, self.channels, self.mirror, NETWORK
         )
+        self._watch = ChannelWatch(self.mirror, self.claims, self.settlement, self.refunds)
+        handlers = self._watch.handle, self._watch.reorganised
+        # Looks once a test starts it, or asks for what has come.
+        self.watcher = Watcher(self.rpc, self.store, NETWORK, self.wallet.address, *handlers)
         await self.sender.start()
         await self.settlement.start()
         await self.refunds.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.watcher.stop()
+        await self._watch.stop()
         await self.settlement.stop()
         await self.claims.stop()
         await self.refunds.stop()

@@ -17,10 +17,8 @@ from sqlalchemy import event
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.fees import GasCaps, read_fees
-from finance.chain.watcher import Watcher
 from finance.errors import GasCapExceeded
 from finance.ledger import Account
-from finance.selling.channel_watch import ChannelWatch
 from finance.selling.channels import charge_writes, note_charge
 from finance.selling.claim_policy import ClaimPolicy, Reason
 from finance.selling.gas_cost import gas_per_usdc
@@ -182,11 +180,7 @@ async def test_a_voucher_charged_while_its_channel_is_looked_up_stays_charged(
 
 
 async def test_payer_who_starts_a_withdrawal_is_claimed_against_at_once(world: World) -> None:
-    watch = ChannelWatch(world.mirror, world.claims, world.settlement, world.refunds)
-    watcher = Watcher(
-        world.rpc, world.store, NETWORK, world.wallet.address, watch.handle, watch.reorganised
-    )
-    await watcher.start()
+    await world.watcher.start()
     payer = Payer(world.chain)
     channel = await world.open_channel(payer, 20_000)
     await world.charge(payer, channel.channel_id, 12_000)
@@ -198,10 +192,8 @@ async def test_payer_who_starts_a_withdrawal_is_claimed_against_at_once(world: W
     finish_withdrawal(world, payer, channel)
     assert usdc_of(world.chain, world.wallet.address) == 12_000
     assert usdc_of(world.chain, payer.hex) == 1_000_000 - 12_000
-    await watcher.catch_up()
+    await world.watcher.catch_up()
     assert world.booked(Account.CLAIMED) == 12_000
-    await watcher.stop()
-    await watch.stop()
 
 
 async def test_channels_whose_gas_is_above_the_cap_together_are_claimed_in_parts(

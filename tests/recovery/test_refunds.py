@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,82 +117,82 @@ async def test_refund_is_followed_on_though_the_database_could_not_be_read_for_a
     assert world.channel(payment.channel_id).state == ChannelState.CLOSED
 
 
+@pytest_asyncio.fixture
+async def relayed(chain: DevchainProcess, tmp_path: Path) -> AsyncIterator[tuple[FaultyRpc, World]]:
+    """A seller beyond a relay."""
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        World(chain, tmp_path, rpc_url=proxy.url) as world,
+    ):
+        yield proxy, world
+
+
+async def refund_too_late(
+    proxy: FaultyRpc, world: World, channel: Channel, meanwhile: Callable[[], None]
+) -> None:
+    """A refund that fails by what happens between its estimate and its broadcast."""
+
+    def estimated(_: Any, result: Any) -> Any:
+        proxy.heal()
+        meanwhile()
+        return result
+
+    proxy.answers["eth_estimateGas"] = estimated
+    with pytest.raises(SettlementFailed):
+        await world.refunds.refund(channel, None)
+
+
 async def test_refund_of_a_channel_that_another_process_has_opened_again_is_not_sent(
-    chain: DevchainProcess, tmp_path: Path
+    relayed: tuple[FaultyRpc, World],
 ) -> None:
     """It started in between, found a refund that nobody seemed to send, and sold a call."""
     sold = (
         "UPDATE seller_channel SET state = 'open', charged_atoms = charged_atoms + 1000,"
         " signed_atoms = signed_atoms + 1000"
     )
-    async with (
-        FaultyRpc(chain.rpc_url) as proxy,
-        World(chain, tmp_path, rpc_url=proxy.url) as world,
-    ):
-        payer = Payer(chain)
-        _, channel = await open_with_calls(world, payer)
+    proxy, world = relayed
+    payer = Payer(world.chain)
+    _, channel = await open_with_calls(world, payer)
 
-        def sell(_: Any, result: Any) -> Any:
-            proxy.heal()
-            with world.engine.begin() as connection:
-                connection.exec_driver_sql(sold)
-            return result
+    def sell() -> None:
+        with world.engine.begin() as connection:
+            connection.exec_driver_sql(sold)
 
-        proxy.answers["eth_estimateGas"] = sell
-        with pytest.raises(SettlementFailed):
-            await world.refunds.refund(channel, None)
-        assert usdc_of(chain, payer.hex) == 1_000_000 - 20_000
+    await refund_too_late(proxy, world, channel, sell)
+    assert usdc_of(world.chain, payer.hex) == 1_000_000 - 20_000
 
 
 async def test_refund_whose_claim_fails_on_the_chain_leaves_no_signature_to_be_used_later(
-    chain: DevchainProcess, tmp_path: Path
+    relayed: tuple[FaultyRpc, World],
 ) -> None:
     """Whoever read it in the failed transaction would take out what is sold afterwards."""
-    async with (
-        FaultyRpc(chain.rpc_url) as proxy,
-        World(chain, tmp_path, rpc_url=proxy.url) as world,
-    ):
-        payer = Payer(chain)
-        payment, channel = await open_with_calls(world, payer)
-        withdraw(world, payer, payment, 20_000)
-
-        def empty_the_channel(_: Any, result: Any) -> Any:
-            proxy.heal()
-            finish_withdrawal(world, payer, payment)
-            return result
-
-        proxy.answers["eth_estimateGas"] = empty_the_channel
-        with pytest.raises(SettlementFailed):
-            await world.refunds.refund(channel, None)
-        row = world.channel(payment.channel_id)
-        assert (row.state, row.balance_atoms, row.refund_nonce) == (ChannelState.CLOSED, 0, 1)
-        failed, alone = world.transactions("refund")
-        assert (failed.state, alone.state) == ("reverted", "mined")
+    proxy, world = relayed
+    payer = Payer(world.chain)
+    payment, channel = await open_with_calls(world, payer)
+    withdraw(world, payer, payment, 20_000)
+    await refund_too_late(proxy, world, channel, lambda: finish_withdrawal(world, payer, payment))
+    row = world.channel(payment.channel_id)
+    assert (row.state, row.balance_atoms, row.refund_nonce) == (ChannelState.CLOSED, 0, 1)
+    failed, alone = world.transactions("refund")
+    assert (failed.state, alone.state) == ("reverted", "mined")
 
 
 async def test_refund_that_a_stranger_sent_first_leaves_the_channel_as_the_chain_has_it(
-    chain: DevchainProcess, tmp_path: Path
+    relayed: tuple[FaultyRpc, World],
 ) -> None:
-    async with (
-        FaultyRpc(chain.rpc_url) as proxy,
-        World(chain, tmp_path, rpc_url=proxy.url) as world,
-    ):
-        payer = Payer(chain)
-        payment, channel = await open_with_calls(world, payer)
+    proxy, world = relayed
+    payer = Payer(world.chain)
+    payment, channel = await open_with_calls(world, payer)
 
-        def send_it_first(_: Any, result: Any) -> Any:
-            proxy.heal()
-            [refund] = world.transactions("refund")
-            send_as(chain, Signer.random(), refund.to, bytes.fromhex(refund.data[2:]))
-            return result
+    def send_it_first() -> None:
+        [refund] = world.transactions("refund")
+        send_as(world.chain, Signer.random(), refund.to, bytes.fromhex(refund.data[2:]))
 
-        proxy.answers["eth_estimateGas"] = send_it_first
-        with pytest.raises(SettlementFailed):
-            await world.refunds.refund(channel, None)
-        assert usdc_of(chain, payer.hex) == 1_000_000 - 8_000
-        row = world.channel(payment.channel_id)
-        assert (row.state, row.balance_atoms) == (ChannelState.CLOSED, 8_000)
-        assert channel.balance == 8_000
+    await refund_too_late(proxy, world, channel, send_it_first)
+    assert usdc_of(world.chain, payer.hex) == 1_000_000 - 8_000
+    row = world.channel(payment.channel_id)
+    assert (row.state, row.balance_atoms) == (ChannelState.CLOSED, 8_000)
+    assert channel.balance == 8_000
 
 
 @pytest.mark.parametrize("sent", [True, False])

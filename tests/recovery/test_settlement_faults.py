@@ -12,11 +12,9 @@ import pytest_asyncio
 from sqlalchemy.exc import OperationalError
 
 from finance.chain.fees import GasCaps, read_fees
-from finance.chain.watcher import Watcher
 from finance.errors import SettlementFailed, SettlementUnknown
 from finance.ledger import Account
 from finance.models import PaymentState
-from finance.selling.channel_watch import ChannelWatch
 from finance.wallet.signer import Signer
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.faulty_rpc import Fault, FaultyRpc
@@ -177,19 +175,15 @@ async def test_payments_that_waited_for_gas_to_become_cheaper_still_go_together(
 async def test_payment_whose_block_is_reorganised_away_arrives_again_and_is_booked_once(
     world: World,
 ) -> None:
-    watch = ChannelWatch(world.mirror, world.claims, world.settlement, world.refunds)
-    watcher = Watcher(
-        world.rpc, world.store, NETWORK, world.wallet.address, watch.handle, watch.reorganised
-    )
-    await watcher.catch_up()
+    await world.watcher.catch_up()
     exact = await world.owe(world.exact(Payer(world.chain)))
     deposit = world.deposit(Payer(world.chain), 9_000)
     both = [exact, await world.owe(deposit)]
     # What was given to the payers belongs to this block; the reorg leaves it alone.
     world.chain.rpc("evm_mine")
     await asyncio.gather(*(world.settlement.settle(each, 30) for each in both))
-    await watcher.start()
-    await watcher.catch_up()
+    await world.watcher.start()
+    await world.watcher.catch_up()
     world.chain.rpc("evm_setAutomine", False)
     world.chain.rpc("anvil_reorg", 1)
     async with asyncio.timeout(20):
@@ -198,14 +192,12 @@ async def test_payment_whose_block_is_reorganised_away_arrives_again_and_is_book
     assert world.booked(Account.EXACT) == 0
     world.chain.rpc("evm_setAutomine", True)
     await asyncio.gather(*(world.settlement.settle(each, 30) for each in both))
-    await watcher.catch_up()
+    await world.watcher.catch_up()
     assert world.booked(Account.EXACT) == PRICE == usdc_of(world.chain, world.wallet.address)
     assert world.booked(Account.WALLET) == PRICE
     assert world.booked(Account.CHARGED) == PRICE
     row = world.channel(deposit.channel_id)
     assert (row.charged_atoms, row.balance_atoms) == (PRICE, 9_000)
-    await watcher.stop()
-    await watch.stop()
 
 
 @pytest.mark.parametrize("commit", range(1, 9))
