@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
 from playwright.async_api import Page, async_playwright
 from sqlalchemy import insert, text, update
 from sqlmodel import col
@@ -19,7 +20,6 @@ from finance.buying.models import SpendLimit
 from node.accounts.access import Role
 from node.accounts.sessions import COOKIE, Client, begin_session
 from node.db.engine import open_engine, writer
-from tests.browser.accessibility import violations_async
 from tests.chain_fixtures import DevchainProcess
 from tests.conftest import CHROMIUM
 from tests.console_world import make_users
@@ -116,7 +116,7 @@ async def browsing(buyer: NodeHome, script: bool) -> AsyncIterator[Page]:
 async def assert_readable(page: Page) -> None:
     await page.wait_for_load_state()  # a click ends at the document, before its stylesheet
     assert await page.evaluate("document.documentElement.scrollWidth") <= 375, page.url
-    assert await violations_async(page) == [], page.url
+    assert (await Axe().run(page)).response["violations"] == [], page.url
 
 
 @pytest.mark.browser

@@ -103,9 +103,9 @@ def test_both_sides_show_their_cards(browser: Browser, console: Console) -> None
     faults: list[str] = []
     page.on("console", lambda message: faults.append(message.text))
     page.goto("/")
-    assert page.locator(".card__title").all_text_contents() == BUYER_CARDS
+    expect(page.locator(".card__title")).to_have_text(BUYER_CARDS)
     page.get_by_role("link", name="Seller").click()
-    assert page.locator(".card__title").all_text_contents() == SELLER_CARDS
+    expect(page.locator(".card__title")).to_have_text(SELLER_CARDS)
     expect(page.get_by_role("link", name="Seller")).to_have_attribute("aria-current", "true")
     assert faults == []
 

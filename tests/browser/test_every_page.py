@@ -264,6 +264,7 @@ def is_wider(page: Page, width: int) -> bool:
 
 def faults_of(page: Page, width: int, rules: dict[str, Any] | None = None) -> list[str]:
     """What is wrong with the page that is open; `rules` of axe, all without."""
+    page.wait_for_load_state()  # a click ends before the page it leads to is whole
     found: list[str] = page.evaluate(FAULTS)
     if is_wider(page, width):
         found.append("is wider than its window")

@@ -111,6 +111,7 @@ def test_full_pages_are_readable(
     page.goto("/settings/webhook")
     page.get_by_label("URL").fill("http://127.0.0.1:9/hook")
     page.get_by_role("button", name="Save").click()
+    expect(page.locator("#webhook-secret")).to_be_visible()
     found = [f"secret: {fault}" for fault in faults_of(page, width)]
     for path in (
         "/notifications",

@@ -74,7 +74,6 @@ def test_registering_is_readable_at_every_step(
     faults: list[str] = []
 
     def look(step: str) -> None:
-        page.wait_for_load_state()
         faults.extend(f"{step}: {fault}" for fault in faults_of(page, width))
 
     document = json.loads(spec_text())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import pytest
 from yarl import URL
@@ -14,24 +13,9 @@ from node.egress import EgressPolicy
 from node.lines import pool
 from node.proxy.errors import RequestRefused, SellerFailed
 from node.proxy.seller import NotSent, SellerClient
+from tests.hanging_up import hanging_up
 
 _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-
-
-@dataclass
-class _Seller:
-    """One that hangs up over the second request of a connection, once it has read it."""
-
-    then: Callable[[], None]
-    """Called before it hangs up."""
-    heads: list[bytes] = field(default_factory=list)
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.heads.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(_ANSWER)
-        self.heads.append(await reader.readuntil(b"\r\n\r\n"))
-        self.then()
-        writer.transport.abort()
 
 
 @asynccontextmanager
@@ -39,21 +23,19 @@ async def _hung_up_on(
     egress: EgressPolicy, host: str, then: Callable[[asyncio.Server], None]
 ) -> AsyncIterator[tuple[SellerClient, URL]]:
     """A client whose signed request its seller took and never answered; the seller's address."""
-    seller = _Seller(lambda: then(server))
-    server = await asyncio.start_server(seller.serve, "127.0.0.1", 0)
-    url = URL(f"http://{host}:{server.sockets[0].getsockname()[1]}/")
     client = SellerClient(egress)
     await client.start()
     try:
-        async with await client.send("GET", url, [], None) as first:
-            assert await first.read() == b"ok"
-        with pytest.raises(SellerFailed):
-            await client.send("GET", url, [(b"PAYMENT-SIGNATURE", b"signed")], None)
-        assert b"PAYMENT-SIGNATURE: signed" in seller.heads[1]
-        yield client, url
+        async with hanging_up(_ANSWER, then) as (port, heads):
+            url = URL(f"http://{host}:{port}/")
+            async with await client.send("GET", url, [], None) as first:
+                assert await first.read() == b"ok"
+            with pytest.raises(SellerFailed):
+                await client.send("GET", url, [(b"PAYMENT-SIGNATURE", b"signed")], None)
+            assert b"PAYMENT-SIGNATURE: signed" in heads[1]
+            yield client, url
     finally:
         await client.stop()
-        server.close()
 
 
 async def test_seller_that_dies_over_a_kept_connection_may_have_charged() -> None:

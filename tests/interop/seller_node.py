@@ -39,6 +39,8 @@ ROOT = Path(__file__).parents[2]
 _START_SECONDS = 60
 _CLAIM_SECONDS = 20
 PRICE = 1_000
+DEPOSIT = 10 * PRICE
+"""What our 402 suggests, and the official packages deposit unless told otherwise."""
 SLUG = "echo-api"
 _WORD = {"name": "word", "in": "path", "required": True, "schema": {"type": "string"}}
 SPEC = {

@@ -52,10 +52,7 @@ from tests.interop.official_buyer import (
     sync_client,
     with_rpc,
 )
-from tests.interop.seller_node import PRICE, SellerNode
-
-# What our 402 suggests, and the package deposits unless told otherwise.
-DEPOSIT = 10 * PRICE
+from tests.interop.seller_node import DEPOSIT, PRICE, SellerNode
 
 
 @pytest_asyncio.fixture

@@ -19,13 +19,11 @@ from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import BuyerNode
 from tests.interop.conftest import Outcome
 from tests.interop.official_buyer import FUNDS, NETWORK, new_account
-from tests.interop.seller_node import PRICE, SellerNode
+from tests.interop.seller_node import DEPOSIT, PRICE, SellerNode
 
 pytestmark = pytest.mark.typescript
 _SOURCES = Path(__file__).parent / "typescript"
 _SECONDS = 60
-# What our 402 suggests, and the packages deposit unless told otherwise.
-DEPOSIT = 10 * PRICE
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from finance.x402.wire import decode_payment
 from node.accounts.audit import SYSTEM
 from node.plans.buying.upkeep import Upkeep
 from tests.chain_fixtures import ChainProcess
+from tests.hanging_up import hanging_up
 from tests.http.proxy_world import NETWORK, BuyerNode, buying, left_open
 from tests.http.scripted_seller import (
     Behave,
@@ -184,21 +185,12 @@ async def test_a_retry_sends_the_same_signature_again(buyer: BuyerNode, seller: 
 async def test_a_payment_that_left_counts_though_its_seller_is_gone(buyer: BuyerNode) -> None:
     """The seller takes it over the connection of the unpaid request, hangs up, and cannot be
     reached again. It may collect it all the same."""
-    seen: list[bytes] = []
-
-    async def take_and_die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.append(await reader.readuntil(b"\r\n\r\n"))
-        required = ScriptedSeller("exact").required()
-        writer.write(b"HTTP/1.1 402 Payment Required\r\npayment-required: %b\r\n" % required)
-        writer.write(b"content-length: 0\r\n\r\n")
-        seen.append(await reader.readuntil(b"\r\n\r\n"))
-        server.close()
-        writer.transport.abort()
-
-    server = await asyncio.start_server(take_and_die, "127.0.0.1", 0)
-    buyer.list("api", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    async with buyer.running() as proxy:
-        answer = await proxy.call("api/x")
+    required = ScriptedSeller("exact").required()
+    unpaid = b"HTTP/1.1 402 Payment Required\r\npayment-required: %b\r\n" % required
+    async with hanging_up(unpaid + b"content-length: 0\r\n\r\n") as (port, seen):
+        buyer.list("api", f"http://127.0.0.1:{port}")
+        async with buyer.running() as proxy:
+            answer = await proxy.call("api/x")
     assert answer.status_code == 502
     assert b"payment-signature: " in seen[1].lower()
     assert buyer.counted("day") == buyer.purchases[0].amount_atoms == 1_000
