@@ -58,10 +58,15 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Store(Protocol):
-    """The journal, as finance sees it. `engine` is for reads, off the event loop."""
+    """The journal, as finance sees it. `engine` is for all other reads, off the event loop."""
 
     engine: Engine
 
     async def commit(self, batch: Batch) -> None:
         """Return once `batch` is on disk. Raises StoreConflict if a guard did not hold."""
+        ...
+
+    async def first(self, query: Executable, params: Mapping[str, Any]) -> Sequence[Any] | None:
+        """The first row of a short question that an index answers, quicker than by a thread of
+        one's own. Raises SQLAlchemyError if the database cannot be asked."""
         ...

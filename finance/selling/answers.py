@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 from sqlalchemy import Engine, text
 
-from finance.store import Write
+from finance.store import Store, Write
 
 Headers = list[tuple[bytes, bytes]]
 _ENCODER = msgspec.json.Encoder()
@@ -34,6 +34,7 @@ _OPEN = text(
     f"UPDATE stored_answer SET status = {STREAMED}"
     f" WHERE key = :key AND call_id = :call_id AND status = {UNOPENED}"
 )
+_IS_KEPT = text("SELECT 1 FROM stored_answer WHERE key = :key")
 _BY_KEY = text("SELECT * FROM stored_answer WHERE key = :key")
 _ADD_HEADER = text("UPDATE stored_answer SET headers = :headers WHERE key = :key")
 
@@ -113,6 +114,11 @@ def add_header(key: str, headers: Headers) -> Write:
     """Replace the headers of a kept answer, once its payment's outcome is known."""
     pairs = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers]
     return Write(_ADD_HEADER, {"key": key, "headers": _ENCODER.encode(pairs).decode()}, rows=None)
+
+
+async def is_kept(store: Store, key: str) -> bool:
+    """Whether there is an answer under a key: asked before each call with an identifier."""
+    return await store.first(_IS_KEPT, {"key": key}) is not None
 
 
 def read_answer(engine: Engine, key: str) -> KeptAnswer | None:

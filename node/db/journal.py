@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from sqlalchemy.sql.expression import Executable
 from finance.errors import StoreConflict, StoreUnavailable
 from finance.store import Batch, Write
 from node.db.doubt import number_in, was_committed
+from node.db.lookup import Lookup
 from node.db.statements import Statements
 
 MAX_GROUP = 256
@@ -58,6 +59,7 @@ class Journal:
         self._begin = "BEGIN IMMEDIATE" if engine.dialect.name == "sqlite" else None
         self._connection: PoolProxiedConnection | None = None
         self._statements = Statements(engine.dialect)
+        self._lookup = Lookup(engine)
         dbapi = engine.dialect.loaded_dbapi
         self._database_error: type[Exception] = dbapi.Error
         self._integrity_error: type[Exception] = dbapi.IntegrityError
@@ -88,6 +90,9 @@ class Journal:
             _cancel_later()
             future.result()
 
+    async def first(self, query: Executable, params: Mapping[str, Any]) -> Sequence[Any] | None:
+        return await self._lookup.first(query, params)
+
     def close(self) -> None:
         """Write what is queued, then stop."""
         self._closed = True
@@ -95,6 +100,7 @@ class Journal:
             self._hand_over(loop)
         self._queue.put(None)
         self._thread.join()
+        self._lookup.close()
         if self._connection is not None:
             self._connection.close()
 

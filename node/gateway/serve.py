@@ -16,7 +16,7 @@ from finance.errors import (
     StoreUnavailable,
 )
 from finance.selling.admission import AtRiskExceeded
-from finance.selling.answers import fingerprint, identifier_answer_key, read_answer
+from finance.selling.answers import fingerprint, identifier_answer_key, is_kept, read_answer
 from finance.store import Batch
 from finance.x402.offers import Offer
 from finance.x402.values import (
@@ -150,9 +150,11 @@ async def _give_identified(desk: Desk, call: Call, payment: Payment, key: str) -
     """Answer a payment identifier that has bought its call. Raises Refused for another
     call or payment under the same identifier (law 1), StreamOpened for what was given while
     it came."""
+    if not await is_kept(desk.seller.store, key):
+        return False
     kept = await asyncio.to_thread(read_answer, desk.seller.store.engine, key)
     if kept is None:
-        return False
+        return False  # its identifier was given back meanwhile
     await call.digest_body()
     asked = fingerprint(call.method, call.target, call.body_digest, payment.raw_digest)
     if kept.fingerprint != asked:

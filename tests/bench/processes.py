@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system CPU of a process so far, all its threads, from /proc."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    """User and system CPU of a process so far, all its threads: clock_getcpuclockid(3), which
+    counts nanoseconds where /proc counts hundredths."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 async def start(stack: AsyncExitStack, module: str, *arguments: str) -> Process:
