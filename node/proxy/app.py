@@ -107,7 +107,7 @@ class Proxy:
         self._keys = Keyring({})
         self._sources: dict[str, Source] = {}
         self._routes = Routes(store.engine)
-        self._idempotency = IdempotencyKeys(store.engine)
+        self._idempotency = IdempotencyKeys(store)
         self._upkeep: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 

@@ -7,18 +7,22 @@ import time
 from dataclasses import dataclass
 
 import msgspec
-from sqlalchemy import Engine, insert
+from sqlalchemy import insert, text
 from sqlmodel import Session, select
 
 from finance.buying.lost import ANSWER_LOST
 from finance.models import Purchase, PurchaseState, StoredAnswer
-from finance.store import Write
+from finance.store import Store, Write
 from node.problems import Headers
 from node.proxy.errors import RequestRefused
 
 KEPT_BYTES = 256 << 10
 MAX_KEY_LENGTH = 255
 INSERT_ANSWER = insert(StoredAnswer)
+_IS_KNOWN = text(
+    "SELECT 1 FROM stored_answer WHERE key = :row_key"
+    " UNION ALL SELECT 1 FROM purchase WHERE key_id = :key_id AND idempotency_key = :key"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +36,8 @@ class Known:
 class IdempotencyKeys:
     """Keys in flight in memory (one node per data directory), the finished ones on disk."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._running: set[tuple[str, str]] = set()
 
     def begin(self, key_id: str, key: str) -> None:
@@ -49,6 +53,9 @@ class IdempotencyKeys:
         """What is known; raise RequestRefused (409) if the key was for another request, or its
         paid answer was too large to be kept, or is too old. One that was lost is still to be
         asked for."""
+        named = {"row_key": _row_key(key_id, key), "key_id": key_id, "key": key}
+        if await self._store.first(_IS_KNOWN, named) is None:
+            return Known(None, None)
         known = await asyncio.to_thread(self._read, key_id, key)
         for earlier in (known.answer, known.purchase):
             if earlier is not None and earlier.fingerprint != fingerprint:
@@ -66,7 +73,7 @@ class IdempotencyKeys:
         )
 
     def _read(self, key_id: str, key: str) -> Known:
-        with Session(self._engine, expire_on_commit=False) as session:
+        with Session(self._store.engine, expire_on_commit=False) as session:
             answer = session.get(StoredAnswer, _row_key(key_id, key))
             purchase = session.exec(
                 select(Purchase).where(Purchase.key_id == key_id, Purchase.idempotency_key == key)
