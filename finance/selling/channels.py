@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Engine, Row, text
 
-from finance.errors import ChannelBusy, StoreConflict
+from finance.errors import ChannelBusy, RpcUnavailable, StoreConflict
 from finance.ledger import Account, charge_key, entry
 from finance.models import ChannelState
 from finance.selling.admission import ChannelBooks
@@ -27,6 +27,10 @@ from finance.x402.values import ChannelConfig, VoucherState
 from finance.x402.values import ChannelState as WireState
 
 MAX_IN_MEMORY = 100_000
+# How often it is asked whether the payer of a long answer withdraws, and how long it may take
+# then: the shortest delay of a withdrawal is 900 s (x402 batch-settlement).
+LOOK_SECONDS = 5.0
+LEAVE_SECONDS = 60.0
 
 _CHARGED = (
     "UPDATE seller_channel SET charged_atoms = :charged, signed_atoms = :signed,"
@@ -200,6 +204,16 @@ class SellerChannels:
     def is_fresh(self, channel: Channel, now: int) -> bool:
         """Whether a withdrawal started unseen could not be over yet: three looks per delay."""
         return abs(now - channel.synced_at) <= channel.config.withdraw_delay // 3
+
+    async def payer_leaves(self, channel: Channel) -> None:
+        """Returns once what is being given on this channel must end: its payer takes back the
+        money, and no call can be claimed before its end."""
+        while not channel.withdraw_requested_at:
+            await asyncio.sleep(LOOK_SECONDS)
+            if not self.is_fresh(channel, int(time.time())):
+                with suppress(RpcUnavailable):
+                    await self.refresh(channel)
+        await asyncio.sleep(LEAVE_SECONDS)
 
     @property
     def shared(self) -> bool:

@@ -179,21 +179,19 @@ class Desk:
             await call.answer(answer.status, framed(call, answer, headers), answer.head)
         else:
             async with counted(self.streams, call, match, answer, payer):
-                size = await self._stream(call, answer, headers)
+                await self._stream(call, answer, headers)
+            size = call.sent
         error = None if answer.status < 400 else "upstream_status"
         self.book(self.record(call, match, answer.status, size, payer, scheme, 0, error))
 
-    async def _stream(self, call: Call, answer: Answer, headers: Headers) -> int:
-        size = len(answer.head)
+    async def _stream(self, call: Call, answer: Answer, headers: Headers) -> None:
         await call.start(answer.status, with_length(headers, answer.length))
         await call.send(answer.head, True)
         async for chunk in answer.rest():
             if call.is_gone():
                 raise CallerGone
-            size += len(chunk)
             await call.send(chunk, True)
         await call.send(b"", False)
-        return size
 
 
 def identified(match: Match, payment: Payment, kept: KeptAnswer, at: int) -> list[Write]:

@@ -69,6 +69,7 @@ class Call:
         "query",
         "raw_path",
         "scope",
+        "sent",
         "status",
         "subject",
     )
@@ -88,6 +89,7 @@ class Call:
         # Whose quota pays for it instead of money (node.usage.quotas); no minutes are due then.
         self.subject = ""
         self.status = 0
+        self.sent = 0  # bytes of the body that were given in parts
         self.payment: bytes | None = None
         self.payments = 0
         self.origin = False
@@ -291,6 +293,7 @@ class Call:
 
     async def send(self, chunk: bytes, more: bool) -> None:
         """Send a part of the body."""
+        self.sent += len(chunk)
         await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:

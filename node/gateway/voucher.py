@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 from finance.errors import CumulativeMismatch, PaymentRefused, StoreConflict, StoreUnavailable
@@ -265,16 +266,42 @@ async def _charge_stream(
     note_charge(channel, amount, voucher.max_claimable, voucher.signature)
     channel.streaming = amount
     try:
-        size = await send_all(call, answer, headers)
+        async with _while_payer_stays(desk, channel):
+            await send_all(call, answer, headers)
     except UpstreamError:
         await _write_end(desk, channel, Batch(stream_broken(given, call.at)))
         channel.charged -= amount
         raise
     record = desk.record(
-        call, match, answer.status, size, channel.payer, BATCH_SETTLEMENT_SCHEME, amount
+        call, match, answer.status, call.sent, channel.payer, BATCH_SETTLEMENT_SCHEME, amount
     )
     delivered = [*stream_delivered(given), record.write()]
     await _write_end(desk, channel, Batch(delivered, [record.increment()]))
+    if channel.withdraw_requested_at:
+        desk.seller.claim_soon(channel.key)
+
+
+@asynccontextmanager
+async def _while_payer_stays(desk: Desk, channel: Channel) -> AsyncIterator[None]:
+    """Ends what is given in here, which stays charged, when its payer takes its price back: who
+    reads all but the end, and waits, would have it for nothing."""
+
+    async def watch() -> None:
+        await desk.seller.channels.payer_leaves(channel)
+        limit.reschedule(0)
+
+    limit = asyncio.timeout(None)
+    try:
+        async with limit:
+            watching = asyncio.create_task(watch())
+            try:
+                yield
+            finally:
+                watching.cancel()
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        log.info("channel %s: a long answer was ended, its payer withdraws", channel.key)
 
 
 async def _write_end(desk: Desk, channel: Channel, end: Batch) -> None:
@@ -298,18 +325,15 @@ def _streamed(call: Call, match: Match, payment: Payment, headers: Headers) -> l
     return identified(match, payment, kept, call.at)
 
 
-async def send_all(call: Call, answer: Answer, headers: Headers) -> int:
-    """Returns the bytes sent. A caller that stops reading has been served: it is charged."""
-    size = len(answer.head)
+async def send_all(call: Call, answer: Answer, headers: Headers) -> None:
+    """A caller that stops reading has been served: it is charged."""
     await call.start(answer.status, headers)
     await call.send(answer.head, True)
     async for chunk in answer.rest():
         if call.is_gone():
-            return size
-        size += len(chunk)
+            return
         await call.send(chunk, True)
     await call.send(b"", False)
-    return size
 
 
 def _paid_headers(match: Match, terms: Terms, channel: Channel, answer: Answer) -> Headers:

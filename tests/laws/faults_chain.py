@@ -25,6 +25,7 @@ from finance.models import TxState
 from finance.selling import carrier, claim_policy, claims, mirror
 from finance.selling.admission import ChannelBooks
 from finance.selling.channel_watch import ChannelWatch
+from finance.selling.channels import Channel, SellerChannels
 from finance.selling.mirror import Mirror, OnchainState, mirror_writes
 from finance.selling.refunds import Refunds
 from finance.selling.settlement import Settlement
@@ -308,6 +309,18 @@ def older_looks_written(patch: MonkeyPatch) -> None:
         return mirror_writes(channel_id, replace(state, block_number=2**62), now)
 
     patch.setattr(mirror, "mirror_writes", newest)
+
+
+@fault(
+    8,
+    "a long answer goes on though its payer withdraws",
+    "test_a_long_answer_ends_charged_once_its_payer_takes_its_price_back",
+)
+def long_answers_wait(patch: MonkeyPatch) -> None:
+    async def never(channels: SellerChannels, channel: Channel) -> None:
+        await asyncio.Event().wait()
+
+    patch.setattr(SellerChannels, "payer_leaves", never)
 
 
 @fault(

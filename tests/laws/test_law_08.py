@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.models import ChannelState
+from finance.selling import channels
 from finance.selling.claim_policy import ClaimPolicy, Reason
 from finance.selling.claimable import raise_claimed
 from finance.selling.mirror import Mirror
@@ -24,7 +26,8 @@ from finance.wallet.signer import Signer
 from finance.x402.abi import calldata
 from finance.x402.settlement_calls import _CONFIG, _tuple
 from finance.x402.text import to_hex
-from finance.x402.values import DepositPayment
+from finance.x402.values import DepositPayment, VoucherPayment
+from finance.x402.vouchers import sign_voucher
 from tests.chain_fixtures import ChainProcess
 from tests.http.conftest import BALANCE, Market
 from tests.laws.worlds import Shop
@@ -111,16 +114,23 @@ async def _owing(world: World, atoms: int = 12_000) -> tuple[Payer, DepositPayme
     return payer, channel
 
 
+def _voucher(payer: Payer, channel: DepositPayment) -> VoucherPayment:
+    """For the call after the one that opened this channel."""
+    ident, atoms = channel.channel_id, channel.max_claimable + PRICE
+    signature = sign_voucher(payer.key, ident, atoms, NETWORK.chain_id)
+    return VoucherPayment(channel.config, ident, atoms, signature)
+
+
 def _withdraw(world: World, payer: Payer, channel: DepositPayment) -> None:
     data = calldata("initiateWithdraw", (_CONFIG, "uint128"), _tuple(channel.config), 20_000)
     send_as(world.chain, Signer(payer.key), BATCH_SETTLEMENT_ADDRESS, data)
 
 
-async def _claimed(world: World, seconds: float) -> int:
-    """What has arrived in the wallet within `seconds`, or as soon as anything has."""
+async def _claimed(world: World, seconds: float, least: int = 1) -> int:
+    """What has arrived in the wallet within `seconds`, or as soon as it is `least`."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while not usdc_of(world.chain, world.wallet.address):
+            while usdc_of(world.chain, world.wallet.address) < least:
                 await asyncio.sleep(0.1)
     return usdc_of(world.chain, world.wallet.address)
 
@@ -163,6 +173,26 @@ async def test_a_payer_who_starts_a_withdrawal_is_claimed_against_at_once(world:
     _withdraw(world, payer, channel)
     claimed = await _claimed(world, 8)
     assert claimed == 12_000
+
+
+async def test_a_long_answer_ends_charged_once_its_payer_takes_its_price_back(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads all but its end and waits would have it for nothing."""
+    monkeypatch.setattr(channels, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(channels, "LEAVE_SECONDS", 0.5)
+    world, payer, path = shop.world, shop.payer(), "/v1/api/stream/4000/20000"
+    await world.watcher.start()
+    channel = await world.open_channel(payer, 20_000)
+    async with shop.open_gateway() as url:
+        headers = await shop.header(url, _voucher(payer, channel), path)
+        async with shop.client.stream("GET", url + path, headers=headers) as answer:
+            assert answer.status_code == 200
+            _withdraw(world, payer, channel)
+            assert await _claimed(world, 15, 2 * PRICE) == 2 * PRICE
+            with pytest.raises(httpx.RemoteProtocolError):
+                await answer.aread()
+    await shop.watcher.catch_up()
 
 
 async def test_a_withdrawal_nobody_saw_is_found_by_the_job(world: World) -> None:

@@ -23,7 +23,7 @@ from finance.selling.channels import SellerChannels
 from finance.selling.checks import ChainChecks
 from finance.selling.mirror import Mirror
 from finance.x402.digest import address_of
-from finance.x402.values import DepositPayment, ExactPayment, PaymentRequired
+from finance.x402.values import DepositPayment, ExactPayment, PaymentRequired, VoucherPayment
 from finance.x402.wire import decode_required, encode_payment
 from node.db.engine import open_engine
 from node.db.journal import Journal
@@ -141,7 +141,10 @@ class Shop:
         return decode_required(answer.headers["payment-required"])
 
     async def header(
-        self, url: str, payment: ExactPayment | DepositPayment, path: str = "/v1/api/echo"
+        self,
+        url: str,
+        payment: ExactPayment | DepositPayment | VoucherPayment,
+        path: str = "/v1/api/echo",
     ) -> dict[str, str]:
         """The request header that pays with `payment`."""
         required = await self.offer(url, path)
