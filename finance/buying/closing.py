@@ -56,6 +56,8 @@ _BUSY_LOOKS = 100
 _OUTCOME_SECONDS = 30.0
 _PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
+# Of what is left of a delay, between two looks at the chain; these may cost money.
+_LOOKS = 60
 # How long the chain is given to show a refund the seller says it made.
 _SHOW_SECONDS = 30.0
 
@@ -265,7 +267,9 @@ class Closings:
         if not amount:
             await self._buyer.deposits.sync(channel)
             return await self._closed(row, channel, "Withdrawn through the contract.")
-        if (await self._rpc.head()).timestamp < since + channel.config.withdraw_delay:
+        left = since + channel.config.withdraw_delay - (await self._rpc.head()).timestamp
+        if left > 0:
+            await asyncio.sleep(min(left / _LOOKS, _LONGEST_PAUSE_SECONDS))
             return False
         why = await self._send(TAKE, row, finalize_withdraw_calldata(channel.config))
         if why and (await self._pending(channel))[0]:

@@ -98,10 +98,13 @@ async def test_a_seller_that_is_gone_keeps_nothing_but_what_it_is_owed(market: M
         assert await market.ask(left_open) == 502
         assert any(each.startswith("502 charge_unknown") for each in left_open.tries)
         assert await market.buyer.number(signed) == before
-        wait = waiting["closing"]["finalize_after"] - chain_now(market.chain)
-        assert wait > 0
-        market.chain.rpc("evm_increaseTime", wait + 1)
-        market.chain.rpc("evm_mine")
+    wait = waiting["closing"]["finalize_after"] - chain_now(market.chain)
+    assert wait > 0
+    market.chain.rpc("evm_increaseTime", wait + 1)
+    market.chain.rpc("evm_mine")
+    await market.buyer.kill_9()  # it would look again within a minute
+    await market.buyer.start()
+    async with program(market.buyer) as api:
         closed = await until_step(api, "closed", "failed")
     assert closed["closing"]["step"] == "closed", closed
     assert closed["unspent_atoms"] == 0 and closed["balance_atoms"] == 3 * PRICE
