@@ -262,14 +262,19 @@ class Closings:
         return False
 
     async def _take(self, row: ClosingRow, channel: Channel) -> bool:
-        """After the delay: the money to the wallet."""
+        """After the delay: the money to the wallet. Before, a chain without the withdrawal has
+        not finished it: a reorg took it out for a while, or an endpoint lags behind."""
+        now = (await self._rpc.head()).timestamp
+        if (left := row.finalize_after - now) > 0:
+            await asyncio.sleep(min(left / _LOOKS, _LONGEST_PAUSE_SECONDS))
+            return False
         amount, since = await self._pending(channel)
         if not amount:
             await self._buyer.deposits.sync(channel)
+            if channel.balance > channel.charged:
+                return await self._failed(row, channel, "The chain has lost the withdrawal.")
             return await self._closed(row, channel, "Withdrawn through the contract.")
-        left = since + channel.config.withdraw_delay - (await self._rpc.head()).timestamp
-        if left > 0:
-            await asyncio.sleep(min(left / _LOOKS, _LONGEST_PAUSE_SECONDS))
+        if now < since + channel.config.withdraw_delay:
             return False
         why = await self._send(TAKE, row, finalize_withdraw_calldata(channel.config))
         if why and (await self._pending(channel))[0]:

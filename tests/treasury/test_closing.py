@@ -10,6 +10,8 @@ from typing import Any
 import aiohttp
 import pytest_asyncio
 
+from finance.x402.abi import calldata
+from finance.x402.text import to_hex
 from tests.chain_fixtures import DevchainProcess
 from tests.console_world import PASSWORD
 from tests.recovery.market_world import BUYER_ATOMS, PRICE, Errand, Market, open_market
@@ -67,6 +69,27 @@ async def test_a_seller_gives_back_what_is_unspent(market: Market) -> None:
     await market.all_settled()
     await market.claim_all()
     await market.reconcile()
+
+
+async def test_an_endpoint_that_lags_behind_ends_no_closing(market: Market) -> None:
+    """Of endpoints that answer in turns one does not know the announcement yet, and a reorg
+    takes it out for a while: that is not a withdrawal that is finished."""
+    await market.buy(Errand("an errand"))
+    await market.seller.kill_9()
+    selector = to_hex(calldata("pendingWithdrawals", ("bytes32",), bytes(32)))[:10]
+
+    def none_pending(call: dict[str, Any], answer: Any) -> Any:
+        asked = call["params"][0]["data"].startswith(selector)
+        return "0x" + "00" * 64 if asked else answer
+
+    async with program(market.buyer) as api:
+        [channel] = await channels(api)
+        assert await close(api, channel["channel_id"]) == 200
+        await until_step(api, "waiting")
+        market.buyer.relay.answers["eth_call"] = none_pending
+        await asyncio.sleep(3)
+        [channel] = await channels(api)
+    assert (channel["state"], channel["closing"]["step"]) == ("refunding", "waiting")
 
 
 async def test_a_seller_that_is_gone_keeps_nothing_but_what_it_is_owed(market: Market) -> None:
