@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, func, select
 from sqlmodel import col
 
-from finance.chain.answers import read_bytes, read_quantity
+from finance.chain.answers import read_atoms, read_quantity
 from finance.chain.endpoint import Question
 from finance.chain.rpc import Rpc, block_tag
 from finance.errors import RpcRefused
@@ -48,14 +48,14 @@ async def read_wallet(
     tag = block_tag(block)
     answers = await rpc.ask_all(
         [
-            Question("eth_call", (call, tag), read_bytes),
+            Question("eth_call", (call, tag), read_atoms),
             Question("eth_getBalance", (wallet, tag), read_quantity),
         ]
     )
     for answer in answers:
         if isinstance(answer, RpcRefused):
             raise answer
-    return Usdc(int.from_bytes(answers[0], "big")), Wei(answers[1])
+    return Usdc(answers[0]), Wei(answers[1])
 
 
 def money_in_books(engine: Engine, chain_id: int) -> tuple[int, int]:

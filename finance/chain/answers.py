@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from finance.money import MAX_ATOMS
+
 _T = TypeVar("_T")
 _HEX_DIGITS = frozenset("0123456789abcdef")
 
@@ -78,6 +80,15 @@ def read_quantity(value: Any) -> int:
     if not _HEX_DIGITS.issuperset(value[2:].lower()):
         raise Nonsense(f"{value!r:.80} is not a quantity")
     return int(value, 16)
+
+
+def read_atoms(value: Any) -> int:
+    """USDC that a call returned. Nothing, which is what an address without the token's code
+    returns, is not 0; and there will never be as much as 2^63 atoms."""
+    atoms = int(read_hex(value, 32), 16)
+    if atoms > MAX_ATOMS:
+        raise Nonsense(f"{atoms} is not an amount of USDC")
+    return atoms
 
 
 def read_log(value: Any) -> Log:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import create_engine, make_url
 
 from finance.arrivals import Arrivals, Outgo, Sighting, unexplained
@@ -21,6 +22,7 @@ from finance.x402.text import checksum, parse_address
 from node.purse import Purse
 from node.usage.events import event
 from tests.chain_fixtures import DevchainProcess
+from tests.recovery.faulty_rpc import FaultyRpc
 from tests.treasury.wallet_world import ETHER, NETWORK, SOMEBODY, WalletWorld
 
 
@@ -117,6 +119,24 @@ async def test_balances_are_followed_through_a_restart_of_the_database(
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
+
+
+@pytest.mark.parametrize("answer", ["0x", "0x" + "ff" * 32])
+async def test_a_balance_that_cannot_be_one_is_not_believed(
+    chain: DevchainProcess, tmp_path: Path, answer: str
+) -> None:
+    """Neither shown, nor a reason to pause, nor the end of what follows the wallet, and with it
+    of the node."""
+    async with (
+        FaultyRpc(chain.rpc_url) as relay,
+        WalletWorld(chain, tmp_path, rpc_url=relay.url) as world,
+    ):
+        purse = purse_of(world)
+        await purse.look()
+        before = purse.balances
+        relay.answers["eth_call"] = lambda call, true: answer
+        await purse.look()
+        assert purse.balances == before and before.usdc == 5_000_000
 
 
 @contextmanager
