@@ -85,6 +85,8 @@ def movement_of(
         case "Transfer":
             value = int(event.args["value"])
             amount = value * ((event.args["to"] == wallet) - (event.args["from"] == wallet))
+            if not amount:
+                return None  # anybody may transfer nothing out of any wallet
             key = transfer_key(event.tx_hash, event.log_index, wallet)
             return Movement(key, Account.WALLET, amount)
         case "Claimed" if event.channel_id in sold:

@@ -14,15 +14,18 @@ from sqlalchemy import create_engine, make_url
 
 from finance.arrivals import Arrivals, Outgo, Sighting, unexplained
 from finance.chain.watcher import SeenEvent, Watcher
+from finance.history import Filter, read_history
 from finance.operations import Token
 from finance.store import Write
 from finance.wallet.signer import Signer
 from finance.withdrawals import find_withdrawal
+from finance.x402.abi import calldata
 from finance.x402.text import checksum, parse_address
 from node.purse import Purse
 from node.usage.events import event
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.faulty_rpc import FaultyRpc
+from tests.recovery.market_world import transact
 from tests.treasury.wallet_world import ETHER, NETWORK, SOMEBODY, WalletWorld
 
 
@@ -99,6 +102,19 @@ async def test_what_we_send_is_no_arrival(world: WalletWorld) -> None:
     await world.until(lambda: (found := find_withdrawal(world.engine, view.id)) and found.ended)
     await purse.look()
     assert arrived(world) == []
+
+
+async def test_nothing_that_a_stranger_transfers_is_no_movement(world: WalletWorld) -> None:
+    """Anybody may make the token tell of 0 USDC out of the wallet, to an address that looks like
+    one it has paid: so that somebody copies it from the history."""
+    stranger = Signer.from_hex(world.chain.keys[8])
+    names = ("address", "address", "uint256")
+    data = calldata("transferFrom", names, world.wallet.address_bytes, stranger.address_bytes, 0)
+    await world.watcher.catch_up()
+    before = read_history(world.engine, Filter(), None, 50)
+    transact(world.chain, stranger, world.chain.usdc, data)
+    await world.watcher.catch_up()
+    assert read_history(world.engine, Filter(), None, 50) == before
 
 
 async def test_balances_are_followed_through_a_restart_of_the_database(
