@@ -1,7 +1,7 @@
 """Money that somebody sent to the wallet, noticed once each.
 
 USDC leaves an event. ETH leaves none: what the balance has more than our own transactions
-explain, between two looks, has arrived.
+explain, between two looks, has arrived. What it has less, a reorg took back.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class Arrivals:
         return await self._store_once(row, f"Received {Usdc(value)} USDC from {source}.", ())
 
     async def note_eth(self, after: Sighting) -> bool:
-        """A look at the wallet's ETH: whether some has arrived since the one before."""
+        """A look at the wallet's ETH: whether some has arrived since the one before, or was
+        taken back by a reorg."""
         chain_id = self._network.chain_id
         before = await asyncio.to_thread(_last, self._store.engine, self._wallet, chain_id)
         if before is None:
@@ -108,7 +109,7 @@ class Arrivals:
         see = self._see(after, before.block)
         if wei is None and after.block - before.block < 2 * self._network.reorg_depth:
             return False  # a transaction of ours is not booked yet: look again
-        if not wei or wei < 0:
+        if not wei:
             await self._store.commit(Batch([see]))
             return False
         row = {
@@ -117,7 +118,8 @@ class Arrivals:
             "source": "",
             "tx_hash": None,
         }
-        return await self._store_once(row, f"Received {Wei(wei)} ETH.", (see,))
+        gone = f"The chain took back {Wei(-wei)} ETH that had been received." if wei < 0 else ""
+        return await self._store_once(row, gone or f"Received {Wei(wei)} ETH.", (see,))
 
     def _row(self, token: Token, amount: int, block: int) -> dict[str, Any]:
         return {

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, String, and_, cast, func, literal, or_, select
+from sqlalchemy import Connection, Engine, String, and_, case, cast, func, literal, or_, select
 
 from finance.actions import Action
 from finance.chain.events import read_args
@@ -238,13 +238,16 @@ def _sent_eth(source: str, wanted: Filter, after: Place | None, count: int) -> A
 
 
 def _arrived_eth(source: str, wanted: Filter, after: Place | None, count: int) -> Any | None:
-    if wanted.token is Token.USDC or wanted.action not in (None, Action.RECEIVED):
+    actions = (None, Action.RECEIVED, Action.TAKEN_BACK)
+    if wanted.token is Token.USDC or wanted.action not in actions:
         return None
+    gone = _ARRIVAL.c.amount.startswith("-")
+    action = case((gone, Action.TAKEN_BACK.value), else_=Action.RECEIVED.value)
     query = (
         select(
             _ARRIVAL.c.at,
             _ARRIVAL.c.block_number.label("id"),
-            literal(Action.RECEIVED.value).label("action"),
+            action.label("action"),
             _ARRIVAL.c.amount,
             _ARRIVAL.c.tx_hash,
             literal("").label("purpose"),
@@ -254,6 +257,8 @@ def _arrived_eth(source: str, wanted: Filter, after: Place | None, count: int) -
         .where(*_within(_ARRIVAL.c.at, wanted))
         .where(*_older(source, _ARRIVAL.c.at, _ARRIVAL.c.block_number, after))
     )
+    if wanted.action:
+        query = query.where(action == wanted.action.value)
     if wanted.text:
         query = query.where(_mentions(wanted.text, _ARRIVAL.c.source))
     return query.order_by(_ARRIVAL.c.at.desc(), _ARRIVAL.c.block_number.desc()).limit(count)

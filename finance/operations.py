@@ -42,7 +42,8 @@ class Withdrawal(SQLModel, table=True):
 
 
 class Arrival(SQLModel, table=True):
-    """Money somebody sent to the wallet, noticed once."""
+    """Money somebody sent to the wallet, noticed once; ETH of which a reorg took back is a row
+    of its own, with a negative amount."""
 
     __tablename__ = "arrival"
     __table_args__ = (Index("ix_arrival_at", "at"),)

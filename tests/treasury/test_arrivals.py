@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, make_url
 
+from finance.actions import Action
 from finance.arrivals import Arrivals, Outgo, Sighting, unexplained
 from finance.chain.watcher import SeenEvent, Watcher
 from finance.history import Filter, read_history
@@ -93,6 +94,28 @@ async def test_eth_is_noticed_to_the_wei_beside_our_own_transactions(world: Wall
     await purse.look()
     assert arrived(world) == [("ETH", str(2 * ETHER + 5), "")]
     assert purse.balances.gas == world.eth_of(world.wallet.address)
+
+
+async def test_eth_that_a_reorg_takes_back_is_said_to_be_gone(world: WalletWorld) -> None:
+    """And is not in the history twice once it has come again."""
+    purse, start = purse_of(world), world.eth_of(world.wallet.address)
+    await purse.look()
+    before = world.chain.rpc("evm_snapshot")
+    send_eth(world, 7)
+    await purse.look()
+    world.chain.rpc("evm_revert", before)
+    world.chain.rpc("anvil_mine", 3)
+    await purse.look()
+
+    def moved(action: Action | None = None) -> list[int]:
+        wanted = Filter(action=action, token=Token.ETH)
+        return [line.amount for line in read_history(world.engine, wanted, None, 50).lines]
+
+    assert world.eth_of(world.wallet.address) == start and moved() == [-7, 7]
+    assert (moved(Action.RECEIVED), moved(Action.TAKEN_BACK)) == ([7], [-7])
+    send_eth(world, 7)
+    await purse.look()
+    assert sum(moved()) == world.eth_of(world.wallet.address) - start == 7
 
 
 async def test_what_we_send_is_no_arrival(world: WalletWorld) -> None:
