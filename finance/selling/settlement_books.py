@@ -73,7 +73,15 @@ def reorganised(payment: Owed, key: str, now: int) -> Batch:
     reopen = Write(owed.REOPEN, _seen(payment, PaymentState.CONFIRMED, now))
     if payment.kind == PaymentKind.DEPOSIT:
         return Batch([reopen])
-    undo = entry(key, Account.EXACT, -payment.value_atoms, now, call_id=payment.id)
+    undo = entry(
+        key,
+        Account.EXACT,
+        -payment.value_atoms,
+        now,
+        call_id=payment.id,
+        tx_hash=payment.tx_hash,
+        log_index=payment.log_index,
+    )
     return Batch([reopen, undo])
 
 

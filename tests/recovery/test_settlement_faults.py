@@ -15,6 +15,7 @@ from finance.chain.fees import GasCaps, read_fees
 from finance.errors import SettlementFailed, SettlementUnknown
 from finance.ledger import Account
 from finance.models import PaymentState
+from finance.selling.gas_cost import gas_per_usdc
 from finance.wallet.signer import Signer
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.faulty_rpc import Fault, FaultyRpc
@@ -196,6 +197,7 @@ async def test_payment_whose_block_is_reorganised_away_arrives_again_and_is_book
     assert world.booked(Account.EXACT) == PRICE == usdc_of(world.chain, world.wallet.address)
     assert world.booked(Account.WALLET) == PRICE
     assert world.booked(Account.CHARGED) == PRICE
+    assert gas_per_usdc(world.engine, 0).earned_atoms == PRICE
     row = world.channel(deposit.channel_id)
     assert (row.charged_atoms, row.balance_atoms) == (PRICE, 9_000)
 
