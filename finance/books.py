@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,7 +101,9 @@ def read_books(engine: Engine, chain_id: int, block_number: int) -> Books:
         later = frozenset((row.tx_hash, row.log_index) for row in above)
         seen = (*ours, _EVENTS.c.block_number <= block_number)
         others = _EVENTS.c.channel_id.not_in(select(_SELLER.c.channel_id))
-        sums = _sum(connection.execute(select(_LEDGER)), later)
+        elsewhere = _elsewhere(connection, chain_id)
+        opening = f"opening:{chain_id}:"
+        sums = _sum(_of_chain(connection.execute(select(_LEDGER)), opening, elsewhere), later)
         booked = sums.by_channel[Account.CHARGED].keys() | sums.by_channel[Account.CLAIMED].keys()
         return Books(
             opening=sums.opening,
@@ -120,8 +122,26 @@ def read_books(engine: Engine, chain_id: int, block_number: int) -> Books:
             bought=_rows(connection, _BUYER, _BUYER.c.chain_id == chain_id),
             payments=_rows(connection, _PAYMENTS, *_on_chain(_PAYMENTS, chain_id, _PAYING)),
             transactions=_rows(connection, _TXS, *_on_chain(_TXS, chain_id, _SENT)),
-            purchases=_rows(connection, _PURCHASES, _PURCHASES.c.state.in_(_BUYING)),
+            purchases=tuple(
+                row
+                for row in _rows(connection, _PURCHASES, _PURCHASES.c.state.in_(_BUYING))
+                if row.tx_hash not in elsewhere
+            ),
         )
+
+
+def _elsewhere(connection: Connection, chain_id: int) -> frozenset[str]:
+    """Transactions on other chains: a node may have been on another network before."""
+    others = select(_EVENTS.c.tx_hash).where(_EVENTS.c.chain_id != chain_id)
+    return frozenset(connection.scalars(others))
+
+
+def _of_chain(rows: Iterable[Row[Any]], opening: str, elsewhere: Set[str]) -> Iterator[Row[Any]]:
+    """Rows of the ledger name no chain: their transaction does, and the key of an opening."""
+    for row in rows:
+        opened = row.key.startswith("opening:")
+        if row.key.startswith(opening) if opened else row.tx_hash not in elsewhere:
+            yield row
 
 
 def _on_chain(table: Any, chain_id: int, states: Sequence[str]) -> tuple[Any, Any]:

@@ -1,0 +1,40 @@
+"""A node that moved from one network to another, over the same database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from finance.chain.rpc import Rpc
+from finance.chain.watcher import Watcher
+from finance.operations import Token
+from finance.reconcile import reconcile
+from finance.wallet.signer import Signer
+from finance.withdrawals import find_withdrawal
+from tests.chain_fixtures import DevchainProcess
+from tests.recovery.market_world import transfer
+from tests.treasury.wallet_world import NETWORK, WalletWorld
+
+
+@pytest.fixture
+def other_chain() -> Iterator[DevchainProcess]:
+    with DevchainProcess(chain_id=31338) as process:
+        yield process
+
+
+async def test_the_books_of_each_network_equal_its_chain(
+    world: WalletWorld, other_chain: DevchainProcess
+) -> None:
+    network, source = replace(NETWORK, chain_id=31338), Signer.from_hex(other_chain.keys[9])
+    view = await world.withdraw(Token.USDC, 1_000)
+    await world.until(lambda: (found := find_withdrawal(world.engine, view.id)) and found.ended)
+    await world.watcher.catch_up()
+    async with Rpc([other_chain.rpc_url], 31338) as rpc:
+        watcher = Watcher(rpc, world.store, network, world.wallet.address)
+        await watcher.catch_up()
+        transfer(other_chain, source, world.wallet.address, 77)
+        report = await reconcile(world.store, rpc, world.wallet.address, network, watcher)
+    assert report.differences == ()
+    await world.assert_books_equal_chain()
