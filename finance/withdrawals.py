@@ -57,8 +57,8 @@ _INSERT = text(
     " created_at, error, told) SELECT :id, :chain_id, :token, :destination, :amount, :actor_id,"
     " :actor_name, :now, NULL, :told WHERE :seen_open >= (SELECT COUNT(*) FROM withdrawal w"
     " LEFT JOIN chain_tx t ON t.ref = w.id AND t.purpose IN ('withdraw_usdc', 'withdraw_eth')"
-    " WHERE t.state IN ('signed', 'broadcast')"
-    " OR (w.error IS NULL AND (t.id IS NULL OR t.state = 'intended')))"
+    " WHERE w.chain_id = :chain_id AND (t.state IN ('signed', 'broadcast')"
+    " OR (w.error IS NULL AND (t.id IS NULL OR t.state = 'intended'))))"
 )
 _OF_WANTED = (_ROWS.c.id == bindparam("wanted"), _ROWS.c.error.is_(None))
 _FAIL = update(_ROWS).where(*_OF_WANTED).values(error=bindparam("why"))
@@ -124,9 +124,12 @@ class Withdrawals:
     async def available(self) -> Available:
         """Asks the chain; raises ChainError. What is on its way is counted first, so that
         it may be counted twice for a moment, but never not at all."""
-        usdc_out, wei_out, _ = await asyncio.to_thread(_promised, self._store.engine)
+        usdc_out, wei_out, _ = await self._promised()
         usdc, wei = await read_wallet(self._rpc, self._network, self._sender.address)
         return Available(int(usdc), int(wei), usdc_out, wei_out)
+
+    async def _promised(self) -> tuple[int, int, int]:
+        return await asyncio.to_thread(_promised, self._store.engine, self._network.chain_id)
 
     async def quote(self, token: Token, destination: str, amount: str | None) -> Quote:
         """What would happen; `amount` None means all. Raises WithdrawalRefused, ChainError."""
@@ -200,7 +203,7 @@ class Withdrawals:
             known = await asyncio.to_thread(find_withdrawal, self._store.engine, withdrawal_id)
             if known is not None:
                 return _same(known, token, destination, amount)
-            seen = (await asyncio.to_thread(_promised, self._store.engine))[2]
+            seen = (await self._promised())[2]
             await self._quote(token, destination, amount)
             row = {
                 "id": withdrawal_id,
@@ -369,18 +372,19 @@ def _never_sent(engine: Engine) -> list[str]:
         return list(connection.scalars(query))
 
 
-def _promised(engine: Engine) -> tuple[int, int, int]:
+def _promised(engine: Engine, chain_id: int) -> tuple[int, int, int]:
     """(atoms, wei, number): what withdrawals not mined yet will take, and all gas on its way."""
     unsigned = _TX.c.id.is_(None) | (_TX.c.state == TxState.INTENDED)
     open_ = (
         select(_ROWS.c.token, _ROWS.c.amount)
         .select_from(_joined())
+        .where(_ROWS.c.chain_id == chain_id)
         .where(_TX.c.state.in_(_ON_ITS_WAY) | (_ROWS.c.error.is_(None) & unsigned))
     )
     worst = (
         select(func.max(_ATTEMPT.c.max_fee_wei) * _TX.c.gas_limit)
         .select_from(_TX.join(_ATTEMPT, _ATTEMPT.c.tx_id == _TX.c.id))
-        .where(_TX.c.state.in_(_ON_ITS_WAY))
+        .where(_TX.c.chain_id == chain_id, _TX.c.state.in_(_ON_ITS_WAY))
         .group_by(_TX.c.id, _TX.c.gas_limit)
     )
     with engine.connect() as connection:

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from finance.chain.fees import GasCaps
 from finance.chain.rpc import Rpc
+from finance.chain.sender import Sender
 from finance.chain.watcher import Watcher
 from finance.operations import Token
 from finance.reconcile import reconcile
 from finance.wallet.signer import Signer
-from finance.withdrawals import find_withdrawal
+from finance.withdrawals import Withdrawals, find_withdrawal
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.market_world import transfer
 from tests.treasury.wallet_world import NETWORK, WalletWorld
@@ -38,3 +40,20 @@ async def test_the_books_of_each_network_equal_its_chain(
         report = await reconcile(world.store, rpc, world.wallet.address, network, watcher)
     assert report.differences == ()
     await world.assert_books_equal_chain()
+
+
+async def test_what_waits_on_another_network_is_not_missing_here(
+    world: WalletWorld, other_chain: DevchainProcess
+) -> None:
+    network = replace(NETWORK, chain_id=31338)
+    world.chain.rpc("evm_setAutomine", False)
+    try:
+        await world.withdraw(Token.USDC, 1_000)
+        async with Rpc([other_chain.rpc_url], 31338) as rpc:
+            sender = Sender(rpc, world.wallet, network, world.store, GasCaps.default(network))
+            here = await Withdrawals(world.store, sender, rpc, network).available()
+        there = await world.withdrawals.available()
+    finally:
+        world.chain.rpc("evm_setAutomine", True)
+    assert (here.usdc_promised, here.wei_promised) == (0, 0)
+    assert there.usdc_promised == 1_000 and there.wei_promised > 0
