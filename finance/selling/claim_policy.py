@@ -46,26 +46,34 @@ class ClaimView:
 
 
 def due(
-    now: int, channels: Sequence[ClaimView], policy: ClaimPolicy, gas_price: int, last_claim_at: int
+    now: int, channels: Sequence[ClaimView], policy: ClaimPolicy, gas_price: int, since: int
 ) -> Reason | None:
     """Why everything should be claimed now, or None.
 
-    `last_claim_at` is when the last claim was made (Unix seconds; of a node that never
-    claimed: when its first channel came).
+    `since` is when the last claim was made (Unix seconds; of a node that never claimed: when
+    its first channel came), or until when there was nothing worth one.
     """
     if any(withdrawing(channel) for channel in channels):
         return Reason.WITHDRAWAL
-    total = sum(channel.unclaimed for channel in channels)
-    if total < max(policy.dust_atoms, 1):
+    if not worth_claiming(channels, policy):
         return None
-    waited = now - last_claim_at
+    waited = now - since
     if waited >= policy.longest_seconds:
         return Reason.OVERDUE
     if gas_price > policy.gas_price_wei:
         return None
-    if total >= policy.at_risk_atoms:
+    if _unclaimed(channels) >= policy.at_risk_atoms:
         return Reason.AT_RISK
     return Reason.INTERVAL if waited >= policy.interval_seconds else None
+
+
+def worth_claiming(channels: Sequence[ClaimView], policy: ClaimPolicy) -> bool:
+    """Whether more than dust is owed."""
+    return _unclaimed(channels) >= max(policy.dust_atoms, 1)
+
+
+def _unclaimed(channels: Sequence[ClaimView]) -> int:
+    return sum(channel.unclaimed for channel in channels)
 
 
 def withdrawing(channel: ClaimView) -> bool:

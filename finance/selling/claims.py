@@ -23,7 +23,7 @@ from finance.errors import (
     SettlementUnknown,
 )
 from finance.models import TxState
-from finance.selling.claim_policy import ClaimPolicy, Reason, due, withdrawing
+from finance.selling.claim_policy import ClaimPolicy, Reason, due, withdrawing, worth_claiming
 from finance.selling.claimable import (
     CLAIM,
     Claimable,
@@ -71,6 +71,8 @@ class Claims:
         # Two claims at once would claim the same twice: harmless, but paid for.
         self._turn = asyncio.Lock()
         self._wanted: set[str] = set()
+        # When there was nothing worth a claim: what is owed has not waited for longer.
+        self._idle_at = 0
         self._soon: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
@@ -90,12 +92,15 @@ class Claims:
         no payer is withdrawing; a withdrawal asks for no price."""
         engine = self._store.engine
         rows = await asyncio.to_thread(load_claimable, engine, self._network)
-        if not rows:
-            return None
         views = [row.view() for row in rows]
         if any(withdrawing(view) for view in views):
             return await self.claim(Reason.WITHDRAWAL)
+        if not worth_claiming(views, self.policy):
+            self._idle_at = now
+            return None
         since = await asyncio.to_thread(last_claim_at, engine, self._network.chain_id, now)
+        if since < self._idle_at <= now:  # it is ahead where the clock was
+            since = self._idle_at
         gas_price = (await self._rpc.head()).base_fee_wei
         reason = due(now, views, self.policy, gas_price, since)
         return None if reason is None else await self.claim(reason)

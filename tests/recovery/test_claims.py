@@ -226,6 +226,22 @@ async def test_channels_that_wait_for_gas_to_become_cheaper_are_not_tried_in_par
     assert len(world.transactions("claim")) == 1
 
 
+async def test_gas_is_not_dear_for_long_because_nobody_bought_for_long(world: World) -> None:
+    """The first cent after a quiet day waits for cheap gas as long as any other."""
+    payer, now = Payer(world.chain), int(time.time())
+    channel = await world.open_channel(payer, 40_000)
+    await world.charge(payer, channel.channel_id, 12_000)
+    assert (await world.claims.claim_all()).claimed_atoms == 12_000
+    world.claims.policy = ClaimPolicy(gas_price_wei=0)
+    longest, later = world.claims.policy.longest_seconds, now + 100_000
+    assert await world.claims.claim_due(later) is None
+    await world.charge(payer, channel.channel_id, 24_000)
+    assert await world.claims.claim_due(later + 30) is None
+    report = await world.claims.claim_due(later + longest)
+    assert report is not None and report.reason is Reason.OVERDUE
+    assert report.claimed_atoms == 12_000
+
+
 async def test_withdrawal_that_nobody_saw_is_found_by_the_jobs(world: World) -> None:
     payer = Payer(world.chain)
     channel = await world.open_channel(payer, 20_000)
