@@ -171,6 +171,8 @@ def _give_up_unfinished(engine: Engine, now: int) -> None:
 
 def _result(report: Report) -> dict[str, Any]:
     return {
+        # A process that started meanwhile took it for one that had broken off.
+        "error": None,
         "block_number": report.block_number,
         "checked": report.checked,
         "differences": json.dumps([asdict(each) for each in report.differences[:MOST_KEPT]]),
