@@ -45,6 +45,7 @@ from finance.withdrawal import (
     read_destination,
     transaction_of,
 )
+from finance.withdrawal_ends import tell_again
 
 _ROWS = Withdrawal.__table__  # type: ignore[attr-defined]
 _TX = ChainTx.__table__  # type: ignore[attr-defined]
@@ -69,11 +70,6 @@ _GIVE_UP = text(
     "SELECT 1 FROM chain_tx WHERE ref = :wanted AND purpose IN ('withdraw_usdc', 'withdraw_eth'))"
 )
 _STILL_WANTED = update(_ROWS).where(*_OF_WANTED).values(error=None)
-_TELL = (
-    update(_ROWS)
-    .where(_ROWS.c.id == bindparam("wanted"), _ROWS.c.told == bindparam("was"))
-    .values(told=bindparam("is_told"))
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +107,7 @@ class Withdrawals:
         self._store, self._sender, self._rpc, self._network = store, sender, rpc, network
         # Two at once would each see the whole balance.
         self._turn = asyncio.Lock()
+        sender.when_taken_back(self._taken_back)
 
     async def start(self) -> None:
         """Say of what a former run never signed that nothing was sent. After the sender."""
@@ -262,10 +259,8 @@ class Withdrawals:
         recent = await asyncio.to_thread(_untold, self._store.engine)
         return [view for view in recent if view.ended]
 
-
-def told(withdrawal_id: str) -> Write:
-    """Its end is written down with this; a second time breaks the batch."""
-    return Write(_TELL, {"wanted": withdrawal_id, "was": False, "is_told": True})
+    async def _taken_back(self, tx_hash: str) -> None:
+        await self._store.commit(Batch([tell_again(tx_hash)]))
 
 
 def find_withdrawal(engine: Engine, withdrawal_id: str) -> WithdrawalView | None:

@@ -9,7 +9,8 @@ from finance.money import Usdc, Wei
 from finance.operations import Token
 from finance.store import Batch, Store, Write
 from finance.withdrawal import Stage
-from finance.withdrawals import Withdrawals, WithdrawalView, told
+from finance.withdrawal_ends import told
+from finance.withdrawals import Withdrawals, WithdrawalView
 from node.jobs.runner import Job
 from node.usage.events import event
 

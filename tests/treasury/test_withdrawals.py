@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,15 @@ from finance.withdrawals import (
 from node.jobs.withdrawn import withdrawn_job
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.faulty_rpc import Fault, FaultyRpc
+from tests.recovery.seller_world import give_usdc
 from tests.treasury.wallet_world import ETHER, NETWORK, SOMEBODY, WalletWorld
+
+
+@pytest.fixture
+def own_chain() -> Iterator[DevchainProcess]:
+    """Its blocks can be taken away without taking those of others."""
+    with DevchainProcess() as process:
+        yield process
 
 
 def receiver() -> str:
@@ -273,6 +282,24 @@ async def test_a_withdrawal_that_was_signed_is_shown_as_far_as_the_chain_has_it(
     with world.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE withdrawal SET error = 'the database refused'")
     assert (await mined(world, view)).stage in (Stage.MINED, Stage.FINAL)
+
+
+async def test_a_withdrawal_that_a_reorg_took_back_is_told_of_again(
+    own_chain: DevchainProcess, tmp_path: Path
+) -> None:
+    """What the event log calls withdrawn, and the chain refuses the second time, has failed."""
+    async with WalletWorld(own_chain, tmp_path) as world:
+        job = withdrawn_job(world.withdrawals, world.store)
+        view = await mined(world, await world.withdraw(Token.USDC, 1_000))
+        await job()
+        own_chain.rpc("evm_setAutomine", False)
+        own_chain.rpc("anvil_reorg", 1)
+        give_usdc(own_chain, world.wallet.address, 0)
+        own_chain.rpc("evm_setAutomine", True)
+        await world.until(lambda: _found(world, view.id).stage is Stage.FAILED)
+        await job()
+        lines = world.rows("SELECT type FROM event WHERE type LIKE 'withdraw%' ORDER BY id")
+    assert [row[0] for row in lines] == ["withdrawn", "withdrawal_failed"]
 
 
 def _found(world: WalletWorld, id_: str) -> WithdrawalView:
