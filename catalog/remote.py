@@ -299,7 +299,13 @@ def _store_routes(connection: Connection, listing_id: str, found: FoundListing, 
         for route in found.routes
     ]
     connection.execute(insert(RoutePrice), prices)
-    samples = list(_declared_samples(listing_id, found, now))
+    # What was bought and recorded here is better than the seller's example.
+    there = select(col(Sample.method), col(Sample.target)).where(
+        col(Sample.listing_id) == listing_id
+    )
+    recorded = {(row[0], row[1]) for row in connection.execute(there)}
+    declared = _declared_samples(listing_id, found, now)
+    samples = [each for each in declared if (each["method"], each["target"]) not in recorded]
     if samples:
         connection.execute(insert(Sample), samples)
 

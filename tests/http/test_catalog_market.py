@@ -19,6 +19,7 @@ from catalog.discovery import Payable
 from catalog.listings import compile_listings
 from catalog.models import Sample
 from catalog.peers import add_peer, read_peer
+from catalog.samples import SampleRequest
 from node.accounts.access import Role
 from node.alerts.alerts import Alerts
 from node.db.engine import open_engine, writer
@@ -26,6 +27,8 @@ from node.db.migrations import upgrade
 from node.egress import EgressPolicy
 from node.market.peer_reader import Bounds, PeerReader
 from node.market.sync import Sync, SyncReport
+from node.market.try_it import TryIt, Wanted
+from node.proxy.tryout import Tried
 from tests.console_world import Console, serve_console
 from tests.http.conftest import NETWORK, PRICE, Market, free_port, serving
 
@@ -331,6 +334,32 @@ async def test_two_peers_that_list_the_same_make_one_listing(migrated_engine: En
         _, report = await read(migrated_engine, two)
     assert (report.added, report.changed, report.skipped) == (0, 0, 1)
     assert rows(migrated_engine, "SELECT description FROM listing") == [("A service",)]
+
+
+async def test_a_bought_answer_outlives_its_sellers_example_and_stops_no_sync(
+    migrated_engine: Engine,
+) -> None:
+    bazaar = {
+        "info": {
+            "input": {"type": "http", "method": "GET"},
+            "output": {"type": "json", "example": {"sky": "promised"}},
+        }
+    }
+
+    async def buy(_slug: str, _request: SampleRequest, _demo: bool) -> Tried:
+        headers = (("content-type", "application/json"), ("farebox-scheme", "exact"))
+        return Tried("call-1", 200, headers, b'{"sky": "bought"}', True, 1)
+
+    lists = [resource(1, extensions={"bazaar": bazaar})]
+    async with hostile(lambda _: ok(*lists)) as (_, url):
+        peer_id, _ = await read(migrated_engine, url)
+        [(listing_id,)] = rows(migrated_engine, "SELECT id FROM listing")
+        tried = await TryIt(migrated_engine, buy, buy).attempt(listing_id, Wanted("GET /"), False)
+        assert tried.recorded
+        lists[0] |= {"description": "Another service"}
+        _, report = await read(migrated_engine, "", peer_id)
+    assert (report.error, report.changed) == ("", 1)
+    assert rows(migrated_engine, "SELECT body FROM sample") == [(b'{"sky": "bought"}',)]
 
 
 async def test_script_in_names_tags_and_samples_stays_text_on_every_page(
