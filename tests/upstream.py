@@ -2,7 +2,8 @@
 
 `/echo…` tells what arrived; `/status/N`; `/slow/SECONDS`; `/stream/CHUNKS/BYTES`;
 `/break/BYTES` (announces more than it sends); `/huge/BYTES`; `/headers`; `/redirect`;
-`/gzip`; `/empty`; `/etag`; `/leak`. `/count/NAME` counts its calls.
+`/gzip`; `/empty`; `/etag`; `/leak`, also `/leak/compressed` (when accepted) and
+`/leak/always-compressed`. `/count/NAME` counts its calls.
 """
 
 from __future__ import annotations
@@ -129,13 +130,17 @@ class Upstream:
         else:
             await _answer(send, 200, b"content", (b"etag", b'"v1"'))
 
-    async def do_leak(self, scope: Any, receive: Any, send: Any, _: Any) -> None:
+    async def do_leak(self, scope: Any, receive: Any, send: Any, how: Any) -> None:
         """Tells everything it was told, as a careless API does."""
         headers = {n.decode(): v.decode() for n, v in scope["headers"]}
         query = scope["query_string"].decode()
         body = json.dumps({"headers": headers, "query": query}).encode()
         told = headers.get("x-api-key", query).encode()
-        await _answer(send, 200, body, (b"x-told", told))
+        accepted = how == ["compressed"] and "gzip" in headers.get("accept-encoding", "")
+        if accepted or how == ["always-compressed"]:
+            await _answer(send, 200, gzip.compress(body), (b"content-encoding", b"gzip"))
+        else:
+            await _answer(send, 200, body, (b"x-told", told))
 
 
 _PLAIN = (b"content-type", b"text/plain")

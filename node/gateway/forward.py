@@ -49,6 +49,10 @@ class UpstreamError(Exception):
                 return type(self.cause).__name__
 
 
+class CompressedUnasked(ValueError):
+    """An answer in which a credential could hide, and which was asked for as it is."""
+
+
 class Answer:
     """An upstream answer: status, raw headers, and the body read so far.
 
@@ -196,6 +200,8 @@ class Forwarder:
         try:
             response = await self._send(call, match, upstream, data)
             answer = Answer(response, upstream)
+            if upstream.secrets and _is_compressed(response.raw_headers):
+                raise CompressedUnasked
             if isinstance(call, SocketCall):
                 _switch(call, response)
             if not answer.is_events:
@@ -250,6 +256,11 @@ def _content_type(headers: lines.Headers) -> bytes:
         if name.lower() == b"content-type":
             return value
     return b""
+
+
+def _is_compressed(headers: lines.Headers) -> bool:
+    coded = (value.lower() for name, value in headers if name.lower() == b"content-encoding")
+    return any(value not in (b"", b"identity") for value in coded)
 
 
 def _code(error: BaseException) -> str:

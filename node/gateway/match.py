@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PREFIX = b"/v1/"
 FAREBOX = "farebox"  # our extension of an offer: see node.gateway.discovery
+# In a compressed answer a credential would not be found.
+_UNCOMPRESSED = (b"accept-encoding", b"identity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,11 +221,12 @@ def _upstream(listing: PricedListing, sale: Sale, unseal: Callable[[str], bytes]
         header = (credential.name.lower().encode(), secret)
         # `Bearer abc`: the part after the word is the secret too.
         secrets = (secret, secret.split(b" ")[-1])
-        return Upstream(origin, base, path_bytes, host, public, (header,), b"", secrets)
+        sent = (header, _UNCOMPRESSED)
+        return Upstream(origin, base, path_bytes, host, public, sent, b"", secrets)
     written = quote(secret, safe="")
     query = f"{quote(credential.name, safe='')}={written}".encode()
     secrets = (secret, written.encode())
-    return Upstream(origin, base, path_bytes, host, public, (), query, secrets)
+    return Upstream(origin, base, path_bytes, host, public, (_UNCOMPRESSED,), query, secrets)
 
 
 def _terms(listing: PricedListing, priced: PricedRoute, sale: Sale) -> Terms:

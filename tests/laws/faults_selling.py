@@ -490,3 +490,12 @@ def credential_in_headers(patch: MonkeyPatch) -> None:
         return to_caller(given, replace(upstream, secrets=()), paid)
 
     patch.setattr(voucher, "to_caller", told)
+
+
+@fault(
+    11,
+    "an answer in which a credential cannot be found is passed on",
+    "test_no_credential_hides_in_a_compressed_answer",
+)
+def credential_compressed(patch: MonkeyPatch) -> None:
+    patch.setattr(forward, "_is_compressed", lambda headers: False)

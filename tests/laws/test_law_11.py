@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.http.conftest import SECRET, Market
+import pytest
+
+from tests.http.conftest import PRICE, SECRET, Market
 from tests.http.proxy_world import SECRET as BEARER
 from tests.http.proxy_world import BuyerNode
 from tests.laws.x402_seller import X402Seller
@@ -52,6 +54,21 @@ async def test_the_upstreams_credential_never_reaches_the_buyer(market: Market) 
     assert "x-api-key" in answer.text
     told = answer.content + b"".join(name + value for name, value in answer.headers.raw)
     assert SECRET not in told
+
+
+@pytest.mark.parametrize(("how", "status"), [("compressed", 200), ("always-compressed", 502)])
+async def test_no_credential_hides_in_a_compressed_answer(
+    market: Market, how: str, status: int
+) -> None:
+    market.sell(
+        credential_kind="header", credential_name="X-Api-Key", credential_secret=SECRET.hex()
+    )
+    payer = await market.payer()
+    wish = {"accept-encoding": "gzip", "accept_encoding": "gzip"}
+    answer = await market.buy(payer, f"/v1/api/leak/{how}", headers=wish)
+    assert answer.status_code == status
+    assert SECRET not in answer.content  # which the client has unpacked
+    assert await market.charged(payer) == (PRICE if status == 200 else 0)
 
 
 async def test_the_proxys_secret_stays_with_the_proxy_and_its_paid_answers_uncached(
