@@ -203,7 +203,7 @@ class Forwarder:
             if upstream.secrets and _is_compressed(response.raw_headers):
                 raise CompressedUnasked
             if isinstance(call, SocketCall):
-                _switch(call, response)
+                _switch(call, response, upstream)
             if not answer.is_events:
                 await answer.read_head(limit)
             if response.status < 200 and not isinstance(call, SocketCall):
@@ -242,11 +242,11 @@ class Forwarder:
         return await self._lines.request(upstream.origin, request)
 
 
-def _switch(call: SocketCall, response: lines.Answer) -> None:
+def _switch(call: SocketCall, response: lines.Answer, upstream: Upstream) -> None:
     """Take the line over, if the upstream agreed. Its refusals are passed on; an answer that
     is neither would be charged for nothing."""
     if response.status == 101:
-        call.take(response)
+        call.take(response, upstream.secrets)
     elif response.status < 300:
         raise UpstreamError("upgrade_refused")
 

@@ -12,6 +12,7 @@ from collections.abc import MutableMapping
 from dataclasses import replace
 from typing import Any
 
+from catalog.samples import blotted
 from finance.x402.extensions import BAZAAR
 from finance.x402.offers import Offer
 from node.gateway.request import Call, Receive, Scope, Send
@@ -44,6 +45,7 @@ class SocketCall(Call):
     `stream` what was opened; `minute_atoms` as in Route, once it was paid so."""
 
     __slots__ = (
+        "_secrets",
         "_streams",
         "accepted",
         "booked",
@@ -65,6 +67,7 @@ class SocketCall(Call):
         self.accepted = False
         self.minute_atoms = 0
         self.stream: Stream | None = None
+        self._secrets: tuple[bytes, ...] = ()
         self._streams = streams
         self.stopped: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
@@ -73,9 +76,9 @@ class SocketCall(Call):
         """Unlike a plain GET of the same address: the one never stands for the other."""
         return b"websocket:" + super().target
 
-    def take(self, answer: Answer) -> None:
-        """The upstream has agreed. Raises Broken."""
-        self.line = WebSocket(answer, self.handshake)
+    def take(self, answer: Answer, secrets: tuple[bytes, ...]) -> None:
+        """The upstream has agreed; its `secrets` are not to be told. Raises Broken."""
+        self.line, self._secrets = WebSocket(answer, self.handshake), secrets
 
     def stop(self, reason: str) -> None:
         """Have both sides told that this node goes away, or that nobody pays."""
@@ -137,8 +140,18 @@ class SocketCall(Call):
         """Pass messages on until it is over. `receive` as the server gave it."""
         assert self.line is not None and self.booked is not None
         self.stream = self.stream or self._open(self.booked)
-        ending = await carry(receive, self._send, self.line, self.stopped)
+        ending = await carry(receive, self._tell, self.line, self.stopped)
         self.stream.end(ending.label, cut=ending.cut)
+
+    async def _tell(self, message: MutableMapping[str, Any]) -> None:
+        """What the upstream says, its credential blotted out."""
+        for kind in ("text", "reason", "bytes") if self._secrets else ():
+            match message.get(kind):
+                case str(said):
+                    message[kind] = blotted(said.encode(), self._secrets).decode()
+                case bytes(said):
+                    message[kind] = blotted(said, self._secrets)
+        await self._send(message)
 
     def drop(self) -> None:
         """Let the upstream go, whatever happened."""
