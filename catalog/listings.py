@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 from catalog.models import Listing, ListingMode, PriceUnit, RoutePrice, Sample
 from catalog.operations import Operation, spec_operations
@@ -92,10 +92,10 @@ class _Node:
         return _of_method(self.rest, method)
 
     def _child(self, segment: str) -> _Node:
-        if not _PARAMETER.search(segment):
-            self.written.add(segment)
-            return self.literals.setdefault(segment.casefold(), _Node())
-        parts = _PARAMETER.split(segment)
+        parts = [_unescaped(part) for part in _PARAMETER.split(segment)]
+        if len(parts) == 1:
+            self.written.add(parts[0])
+            return self.literals.setdefault(parts[0].casefold(), _Node())
         written = ".+".join(re.escape(part) for part in parts)
         pattern = re.compile(written, re.IGNORECASE | re.DOTALL)
         for known, _, node in self.patterns:
@@ -234,5 +234,11 @@ def _rooted(path: str) -> str:
 
 
 def _shape(path: str) -> str:
-    """A template without the names of its parameters: `/a/{x}` and `/a/{y}` are one route."""
-    return _PARAMETER.sub("{}", _rooted(path))
+    """A template without the names of its parameters: `/a/{x}` and `/a/{y}` are one route, and
+    so are `/é` and `/%C3%A9`."""
+    return _unescaped(_PARAMETER.sub("{}", _rooted(path)))
+
+
+def _unescaped(template: str) -> str:
+    """As segments of a request are read."""
+    return unquote(template, errors="surrogateescape")

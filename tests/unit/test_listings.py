@@ -84,6 +84,16 @@ def test_a_route_of_the_spec_costs_what_its_price_says_whatever_its_parameter_is
     assert cost(listing, "GET", "/b") == DEFAULT
 
 
+def test_an_escaped_price_is_met_however_its_path_is_written() -> None:
+    spec = {"paths": {"/café": {"get": {}}, "/50%25": {"get": {}}}}
+    prices = (("GET", "/caf%C3%A9", 3), ("*", "/x%20y/{id}", 4), ("GET", "/{id}%2A", 5))
+    listing = compiled(*prices, ("GET", "/50%25", 6), spec=spec)
+    assert cost(listing, "GET", "/caf%c3%a9") == cost(listing, "GET", "/%63af%C3%A9") == 3
+    assert cost(listing, "PUT", "/x%20y/1") == 4
+    assert cost(listing, "GET", "/1*") == cost(listing, "GET", "/1%2a") == 5
+    assert cost(listing, "GET", "/50%25") == 6
+
+
 @pytest.mark.parametrize(
     "path", ["//a", "/a//b", "/a/../b", "/%2e%2e/a", "/a%2fb", "/a;b", "/a%5cb", "/%252e", "/a%0d"]
 )
