@@ -71,7 +71,9 @@ class _Node:
         for segment in (template[: -len(REST)] if open_ended else template).split("/"):
             if segment:
                 node = node._child(segment)
-        (node.rest if open_ended else node.methods)[route.method] = route
+        routes = node.rest if open_ended else node.methods
+        known = routes.get(route.method, route)  # another spelling of the same path, see `match`
+        routes[route.method] = max(known, route, key=lambda each: each.price_atoms)
 
     def find(
         self, segments: tuple[str, ...], method: str, any_case: bool, at: int = 0
@@ -147,7 +149,8 @@ def compile_listing(
     listing: Listing, prices: Iterable[RoutePrice] = (), samples: Iterable[Sample] = ()
 ) -> PricedListing:
     """Make one listing matchable. Routes of the spec without a price cost the listing's."""
-    explicit = {(row.method.upper(), _shape(row.path)): row for row in prices}
+    dearest_last = sorted(prices, key=lambda row: row.price_atoms)
+    explicit = {(row.method.upper(), _shape(row.path)): row for row in dearest_last}
     operations = spec_operations(listing.spec)
     templates = dict.fromkeys((row.method.upper(), _rooted(row.path)) for row in explicit.values())
     tree, routes = _Node(), []

@@ -68,6 +68,20 @@ def test_in_another_case_a_request_costs_the_dearer_of_what_it_may_reach() -> No
     assert cost(listing, "OPTIONS", "/Free") == 3
 
 
+def test_of_two_prices_for_one_path_the_dearer_counts_in_any_order() -> None:
+    prices = [
+        ("GET", "/Dear", 9),
+        ("GET", "/dear", 3),
+        ("POST", "/u/{id}", 8),
+        ("POST", "/u/{name}/", 2),
+    ]
+    spec = {"paths": {"/DEAR": {"get": {}}, "/u/{x}": {"post": {}}}}
+    for order in (prices, prices[::-1]):
+        listing = compiled(*order, spec=spec)
+        assert cost(listing, "GET", "/Dear") == cost(listing, "GET", "/DEAR") == 9
+        assert cost(listing, "POST", "/u/1") == 8
+
+
 def test_head_costs_what_get_does_and_preflights_nothing_unless_priced() -> None:
     listing = compiled(("GET", "/a", 3), ("*", "/b", 4), ("OPTIONS", "/c", 5))
     assert cost(listing, "HEAD", "/a") == 3
