@@ -56,11 +56,13 @@ class Credential:
 @dataclass(slots=True)
 class _Node:
     """One segment of the templates. Literals are in folded case, `written` as they were written.
-    Of two patterns the first is for any case."""
+    Of two patterns the first is for any case; before them stands how particular they are."""
 
     literals: dict[str, _Node] = field(default_factory=dict)
     written: set[str] = field(default_factory=set)
-    patterns: list[tuple[re.Pattern[str], re.Pattern[str], _Node]] = field(default_factory=list)
+    patterns: list[tuple[int, re.Pattern[str], re.Pattern[str], _Node]] = field(
+        default_factory=list
+    )
     methods: dict[str, PricedRoute] = field(default_factory=dict)
     rest: dict[str, PricedRoute] = field(default_factory=dict)
 
@@ -86,7 +88,7 @@ class _Node:
             literal = self.literals.get(segment.casefold())
             if literal and (found := literal.find(segments, method, any_case, at + 1)):
                 return found
-        for of_any_case, as_written, node in self.patterns:
+        for _, of_any_case, as_written, node in self.patterns:
             if (of_any_case if any_case else as_written).fullmatch(segment) and (
                 found := node.find(segments, method, any_case, at + 1)
             ):
@@ -98,15 +100,17 @@ class _Node:
         if len(parts) == 1:
             self.written.add(parts[0])
             return self.literals.setdefault(parts[0].casefold(), _Node())
-        written = ".+".join(re.escape(part) for part in parts)
+        first, *between, last = (re.escape(part) for part in parts)
+        # Each parameter takes as little as it can and gives nothing back: no text is tried twice.
+        written = first + "".join(f"(?>.+?{part})" for part in between) + ".+" + last
         pattern = re.compile(written, re.IGNORECASE | re.DOTALL)
-        for known, _, node in self.patterns:
+        for _, known, _, node in self.patterns:
             if known == pattern:
                 return node
-        node = _Node()
-        self.patterns.append((pattern, re.compile(written, re.DOTALL), node))
+        node, particular = _Node(), len(".+".join((first, *between, last)))
+        self.patterns.append((particular, pattern, re.compile(written, re.DOTALL), node))
         # `{name}.json` before `{name}`: the longer the literal part, the more particular.
-        self.patterns.sort(key=lambda entry: -len(entry[0].pattern))
+        self.patterns.sort(key=lambda entry: -entry[0])
         return node
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 
 import pytest
 from hypothesis import given
@@ -114,6 +116,27 @@ def test_an_escaped_price_is_met_however_its_path_is_written() -> None:
 def test_paths_with_two_readings_are_refused(path: str) -> None:
     with pytest.raises(PathAmbiguous):
         split_path(path.encode())
+
+
+def test_a_strangers_template_takes_no_time_to_be_matched() -> None:
+    """Sellers write the paths of what is bought, and a call is matched on the loop."""
+    woven = "/" + "".join(f"{{p{n}}}x" for n in range(12))
+    listing = compiled(("GET", woven, 3), ("GET", "/" + "{a}{b}" * 40 + ".y", 4))
+    began = time.perf_counter()
+    assert cost(listing, "GET", "/" + "x" * 2_000 + "z") == DEFAULT
+    assert cost(listing, "GET", "/" + "ax" * 500) == 3
+    assert cost(listing, "GET", "/" + "x" * 500 + ".y") == 4
+    assert time.perf_counter() - began < 1
+
+
+@given(
+    st.lists(st.text("ab", max_size=2), min_size=2, max_size=5),
+    st.text("ab", min_size=1, max_size=9),
+)
+def test_parameters_take_whatever_leaves_the_rest(parts: list[str], segment: str) -> None:
+    listing = compiled(("GET", "/" + "{x}".join(parts), 3))
+    fits = re.fullmatch(".+".join(parts), segment)
+    assert cost(listing, "GET", f"/{segment}") == (3 if fits else DEFAULT)
 
 
 @given(st.binary(max_size=60))
