@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
+from catalog.addresses import callable_parts
 from catalog.characters import cut, readable
 from catalog.models import PriceUnit
 from catalog.schemas import Declaration, read_declaration
@@ -216,12 +217,8 @@ def clean_tags(value: object) -> tuple[str, ...]:
 def _address(value: object) -> SplitResult:
     if not isinstance(value, str) or not value.isprintable() or len(value.encode()) > _URL_BYTES:
         raise Unusable("no usable address")
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or parts.username or parts.password or " " in value:
+    parts = callable_parts(value)
+    if parts is None or parts.username or parts.password or " " in value:
         raise Unusable("no usable address")
     if parts.query or parts.fragment:
         raise Unusable("its address has a query")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
+from catalog.addresses import callable_parts
 from catalog.characters import is_readable
 from catalog.errors import ListingInvalid
 from catalog.models import ListingOrigin, PriceUnit
@@ -166,13 +166,9 @@ def _check_health_path(path: str) -> None:
 
 
 def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
+    parts = callable_parts(url)
     printable = url.isprintable() and len(url) <= URL_CHARACTERS
-    if not usable or not printable or any(character.isspace() for character in url):
+    if parts is None or not printable or any(character.isspace() for character in url):
         raise ListingInvalid("base_url", f"{url!r} is no http or https address.")
     if parts.username or parts.password:
         raise ListingInvalid("base_url", "Give credentials as header or query, not in the address.")

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, case, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
+from catalog.addresses import callable_parts
 from catalog.discovered import Peer, RemoteListing
 from catalog.discovery import clean
 from catalog.errors import PeerExists, PeerInvalid, PeerUnknown
@@ -44,12 +45,8 @@ class PeerState:
 def list_url(text: str) -> str:
     """Where a peer's list is, from whatever address of it was typed in. Raises PeerInvalid."""
     text = text.strip()
-    try:
-        parts = urlsplit(text if "://" in text else f"https://{text}")
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or len(text) > _URL_CHARACTERS or not text.isprintable() or " " in text:
+    parts = callable_parts(text if "://" in text else f"https://{text}")
+    if parts is None or len(text) > _URL_CHARACTERS or not text.isprintable() or " " in text:
         raise PeerInvalid("url", "Give the peer's http or https address.")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise PeerInvalid("url", "The address may not have a password, query or fragment.")

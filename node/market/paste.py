@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
+from catalog.addresses import callable_parts
 from catalog.discovery import (
     FoundListing,
     FoundRoute,
@@ -161,12 +162,8 @@ class Paste:
 def checked_address(url: str) -> str:
     """An address as it is called. Raises AddressInvalid."""
     url = url.strip()
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or len(url) > 1000 or not url.isprintable() or " " in url:
+    parts = callable_parts(url)
+    if parts is None or len(url) > 1000 or not url.isprintable() or " " in url:
         raise AddressInvalid("Give a whole http or https address.")
     if parts.username or parts.password:
         raise AddressInvalid("The address may not have a password in it.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
@@ -20,6 +21,8 @@ from finance.x402.values import PaymentRequired
 from finance.x402.wire import PAYMENT_REQUIRED_HEADER, decode_required
 from node.proxy.errors import RequestRefused, SellerFailed
 from node.proxy.seller import SellerClient
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,14 @@ def load_sources(engine: Engine) -> Mapping[str, Source]:
         .outerjoin(RemoteListing, col(RemoteListing.listing_id) == col(Listing.id))
         .where(col(Listing.origin) == ListingOrigin.REMOTE)
     )
+    found = {}
     with engine.connect() as connection:
-        return {row[1]: _source(*row) for row in connection.execute(statement)}
+        for row in connection.execute(statement):
+            try:
+                found[row[1]] = _source(*row)
+            except ValueError:  # of its address; it must not take all others with it
+                _log.warning("listing %s has an address that cannot be called", row[1])
+    return found
 
 
 def _source(

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from catalog.discovery import Payable
+from catalog.errors import PeerInvalid
 from catalog.listings import compile_listings
 from catalog.models import Sample
 from catalog.peers import add_peer, read_peer
@@ -28,6 +29,7 @@ from node.egress import EgressPolicy
 from node.market.peer_reader import Bounds, PeerReader
 from node.market.sync import Sync, SyncReport
 from node.market.try_it import TryIt, Wanted
+from node.proxy.sources import load_sources
 from node.proxy.tryout import Tried
 from tests.console_world import Console, serve_console
 from tests.http.conftest import NETWORK, PRICE, Market, free_port, serving
@@ -334,6 +336,22 @@ async def test_two_peers_that_list_the_same_make_one_listing(migrated_engine: En
         _, report = await read(migrated_engine, two)
     assert (report.added, report.changed, report.skipped) == (0, 0, 1)
     assert rows(migrated_engine, "SELECT description FROM listing") == [("A service",)]
+
+
+@pytest.mark.parametrize("host", ["xn--é", "é" * 64 + ".example", "a\\b", "．"])
+async def test_a_host_that_cannot_be_is_left_out_and_stops_no_other(
+    migrated_engine: Engine, host: str
+) -> None:
+    listed = ok(resource(1, resource=f"https://{host}/x"), resource(2), resource(3))
+    async with hostile(lambda _: listed) as (_, url):
+        _, report = await read(migrated_engine, url)
+    assert (report.error, report.added, report.skipped) == ("", 2, 1)
+    with pytest.raises(PeerInvalid):
+        await read(migrated_engine, f"https://{host}")
+    with writer(migrated_engine).begin() as connection:  # as it was let in before
+        let_in = text("UPDATE listing SET base_url = :url WHERE slug LIKE '%-3'")
+        connection.execute(let_in, {"url": f"https://{host}/x"})
+    assert list(load_sources(migrated_engine)) == ["sell-example-service-2"]
 
 
 async def test_a_bought_answer_outlives_its_sellers_example_and_stops_no_sync(

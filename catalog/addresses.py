@@ -1,0 +1,18 @@
+"""Web addresses, as operators and strangers write them."""
+
+from __future__ import annotations
+
+from urllib.parse import SplitResult, urlsplit
+
+from yarl import URL
+
+
+def callable_parts(address: str) -> SplitResult | None:
+    """The parts of an http or https address; None for one that nothing can connect to."""
+    try:
+        URL(address).origin()  # raises for a host that no name server could know (IDNA)
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return parts if usable else None
