@@ -17,6 +17,7 @@ from node.console.explorer import (
     OperationLink,
     OperationView,
     ResultView,
+    curl_of,
     filled,
     operation_links,
     operation_view,
@@ -160,7 +161,7 @@ class DetailPages:
         offer = None
         if not detail.own:
             offer = await offer_view(self._subscriptions, visit, listing_id)
-        view = _view(shop, visit, detail, opened, form, result, offer)
+        view = _view(shop, visit, detail, operation, opened, form, result, offer)
         return visit.page("catalog/detail.html", view, detail.found.name, status)
 
 
@@ -225,7 +226,8 @@ def _view(
     shop: Shop,
     visit: Visit,
     detail: Detail,
-    operation: OperationView,
+    operation: Explained,
+    opened: OperationView,
     form: Form,
     result: TryResult | None,
     offer: OfferView | None,
@@ -253,11 +255,11 @@ def _view(
         pay_to=address(detail.pay_to, shop.network) if detail.pay_to else None,
         from_="Sold by this node" if detail.own else found.peer or "Added by address",
         seen=moment(detail.seen_at, visit.now, visit.zone) if detail.seen_at else None,
-        curl=_curl(detail, app_url, operation, form),
+        curl=curl_of(operation, form, app_url, detail.own),
         has_spec=bool(detail.spec),
         samples=tuple(_sample_line(each, visit) for each in detail.samples),
         operations=operation_links(detail.operations, operation.key),
-        operation=operation,
+        operation=opened,
         form=form,
         result=_result(found.id, result),
         may_use=may(Permission.USE_CATALOG),
@@ -276,16 +278,3 @@ def _result(listing_id: str, result: TryResult | None) -> ResultView | None:
     if result is None:
         return None
     return result_view(result, f"{PATH}/{listing_id}/answers/{result.call_id}")
-
-
-def _curl(detail: Detail, app_url: str, operation: OperationView, form: Form) -> str:
-    """The call as an app makes it; shell signs of strangers stay inside quotes."""
-    method, _, path = operation.title.partition(" ") if not operation.open_ else ("GET", "", "/")
-    for each in operation.inputs:
-        if each.place == "path":
-            value = form.value(each.name) or each.label.upper()
-            path = path.replace(f"{{{each.label}}}", quote(value, safe=""))
-    target = (app_url + path).replace("'", "%27")
-    key = "" if detail.own else ' \\\n  -H "Authorization: Bearer $FAREBOX_SECRET"'
-    demo = " \\\n  -H 'Farebox-Demo: 1'" if detail.own else ""
-    return f"curl -X {method} '{target}'{key}{demo}"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from catalog.errors import SampleInvalid
 from catalog.models import PriceUnit
+from catalog.samples import SampleRequest
 from finance.money import Usdc
 from node.console.format import Amount, exact_amount, latency, per, size
 from node.console.forms import Form
 from node.market.explore import METHODS, Answer, Explained, Shape
 from node.market.plain_json import NotJson, decode
-from node.market.try_it import Left, TryResult, Wanted
+from node.market.try_it import Left, TryResult, Wanted, make_wanted
 
 _SHOWN = 64 * 1024
 _SCOPES = {
@@ -166,6 +169,33 @@ def wanted_of(operation: Explained, form: Form) -> Wanted:
         body=form.value("body"),
         once=once if 16 <= len(once) <= 128 and once.isascii() and once.isprintable() else "",
     )
+
+
+def curl_of(operation: Explained, form: Form, address: str, own: bool) -> str:
+    """The same call as an app makes it; what is needed and not filled in stands there by its
+    name. Shell signs of strangers stay inside quotes."""
+    needed = {
+        (each.place, each.name): "BODY" if each.place == "body" else each.name.upper()
+        for each in operation.fields
+        if each.required
+    }
+    wanted = wanted_of(operation, form)
+    given = {key: value for key, value in wanted.values.items() if value}
+    try:
+        request = make_wanted((operation,), replace(wanted, values=needed | given))
+    except SampleInvalid:  # the page says what is wrong with it
+        request = SampleRequest(operation.method or "GET", operation.path, operation.path or "/")
+    # A HEAD given by -X is waited for: its answer never ends.
+    word = "--head" if request.method == "HEAD" else f"-X {request.method}"
+    headers = [each for each in request.headers if each[0].lower() != "authorization"]
+    if request.body:
+        headers.append(("Content-Type", request.content_type))
+    lines = [f"curl {word} {shlex.quote(address + request.target)}"]
+    lines.append("-H 'Farebox-Demo: 1'" if own else '-H "Authorization: Bearer $FAREBOX_SECRET"')
+    lines += [f"-H {shlex.quote(f'{name}: {value}')}" for name, value in headers]
+    if request.body:  # raw: an example that begins with @ names no file
+        lines.append(f"--data-raw {shlex.quote(request.body)}")
+    return " \\\n  ".join(lines)
 
 
 def result_view(result: TryResult, download: str) -> ResultView:

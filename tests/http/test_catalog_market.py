@@ -4,7 +4,10 @@ what peers that mean harm achieve."""
 from __future__ import annotations
 
 import asyncio
+import html
 import json
+import os
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -411,6 +414,52 @@ async def test_script_in_names_tags_and_samples_stays_text_on_every_page(
         assert "&lt;script&gt;" in shown.text
     sheet = (await asyncio.to_thread(admin.get, "/catalog.csv")).text
     assert '"=cmd' not in sheet and ",=cmd" not in sheet
+
+
+async def test_the_shown_curl_makes_the_call_that_the_form_makes(console: Console) -> None:
+    asked = {
+        "GET": {"queryParams": {"q": "a b'&c"}, "headers": {"X-Lang": "pt's", "X-Other": "1"}},
+        "POST": {"bodyType": "json", "body": {"city": "Lisbon's $HOME"}},
+        "PUT": {"bodyType": "text", "body": "@/etc/passwd"},
+        "HEAD": {"queryParams": {"q": "1"}},
+    }
+    listed = [
+        resource(
+            1,
+            resource=f"https://sell.example/v1/all/{method.lower()}",
+            extensions={"bazaar": {"info": {"input": {"method": method, **given}}}},
+        )
+        for method, given in asked.items()
+    ]
+    seen: dict[str, tuple[Any, ...]] = {}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = (await receive()).get("body", b"")
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        told = [headers.get(name) for name in ("authorization", "x-lang", "content-type")]
+        seen[scope["method"]] = (scope["query_string"].decode(), body.decode(), *told)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    port = free_port()
+    async with hostile(lambda _: ok(*listed)) as (_, url), serving(app, port):
+        await read(console.engine, url)
+        [(listing_id,)] = rows(console.engine, "SELECT id FROM listing")
+        for method in asked:
+            page = f"/catalog/{listing_id}?op={method}+/{method.lower()}"
+            shown = (await asyncio.to_thread(console.client(Role.ADMIN).get, page)).text
+            curl = html.unescape(shown.split("As an app calls it")[1].split(">", 2)[2])
+            command = re.sub(r"http://[^/]+/call", f"http://127.0.0.1:{port}/call", curl)
+            run = await asyncio.create_subprocess_exec(
+                "bash", "-c", command.split("</pre>")[0], env={**os.environ, "FAREBOX_SECRET": "s"}
+            )
+            assert await asyncio.wait_for(run.wait(), 10) == 0
+    assert seen == {
+        "GET": ("q=a%20b%27%26c", "", "Bearer s", "pt's", None),
+        "POST": ("", '{"city": "Lisbon\'s $HOME"}', "Bearer s", None, "application/json"),
+        "PUT": ("", "@/etc/passwd", "Bearer s", None, "text/plain"),
+        "HEAD": ("q=1", "", "Bearer s", None, None),
+    }
 
 
 async def test_demo_without_a_sample_is_404_and_free_and_the_own_example_is_given(
