@@ -188,9 +188,11 @@ def blotted(body: bytes, secrets: Iterable[bytes]) -> bytes:
 
 def secrets_of(kind: str, secret: bytes) -> tuple[bytes, ...]:
     """Every form in which an answer might repeat a credential."""
-    if kind == "none" or not secret:
+    bare = secret.strip()  # blanks at its ends do not travel
+    if kind == "none" or not bare:
         return ()
-    forms = [secret, secret.split(b" ")[-1], quote(secret, safe="").encode()]
+    # `Bearer abc`: the part after the word is the secret too.
+    forms = [bare, *bare.split()[-1:], quote(secret, safe="").encode()]
     return tuple(sorted(dict.fromkeys(forms), key=len, reverse=True))
 
 

@@ -15,6 +15,7 @@ from yarl import URL
 
 from catalog.listings import ANY, REST, PricedListing, PricedRoute, split_path
 from catalog.models import PriceUnit
+from catalog.samples import secrets_of
 from finance.errors import FinanceError
 from finance.x402.extensions import bazaar_extension, payment_identifier_extension
 from finance.x402.offers import Offer, Terms
@@ -217,15 +218,12 @@ def _upstream(listing: PricedListing, sale: Sale, unseal: Callable[[str], bytes]
     if credential.kind == "none" or not credential.sealed:
         return Upstream(origin, base, path_bytes, host, public)
     secret = unseal(credential.sealed)
+    secrets = secrets_of(credential.kind, secret)
     if credential.kind == "header":
         header = (credential.name.lower().encode(), secret)
-        # `Bearer abc`: the part after the word is the secret too.
-        secrets = (secret, secret.split(b" ")[-1])
         sent = (header, _UNCOMPRESSED)
         return Upstream(origin, base, path_bytes, host, public, sent, b"", secrets)
-    written = quote(secret, safe="")
-    query = f"{quote(credential.name, safe='')}={written}".encode()
-    secrets = (secret, written.encode())
+    query = f"{quote(credential.name, safe='')}={quote(secret, safe='')}".encode()
     return Upstream(origin, base, path_bytes, host, public, (_UNCOMPRESSED,), query, secrets)
 
 

@@ -244,6 +244,15 @@ async def test_the_upstreams_credential_never_reaches_the_buyer(market: Market, 
     assert json.loads(answer.content)["query"].startswith("q=1")
 
 
+async def test_a_credential_that_ends_in_a_blank_takes_no_other_header(market: Market) -> None:
+    secret = (SECRET + b" ").hex()
+    market.sell(credential_kind="header", credential_name="x-api-key", credential_secret=secret)
+    payer = await market.payer()
+    answer = await market.buy(payer, "/v1/api/leak")
+    assert answer.headers["content-type"] == "application/json"
+    assert SECRET not in answer.content and "x-told" not in answer.headers
+
+
 async def test_encoded_bodies_pass_untouched(market: Market) -> None:
     market.sell()
     payer = await market.payer()
