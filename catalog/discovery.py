@@ -9,7 +9,6 @@ reason. Resources of one service become one listing.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -108,8 +107,7 @@ class FoundListing:
 
     def digest(self) -> str:
         """Equal for equal content."""
-        text = repr((self, [_declared(route) for route in self.routes]))
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(repr(self).encode(), digest_size=16).hexdigest()
 
 
 @dataclass(slots=True)
@@ -337,10 +335,6 @@ def _common_path(paths: Sequence[str]) -> str:
 
 def _long_enough(name: str, host: str) -> str:
     return name if len(name) >= 3 else f"{name} ({host})"[:_NAME_CHARACTERS].strip()
-
-
-def _declared(route: FoundRoute) -> str:
-    return json.dumps(route.declaration.operation if route.declaration else None, sort_keys=True)
 
 
 def _mark(item: object) -> str:

@@ -246,7 +246,7 @@ def make_spec(found: FoundListing) -> str:
     for route in found.routes:
         if route.declaration is None:
             continue
-        operation = dict(route.declaration.operation)
+        operation = route.declaration.operation
         if route.description and route.description != found.description:
             operation["summary"] = route.description
         size += len(json.dumps(operation))
@@ -314,7 +314,8 @@ def _declared_samples(listing_id: str, found: FoundListing, now: int) -> Iterato
     """The seller's own examples of answers: what demo mode shows while nothing better is
     recorded."""
     for route in found.routes:
-        if route.declaration is None or route.declaration.example is None:
+        example = route.declaration and route.declaration.example
+        if example is None:
             continue
         yield {
             "id": _DECLARED + secrets.token_hex(8),
@@ -327,7 +328,7 @@ def _declared_samples(listing_id: str, found: FoundListing, now: int) -> Iterato
             "request_body": "",
             "status": 200,
             "headers": _JSON_HEADERS,
-            "body": json.dumps(route.declaration.example, ensure_ascii=False).encode(),
+            "body": json.dumps(example, ensure_ascii=False).encode(),
             "latency_us": 0,
             "recorded_at": now,
         }

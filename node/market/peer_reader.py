@@ -22,6 +22,7 @@ class Bounds:
     page_bytes: int = 4 * 1024 * 1024
     page_items: int = 100  # asked for; a page of more is read all the same
     pages: int = 200
+    whole_bytes: int = 64 * 1024 * 1024  # of all pages: what comes of them is held at once
     resources: int = 20_000
     answer_seconds: float = 15.0
     whole_seconds: float = 120.0
@@ -60,15 +61,17 @@ class PeerReader:
             raise PeerFailed("It did not answer in time.") from error
 
     async def _pages(self, line: _Line, payable: Payable) -> Reading:
-        reading, offset = Reading(), 0
+        reading, offset, read = Reading(), 0, 0
         for _ in range(line.most.pages):
-            items, total = await line.page(offset)
+            body = await line.page(offset)
+            items, total = await asyncio.to_thread(_decode, body)
             fresh = await asyncio.to_thread(reading.take, items, payable)
             offset += len(items)
             # A list without an end repeats itself, or is cut off below.
             if not fresh or (total is not None and offset >= total):
                 return reading
-            if len(reading.seen) >= line.most.resources:
+            read += len(body)
+            if len(reading.seen) >= line.most.resources or read >= line.most.whole_bytes:
                 break
         reading.whole = False
         return reading
@@ -83,13 +86,13 @@ class _Line:
     url: URL
     most: Bounds
 
-    async def page(self, offset: int) -> tuple[list[Any], int | None]:
-        """(items, how many there are in all if it says so) from `offset` on."""
+    async def page(self, offset: int) -> bytes:
+        """What is listed from `offset` on."""
         url = self.url.with_query(limit=str(self.most.page_items), offset=str(offset))
         try:
             self.policy.check_url(url)
             async with self.session.get(url, allow_redirects=False) as answer:
-                body = await self._body(answer)
+                return await self._body(answer)
         except EgressRefused as error:
             raise PeerFailed(_refused(str(error))) from error
         except aiohttp.ClientConnectorError as error:
@@ -98,7 +101,6 @@ class _Line:
             raise PeerFailed(f"{self.url.host} cannot be reached.") from error
         except (aiohttp.ClientError, ValueError) as error:
             raise PeerFailed(f"{self.url.host} broke off.") from error
-        return await asyncio.to_thread(_decode, body)
 
     async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
         if 300 <= answer.status < 400:
@@ -117,6 +119,7 @@ class _Line:
 
 
 def _decode(body: bytes) -> tuple[list[Any], int | None]:
+    """(items, how many there are in all if it says so)."""
     try:
         document = decode(body)
     except NotJson as error:

@@ -9,8 +9,10 @@ import json
 import os
 import re
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine, text
 
-from catalog.discovery import Payable
+from catalog.discovery import Payable, group
 from catalog.errors import PeerInvalid
 from catalog.listings import compile_listings
 from catalog.models import Sample
@@ -290,6 +292,28 @@ async def test_list_without_an_end_is_read_to_a_bound(migrated_engine: Engine) -
     assert report.listings == BOUNDS.pages * 50
     with migrated_engine.connect() as connection:
         assert read_peer(connection, peer_id).listings == report.listings
+
+
+async def test_a_list_of_riddles_is_read_to_a_bound_of_memory() -> None:
+    """Of a page, its values may take twenty times the room; a peer may send hundreds."""
+    asked = {"method": "GET", "queryParams": {f"k{n}": {} for n in range(900)}}
+    riddle = {"bazaar": {"info": {"input": asked, "output": {"example": [[]] * 900}}}}
+
+    def more(offset: int) -> Any:
+        return ok(*(resource(offset + n, extensions=riddle) for n in range(10)))
+
+    page = len(more(0)[2])
+    slow = {"answer_seconds": 20.0, "whole_seconds": 60.0}  # memory is looked at
+    bounds = replace(BOUNDS, pages=20, whole_bytes=5 * page, **slow)
+    reader = PeerReader(lambda: EgressPolicy(("127.0.0.1",)), bounds)
+    async with hostile(more) as (peer, url):
+        tracemalloc.start()
+        reading = await reader.read(url, Payable(NETWORK.caip2, NETWORK.usdc))
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert not reading.whole and peer.asked == 5
+    assert len(group(reading.resources)[0]) == 50
+    assert kept < 6 * bounds.whole_bytes
 
 
 async def test_same_page_again_and_again_ends_the_list(migrated_engine: Engine) -> None:
