@@ -48,9 +48,9 @@ def spec_operations(spec: str) -> Operations:
     paths = document.get("paths") if isinstance(document, dict) else None
     found: dict[tuple[str, str], Operation] = {}
     budget = _Budget()
-    for path, item in paths.items() if isinstance(paths, dict) else ():
-        if isinstance(path, str) and isinstance(item, dict):
-            template = "/" + path.strip("/")
+    for path, given in paths.items() if isinstance(paths, dict) else ():
+        if isinstance(path, str):
+            item, template = path_item(document, given), "/" + path.strip("/")
             for method in METHODS:
                 if isinstance(item.get(method), dict):
                     budget.renew()
@@ -58,6 +58,15 @@ def spec_operations(spec: str) -> Operations:
                         document, item, item[method], budget
                     )
     return found
+
+
+def path_item(document: dict[str, Any], given: Any) -> dict[str, Any]:
+    """What stands at a path, also where it is a reference; {} for one that leads nowhere."""
+    for _ in range(_MAX_DEPTH):
+        if not isinstance(given, dict) or not isinstance(given.get("$ref"), str):
+            break
+        given = _look_up(document, given["$ref"])
+    return given if isinstance(given, dict) else {}
 
 
 def _operation(

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any
 
 from catalog.errors import ListingInvalid
-from catalog.operations import METHODS
+from catalog.operations import METHODS, path_item
 from catalog.reading import MAX_BYTES, Document, Unreadable, locate, pointer_of, read_document
 
 MAX_PROBLEMS = 50
@@ -108,7 +108,7 @@ def _problems(value: Any) -> Iterator[Problem]:
 def _has_operation(value: dict[str, Any]) -> bool:
     paths = value.get("paths")
     items = paths.values() if isinstance(paths, dict) else ()
-    return any(isinstance(item, dict) and item.keys() & set(METHODS) for item in items)
+    return any(path_item(value, item).keys() & set(METHODS) for item in items)
 
 
 def _broken_references(root: Any) -> Iterator[Problem]:

@@ -8,11 +8,12 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from catalog.operations import METHODS, path_item
+
 _WORD = re.compile(r"[^\W_]+")
 _WORD_CHARACTERS = 40
 _QUERY_WORDS = 8
 _QUERY_CHARACTERS = 400
-_METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _OPERATION_CHARACTERS = 20_000
 _TEXT_CHARACTERS = 500
 
@@ -42,9 +43,10 @@ def operation_text(spec: str) -> tuple[str, int]:
     paths = document.get("paths") if isinstance(document, dict) else None
     parts: list[str] = []
     count = 0
-    for path, item in paths.items() if isinstance(paths, dict) else ():
-        for method in _METHODS:
-            operation = item.get(method) if isinstance(item, dict) else None
+    for path, given in paths.items() if isinstance(paths, dict) else ():
+        item = path_item(document, given)
+        for method in METHODS:
+            operation = item.get(method)
             if isinstance(operation, dict):
                 count += 1
                 parts += (method, str(path), *_said(operation))

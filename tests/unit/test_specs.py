@@ -14,6 +14,7 @@ from catalog.errors import ListingInvalid
 from catalog.operations import spec_operations
 from catalog.reading import MAX_BYTES
 from catalog.specs import check_spec, parse_spec
+from catalog.words import operation_text
 from tests.publishing_world import SPEC, SPEC_YAML, spec_text
 
 
@@ -35,6 +36,23 @@ def test_json_and_yaml_of_both_versions_are_taken() -> None:
     document = json.loads(parse_spec(SPEC_YAML))
     assert list(document["paths"]["/stations"]["get"]["responses"]) == ["200"]
     assert document["info"]["version"] == "1"
+
+
+def test_a_path_that_is_a_reference_has_its_operations() -> None:
+    answers = {"responses": {"200": {"description": "ok"}}}
+    shared = {"get": answers | {"summary": "Stations near"}, "post": answers}
+    items = {"Shared": shared, "Again": {"$ref": "#/components/pathItems/Shared"}}
+    paths = {
+        "/near": {"$ref": "#/components/pathItems/Again"},
+        "/far": {"$ref": "#/paths/~1near"},
+    }
+    spec = parse_spec(spec_text(paths=paths, components={"pathItems": items}))
+    found = spec_operations(spec)
+    assert set(found) == {(method, path) for method in ("GET", "POST") for path in paths}
+    assert found["GET", "/far"]["summary"] == "Stations near"
+    assert operation_text(spec)[1] == 4
+    circle = spec_text(paths={"/a": {"$ref": "#/paths/~1b"}, "/b": {"$ref": "#/paths/~1a"}})
+    assert "no operation" in str(check_spec(circle).problems[0])
 
 
 def test_words_of_yaml_stay_words() -> None:
