@@ -106,13 +106,27 @@ def _resolve(
     return {key: _resolve(document, entry, budget, seen) for key, entry in value.items()}
 
 
-def _look_up(document: Any, reference: str) -> Any:
-    """The target of a local reference (`#/components/…`), else an empty schema."""
+def look_up(root: Any, reference: str) -> Any:
+    """What `#/a/b` refers to. Raises LookupError."""
+    if reference == "#":
+        return root
     if not reference.startswith("#/"):
+        raise LookupError(reference)
+    value = root
+    for part in reference[2:].split("/"):
+        key = part.replace("~1", "/").replace("~0", "~").replace("%7B", "{").replace("%7D", "}")
+        if isinstance(value, list) and key.isascii() and key.isdigit() and len(key) < 7:
+            value = value[int(key)]
+        elif isinstance(value, dict):
+            value = value[key]
+        else:
+            raise LookupError(reference)
+    return value
+
+
+def _look_up(document: dict[str, Any], reference: str) -> Any:
+    """The target of a local reference (`#/components/…`), else an empty schema."""
+    try:
+        return look_up(document, reference)
+    except LookupError:
         return {}
-    for key in reference[2:].split("/"):
-        key = key.replace("~1", "/").replace("~0", "~")
-        if not isinstance(document, dict) or key not in document:
-            return {}
-        document = document[key]
-    return document

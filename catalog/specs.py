@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any
 
 from catalog.errors import ListingInvalid
-from catalog.operations import METHODS, path_item
+from catalog.operations import METHODS, look_up, path_item
 from catalog.reading import MAX_BYTES, Document, Unreadable, locate, pointer_of, read_document
 
 MAX_PROBLEMS = 50
@@ -160,24 +160,6 @@ def _fault_of(root: Any, name: str, target: str) -> str:
         except LookupError:
             return f"{shown!r} leads nowhere."
     return ""
-
-
-def look_up(root: Any, reference: str) -> Any:
-    """What `#/a/b` refers to. Raises LookupError."""
-    if reference == "#":
-        return root
-    if not reference.startswith("#/"):
-        raise LookupError(reference)
-    value = root
-    for part in reference[2:].split("/"):
-        key = part.replace("~1", "/").replace("~0", "~").replace("%7B", "{").replace("%7D", "}")
-        if isinstance(value, list) and key.isascii() and key.isdigit() and len(key) < 7:
-            value = value[int(key)]
-        elif isinstance(value, dict):
-            value = value[key]
-        else:
-            raise LookupError(reference)
-    return value
 
 
 class _NothingOutside(dict[str, Any]):

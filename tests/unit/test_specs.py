@@ -55,6 +55,19 @@ def test_a_path_that_is_a_reference_has_its_operations() -> None:
     assert "no operation" in str(check_spec(circle).problems[0])
 
 
+def test_a_parameter_that_stands_in_another_operation_is_found() -> None:
+    """As bundlers write what is used twice."""
+    city = {"name": "city", "in": "path", "required": True, "schema": {"type": "string"}}
+    elsewhere = {"$ref": "#/paths/~1now~1%7Bcity%7D/get/parameters/0"}
+    answers = {"responses": {"200": {"description": "ok"}}}
+    paths = {
+        "/now/{city}": {"get": answers | {"parameters": [city]}},
+        "/then/{city}": {"get": answers | {"parameters": [elsewhere]}},
+    }
+    found = spec_operations(parse_spec(spec_text(paths=paths)))
+    assert found["GET", "/then/{city}"]["parameters"] == [city]
+
+
 def test_words_of_yaml_stay_words() -> None:
     text = SPEC_YAML.replace("{title: Weather,", "{title: no, description: 2026-11-21,")
     info = json.loads(parse_spec(text))["info"]
