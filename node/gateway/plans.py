@@ -30,9 +30,16 @@ from node.plans.free import free_message, signed_by
 from node.plans.gate import SubscriberGate
 from node.plans.invoices import invoices_of
 from node.plans.models import InvoiceSide
-from node.plans.orders import free_holder, subscribe
+from node.plans.orders import free_holder, leave_free, subscribe
 from node.plans.requests import read_requests
-from node.plans.subscribers import Offered, Ordered, Subscriber, read_plan, read_plans
+from node.plans.subscribers import (
+    Offered,
+    Ordered,
+    Subscriber,
+    read_plan,
+    read_plans,
+    subscribers_in,
+)
 from node.plans.terms import Kind, Period, Stretch, first_stretch
 from node.usage.quotas import used_by
 from node.usage.rates import RateLimited
@@ -46,7 +53,7 @@ _BOUGHT = text(
     " AND state NOT IN ('reserved', 'released')"
 )
 _TAKEN = text(
-    "SELECT 1 FROM subscription s WHERE (s.key_hash = :key_hash OR s.free_for = :free_for)"
+    "SELECT s.id FROM subscription s WHERE (s.key_hash = :key_hash OR s.free_for = :free_for)"
     " AND EXISTS (SELECT 1 FROM subscription_period p"
     " LEFT JOIN onchain_payment o ON o.id = p.payment_id"
     " WHERE p.subscription_id = s.id AND (p.payment_id IS NULL OR o.state <> 'failed'))"
@@ -140,7 +147,7 @@ class PlanShelf:
         payment_id = None if plan.deal.free else call.id
         if payment_id is None and (made := await self._taken_before(plan, wish, payer, call.at)):
             return made
-        await self._check_free_to_take(listing, wish, payer if payment_id is None else "")
+        left = await self._find_left(listing, wish, payer if payment_id is None else "", call.at)
         new = Subscriber(
             id=secrets.token_hex(10),
             listing_id=listing.id,
@@ -154,7 +161,8 @@ class PlanShelf:
             cancelled_at=None,
             orders=(_first(plan, stretch, payment_id, call.at),),
         )
-        writes = subscribe(
+        writes = [leave_free(each, call.at) for each in left]
+        writes += subscribe(
             new.id, plan, stretch, payer, new.key_hash, new.name, new.email, payment_id, call.at
         )
         document = {"subscription": await self._counter.document(new, call.at)}
@@ -186,13 +194,17 @@ class PlanShelf:
             return None
         return made_json({"subscription": await self._counter.document(held.subscriber, now)})
 
-    async def _check_free_to_take(
-        self, listing: PricedListing, wish: Wish, free_payer: str
-    ) -> None:
+    async def _find_left(
+        self, listing: PricedListing, wish: Wish, free_payer: str, now: int
+    ) -> list[Subscriber]:
+        """Those that kept this payer from another free one and are over: upgraded once, and not
+        renewed. Raises Refused where the key is known, or a free plan held."""
         holder = free_holder(listing.id, free_payer) if free_payer else ""
         keys = {"key_hash": wish.key_hash, "free_for": holder}
-        if await asyncio.to_thread(_is_taken, self._counter.engine, keys):
+        found = await asyncio.to_thread(_find_taken, self._counter.engine, keys)
+        if any(each.key_hash == wish.key_hash or each.standing(now).served for each in found):
             raise Refused("subscription_exists")
+        return found
 
 
 def _is_this(subscriber: Subscriber, plan: Offered, payer: str) -> bool:
@@ -229,9 +241,9 @@ def _read_charged(engine: Engine, key: Mapping[str, Any]) -> int | None:
     return None if found is None else int(found)
 
 
-def _is_taken(engine: Engine, keys: Mapping[str, Any]) -> bool:
+def _find_taken(engine: Engine, keys: Mapping[str, Any]) -> list[Subscriber]:
     with engine.connect() as connection:
-        return connection.execute(_TAKEN, dict(keys)).first() is not None
+        return subscribers_in(connection, connection.scalars(_TAKEN, dict(keys)))
 
 
 def _read_all(

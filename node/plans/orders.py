@@ -18,6 +18,7 @@ _INSERT_REQUEST: Final = insert(SubscriptionRequest)
 _TOUCH = "changed_at = :at, changes = changes + 1 WHERE id = :id"
 _NOTE_ORDER = text(f"UPDATE subscription SET {_TOUCH} AND cancelled_at IS NULL")
 _TAKE_FREE = text(f"UPDATE subscription SET free_for = :free_for, {_TOUCH}")
+_LEAVE_FREE = text(f"UPDATE subscription SET free_for = NULL, {_TOUCH} AND changes = :seen")
 _CANCEL = text(
     f"UPDATE subscription SET cancelled_at = :at, free_for = NULL, {_TOUCH}"
     " AND cancelled_at IS NULL"
@@ -97,6 +98,11 @@ def order(
         held = free_holder(subscriber.listing_id, subscriber.payer)
         writes.append(Write(_TAKE_FREE, {**touch, "free_for": held}))
     return writes
+
+
+def leave_free(subscriber: Subscriber, at: int) -> Write:
+    """It holds a free plan no more; refused by the store where it was changed meanwhile."""
+    return Write(_LEAVE_FREE, {"id": subscriber.id, "seen": subscriber.changes, "at": at})
 
 
 def cancel(subscriber: Subscriber, at: int) -> Write:

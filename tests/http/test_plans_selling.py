@@ -220,6 +220,29 @@ async def test_a_free_plan_is_had_once_by_whoever_signs(seller: Seller) -> None:
     assert seller.rows("SELECT count(*) FROM invoice")[0][0] == 0
 
 
+async def test_who_left_a_free_plan_for_one_that_lapsed_can_have_a_free_one_again(
+    seller: Seller,
+) -> None:
+    free, pro = seller.plan("Free", 0, calls=31), seller.plan(grace_days=0)
+    customer = await seller.subscribe(free)
+    path = f"{BELOW}/subscriptions/{customer.id}/upgrade/{pro.id}"
+    assert (await seller.pay(path, customer)).status_code == 200
+    begun = window_of(int(time.time())).start
+    with seller.world.engine.begin() as connection:
+        earlier = "UPDATE subscription_period SET starts_at = :begun - 9, ends_at = :begun"
+        connection.execute(text(earlier), {"begun": begun})
+    await seller.gate.refresh([customer.id])
+    assert (await seller.look(customer))["state"] == "lapsed"
+    again = seller.customer()
+    again.payer = customer.payer
+    answer = await seller.take_free(free, again)
+    assert answer.status_code == 200, answer.text
+    assert (await seller.take_free(free, seller.customer())).status_code == 200
+    third = seller.customer()
+    third.payer = customer.payer
+    assert (await seller.take_free(free, third)).json()["code"] == "subscription_exists"
+
+
 async def test_a_wish_for_a_free_plan_whose_answer_was_lost_finds_its_subscription(
     seller: Seller,
 ) -> None:
