@@ -58,7 +58,7 @@ class Gateway:
         self._counts_itself = streams is None
         self._forwarder = Forwarder(seller.egress, seller.sale.max_timeout_seconds)
         self._desk = Desk(seller, self._forwarder, self._streams, subscribers)
-        self.minutes = Minutes(self._streams, seller.store)
+        self.minutes = Minutes(self._streams, seller.store, subscribers)
         own: dict[str, Shelf] = {SHELF: self.minutes}
         if subscribers is not None:
             counter = Counter(seller.sale, subscribers, seller.store.engine)

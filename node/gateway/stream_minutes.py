@@ -13,6 +13,8 @@ A minute is a call like any other: `POST /v1/{slug}/.farebox/streams/{id}`, at t
 which the stream was opened. What it is paid until is moved by the commit that charges it, so
 any process may sell it; whoever holds the stream looks there before it closes one. A part of
 a minute that is not used stays charged (node/decisions/0007-minutes-of-a-stream.md).
+
+A stream by a plan goes on beyond its quota, but not beyond what is paid, and its grace.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from node.gateway.desk import RETRY_SOON, Refused
 from node.gateway.forward import Made
 from node.gateway.own import Resource, made_json
 from node.gateway.request import Call
+from node.plans.gate import SubscriberGate
 from node.usage.models import Side
 from node.usage.stream_rows import StreamSession, StreamState
 from node.usage.streams import MINUTE, Stream, Streams
@@ -69,10 +72,11 @@ class Sold:
 
 
 class Minutes:
-    """Those of one gateway. `look` closes what is unpaid; the shelf sells more minutes."""
+    """Those of one gateway. `look` closes what is unpaid; the shelf sells more minutes. `gate`
+    knows until when the streams of subscribers are paid."""
 
-    def __init__(self, streams: Streams, store: Store) -> None:
-        self._streams, self._store = streams, store
+    def __init__(self, streams: Streams, store: Store, gate: SubscriberGate | None = None) -> None:
+        self._streams, self._store, self._gate = streams, store, gate
         self._held: dict[str, tuple[int, int]] = {}  # id: (paid until, waited for until)
         self._looking: asyncio.Task[None] | None = None
 
@@ -89,6 +93,9 @@ class Minutes:
     async def look(self) -> None:
         """Close every stream that nobody has paid for, beyond the grace. All are read, not only
         those that seem to be over: a minute may have been taken back."""
+        for stream in self._streams.going_on(Side.SERVED):
+            if stream.subject and not self._is_served(stream.subject):
+                stream.ask_to_stop(PAYMENT_DUE)
         for gone in [each for each in self._held if self._streams.find(each) is None]:
             del self._held[gone]
         if not self._streams.by_minute(Side.SERVED):
@@ -98,6 +105,9 @@ class Minutes:
             stream.paid_until = paid.get(stream.id, stream.paid_until)
             if self._is_over(stream) and not self._waits_for(stream):
                 stream.ask_to_stop(PAYMENT_DUE)
+
+    def _is_served(self, subject: str) -> bool:
+        return self._gate is None or self._gate.serves(subject, self._streams.now())
 
     def _is_over(self, stream: Stream) -> bool:
         return (stream.paid_until or 0) + GRACE_SECONDS <= self._streams.now()

@@ -125,6 +125,11 @@ class SubscriberGate:
         held = self._by_hash.get(key_hash)
         return held if held is not None and held.subscriber.listing_id == listing_id else None
 
+    def serves(self, subject: str, now: int) -> bool:
+        """Whether the subscription still gives something; not how much is left of it."""
+        held = self._by_id.get(subject.removeprefix(SUBJECT))
+        return held is not None and held.standing(now).served
+
     def check_rate(self, held: Held, now: int) -> MinuteStanding | None:
         """Count a call of this minute; None without a limit. Raises RateLimited."""
         per_minute = held.standing(now).deal.per_minute

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from node.plans.terms import Beyond
 from node.usage.quotas import Meter
@@ -73,6 +73,20 @@ async def test_a_socket_by_plan_uses_its_hours_and_is_paid_beyond_only_where_tha
                 )
                 assert "payment-required" not in answer.headers
             assert buyer.node.channels == []
+
+
+async def test_a_socket_by_plan_ends_with_what_is_paid(
+    buyer: Subscriber, seller: Seller, api: Api
+) -> None:
+    await buyer.subscribed(seller.plan(grace_days=0), renews=False)
+    async with node_serving(buyer.running.proxy) as node, open_socket(node) as socket:
+        await asyncio.sleep(2.1)
+        await socket.send("paid")
+        assert await socket.recv() == "paid"
+        await buyer.month_passes()
+        with pytest.raises(ConnectionClosed):
+            await asyncio.wait_for(socket.recv(), 10)
+        assert (socket.close_code, socket.close_reason) == (4402, "payment_due")
 
 
 async def _used(buyer: Subscriber, subscription_id: str) -> None:
