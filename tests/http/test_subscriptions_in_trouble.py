@@ -180,6 +180,27 @@ async def test_what_is_cancelled_is_not_renewed_by_an_order_that_waits_for_its_s
     }
 
 
+@pytest.mark.parametrize(("renews", "agreed"), [(False, 3_000_000), (True, 1_000_000)])
+async def test_what_is_chosen_while_the_job_waits_for_another_seller_holds(
+    buyer: Subscriber, seller: Seller, renews: bool, agreed: int
+) -> None:
+    plan = seller.plan(price=3_000_000)
+    slow, other = await buyer.subscribed(plan), await _second(buyer, plan)
+    end, paid = (await buyer.view(other)).paid_until, buyer.paid
+    buyer.clock.ahead = end - int(time.time()) - DAY // 2
+    buyer.write("UPDATE bought_subscription SET synced_at = :now", now=int(buyer.clock()))
+    front, port = _Slow(seller.market.gateway), free_port()
+    async with serving(front, port):
+        _turn_to(buyer, slow, port)
+        run = asyncio.create_task(buyer.upkeep.run())
+        await front.arrived.wait()
+        await buyer.all.choose(SYSTEM, other, renews, agreed, Beyond.PAY)
+        front.go_on.set()
+        await run
+    assert (buyer.paid, (await buyer.view(other)).paid_until) == (paid, end)
+    assert ("renewal_failed" in buyer.incidents()) is renews  # dearer than agreed
+
+
 async def test_a_renewal_that_failed_and_is_paid_by_hand_is_trouble_no_more(
     buyer: Subscriber, seller: Seller
 ) -> None:
@@ -225,6 +246,20 @@ async def test_a_look_in_the_middle_of_a_rotation_does_not_lose_the_new_key(
     assert (await buyer.call()).headers["farebox-scheme"] == "plan"
 
 
+class _Slow:
+    """The gateway, which answers only when it is told to."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self.arrived, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            self.arrived.set()
+            await self.go_on.wait()
+        await self._gateway(scope, receive, send)
+
+
 class _SlowRotation:
     """The gateway, which changes a key only when it is told to, and then says nothing."""
 
@@ -267,6 +302,13 @@ async def _second(buyer: Subscriber, plan: Any) -> str:
     made, outcome = await buyer.all.subscribe(SYSTEM, "listing-more", plan.id, agreed_to(plan))
     assert outcome.state == "done", outcome
     return made
+
+
+def _turn_to(buyer: Subscriber, subscription_id: str, port: int) -> None:
+    """Its seller is asked again there, before the others are kept."""
+    there = {"url": f"http://127.0.0.1:{port}/v1/api", "id": subscription_id}
+    asked = "UPDATE bought_subscription SET synced_at = 0, renews = false, base_url = :url"
+    buyer.write(f"{asked} WHERE id = :id", **there)
 
 
 async def _look_at_all(buyer: Subscriber) -> None:

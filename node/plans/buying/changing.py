@@ -120,12 +120,11 @@ class Changing:
         row = await asyncio.to_thread(self._live, subscription_id)
         if row.state == BoughtState.CANCELLED and renews:
             raise NotPossibleNow("It was cancelled, and ends. Subscribe anew when it has.")
-        if renews < row.renews or agreed_atoms < row.agreed_atoms:
-            await asyncio.to_thread(self._check_idle, row.id)
+        less = renews < row.renews or agreed_atoms < row.agreed_atoms
         values = {"renews": renews, "agreed_atoms": agreed_atoms, "beyond": beyond.value}
         word = "is renewed" if renews else "is not renewed"
         text = f"It {word} by itself, for at most {Usdc(agreed_atoms)} USDC a month."
-        await asyncio.to_thread(self._record, actor, row.id, "choose", text, values, values)
+        await asyncio.to_thread(self._record, actor, row.id, "choose", text, values, values, less)
 
     async def rotate(self, actor: Actor, subscription_id: str) -> None:
         """A new key: written here before the seller hears of it, so that neither is lost. One
@@ -183,11 +182,6 @@ class Changing:
         with self._engine.connect() as connection:
             return read_live(connection, subscription_id, int(self._clock()))
 
-    def _check_idle(self, subscription_id: str) -> None:
-        """Raises NotPossibleNow while an order is open: it may still cost what was agreed to."""
-        with self._engine.connect() as connection:
-            refuse_while_ordering(connection, subscription_id)
-
     def _change(self, subscription_id: str, values: dict[str, Any]) -> None:
         with writer(self._engine).begin() as connection:
             change_row(connection, subscription_id, values)
@@ -200,10 +194,15 @@ class Changing:
         text: str,
         audit: dict[str, Any],
         values: dict[str, Any],
+        less: bool = False,
     ) -> None:
+        """`less`: raises NotPossibleNow while an order is open, which may still cost what was
+        agreed to."""
         now = int(self._clock())
         with writer(self._engine).begin() as connection:
             before = read_row(connection, subscription_id)
+            if less:
+                refuse_while_ordering(connection, subscription_id)
             was = {name: getattr(before, name) for name in audit if hasattr(before, name)}
             action = f"subscription.{kind}"
             record(connection, actor, action, subscription_id, now, was or None, audit or None)

@@ -128,15 +128,17 @@ class Ordering:
             return renewed_month(read_row(connection, subscription_id).paid_until, now)
 
     def renewal(
-        self, actor: Actor, subscription_id: str, most_atoms: int, now: int, month: int
+        self, actor: Actor, subscription_id: str, most_atoms: int | None, now: int, month: int
     ) -> str:
         """The order of the month that begins then: there is only one, whoever asks for it how
-        often. Raises NotPossibleNow, also where a renewal would buy another month by now, and
-        SubscriptionUnknown."""
+        often. `most_atoms` None: by itself, as was agreed to. Raises NotPossibleNow, also where a
+        renewal would buy another month by now, and SubscriptionUnknown."""
         try:
             with writer(self._engine).begin() as connection:
                 row = read_row(connection, subscription_id)
                 _check_renewable(connection, row, now)
+                if most_atoms is None:
+                    most_atoms = _agreed_atoms(row)
                 slot = f"renewal:{month}"
                 change_row(connection, row.id, {"open_for": row.listing_id})
                 audit = {"most_atoms": most_atoms, "slot": slot}
@@ -205,6 +207,14 @@ def _check_renewable(connection: Connection, row: Row[Any], now: int) -> None:
     if not listing_stands(connection, row):
         sentence = "Its listing is gone from the catalog, or has another address now."
         raise NotPossibleNow(f"{sentence} Nothing is paid to it.")
+
+
+def _agreed_atoms(row: Row[Any]) -> int:
+    """What a renewal by itself may cost, as it stands now: the job may have waited for another
+    seller since it read it."""
+    if not row.renews:
+        raise NotPossibleNow("It is not renewed by itself any more.")
+    return int(row.agreed_atoms)
 
 
 def _check_month(row: Row[Any], order: Row[Any] | None, month: int, now: int) -> None:

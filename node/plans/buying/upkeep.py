@@ -145,13 +145,14 @@ class Upkeep:
             message += " paid here. It is not paid again by itself: ask the seller."
             await self._alarm.raise_(Rule.RENEWAL_FAILED, row.id, message, _link(row))
             return
-        write, args = self._all.ordering.renewal, (SYSTEM, row.id, row.agreed_atoms, now, month)
+        write, args = self._all.ordering.renewal, (SYSTEM, row.id, None, now, month)
         try:
             order_id = await asyncio.to_thread(write, *args)
         except NotPossibleNow as error:
-            _, name = await asyncio.to_thread(self._named, row.id)
-            message = f"{name}: {error} {_until(row)}"
-            await self._alarm.raise_(Rule.RENEWAL_FAILED, row.id, message, _link(row))
+            row, name = await asyncio.to_thread(self._named, row.id)
+            if row.renews:
+                message = f"{name}: {error} {_until(row)}"
+                await self._alarm.raise_(Rule.RENEWAL_FAILED, row.id, message, _link(row))
             return
         outcome = await self._all.carry_out(order_id, patient=True)
         await self._tell(await asyncio.to_thread(self._order, order_id), outcome)
