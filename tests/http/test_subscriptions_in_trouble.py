@@ -201,6 +201,25 @@ async def test_what_is_chosen_while_the_job_waits_for_another_seller_holds(
     assert ("renewal_failed" in buyer.incidents()) is renews  # dearer than agreed
 
 
+async def test_a_month_renewed_by_hand_while_the_job_waits_for_another_seller_is_used(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    plan = seller.plan(price=3_000_000, grace_days=0)
+    slow, other = await buyer.subscribed(plan), await _second(buyer, plan)
+    buyer.write("UPDATE bought_subscription SET renews = false, synced_at = :now", now=2**31)
+    await buyer.month_passes()
+    front, port = _Slow(seller.market.gateway), free_port()
+    async with serving(front, port):
+        _turn_to(buyer, slow, port)
+        run = asyncio.create_task(buyer.upkeep.run())
+        await front.arrived.wait()
+        assert (await buyer.all.renew(SYSTEM, other, 3_000_000)).state == "done"
+        front.go_on.set()
+        await run
+    assert (await buyer.view(other)).state == "active"
+    assert (await buyer.running.call("more/echo")).headers["farebox-scheme"] == "plan"
+
+
 async def test_a_renewal_that_failed_and_is_paid_by_hand_is_trouble_no_more(
     buyer: Subscriber, seller: Seller
 ) -> None:

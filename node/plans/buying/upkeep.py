@@ -116,9 +116,10 @@ class Upkeep:
             self._asked[row.id] = now
             await self._all.look(row.id)
             await self._all.changing.resend(row.id)
-            row, _ = await asyncio.to_thread(self._named, row.id)
+        # Looked at just now, or changed by somebody while the run waited for another's seller.
+        row, _ = await asyncio.to_thread(self._named, row.id)
         standing = standing_of(row, plan_in(row))
-        if standing.at(now) in _OVER or row.state in _OVER:
+        if _is_over(row, now):
             await self._end(row, now)
         elif standing.renewable(now):
             await self._renew(row, now)
@@ -202,7 +203,7 @@ class Upkeep:
     def _write_end(self, subscription_id: str, state: BoughtState, name: str, now: int) -> None:
         with writer(self._engine).begin() as connection:
             row = read_row(connection, subscription_id)
-            if row.ended_at:
+            if row.ended_at or not _is_over(row, now):
                 return
             held = row.listing_id if open_orders(connection, row.id) else None
             ended = {"state": state.value, "open_for": held, "ended_at": now}
@@ -222,6 +223,10 @@ class Upkeep:
             row = read_row(connection, subscription_id)
             named = select(col(Listing.name)).where(col(Listing.id) == row.listing_id)
             return row, connection.scalar(named) or row.base_url
+
+
+def _is_over(row: Row[Any], now: int) -> bool:
+    return standing_of(row, plan_in(row)).at(now) in _OVER or row.state in _OVER
 
 
 def _until(row: Row[Any]) -> str:
