@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError, Thread
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from catalog.models import Listing, ListingOrigin
 from node.accounts.audit import SYSTEM
 from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade
+from node.plans.buying import ordering as ordering_rules
 from node.plans.buying import orders
 from node.plans.buying.errors import NotPossibleNow
 from node.plans.buying.keys import held_version, load_held
@@ -76,6 +79,31 @@ def test_a_subscription_goes_from_its_order_to_its_renewal(engine: Engine) -> No
     ]
     with pytest.raises(NotPossibleNow):  # while that is under way
         ordering.upgrade(SYSTEM, made, "max", 5, NOW)
+
+
+def test_of_upgrades_that_are_wished_at_once_one_is_ordered(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ordering = Ordering(engine, VAULT)
+    made, order_id = ordering.subscription(SYSTEM, OFFER, PLAN, Agreed(3, 9), NOW)
+    told = Subscription("s1", PLAN, "active", Period(MONTH.start, MONTH.end))
+    with writer(engine).begin() as connection:
+        change_order(connection, order_id, {"state": OrderState.DONE.value})
+        change_row(connection, made, standing_values(told, 0, NOW))
+    written, together = ordering_rules.record, Barrier(2)
+
+    def record_together(*args: Any, **options: Any) -> None:
+        with suppress(BrokenBarrierError):
+            together.wait(1)
+        written(*args, **options)
+
+    monkeypatch.setattr(ordering_rules, "record", record_together)
+    with ThreadPoolExecutor() as pool:
+        wishes = [pool.submit(ordering.upgrade, SYSTEM, made, "max", 5, NOW) for _ in range(2)]
+        refused = [wish.exception() for wish in wishes]
+    assert sum(isinstance(each, NotPossibleNow) for each in refused) == 1
+    orders = read_subscription(engine, made, NOW).orders
+    assert sorted(each.kind.value for each in orders) == ["subscribe", "upgrade"]
 
 
 def test_an_order_that_fails_here_is_not_signed_for_by_another_process_meanwhile(

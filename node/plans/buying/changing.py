@@ -200,7 +200,7 @@ class Changing:
         agreed to."""
         now = int(self._clock())
         with writer(self._engine).begin() as connection:
-            before = read_row(connection, subscription_id)
+            before = read_row(connection, subscription_id, hold=True)
             if less:
                 refuse_while_ordering(connection, subscription_id)
             was = {name: getattr(before, name) for name in audit if hasattr(before, name)}

@@ -135,15 +135,15 @@ class Ordering:
         renewal would buy another month by now, and SubscriptionUnknown."""
         try:
             with writer(self._engine).begin() as connection:
-                row = read_row(connection, subscription_id)
+                slot = f"renewal:{month}"
+                found = order_of_slot(connection, subscription_id, slot, hold=True)
+                row = read_row(connection, subscription_id, hold=True)
                 _check_renewable(connection, row, now)
                 if most_atoms is None:
                     most_atoms = _agreed_atoms(row)
-                slot = f"renewal:{month}"
                 change_row(connection, row.id, {"open_for": row.listing_id})
                 audit = {"most_atoms": most_atoms, "slot": slot}
                 record(connection, actor, "subscription.renew", row.id, now, after=audit)
-                found = order_of_slot(connection, row.id, slot)
                 _check_month(row, found, month, now)
                 if found is not None:
                     return _reopen(connection, found, most_atoms)
@@ -163,7 +163,7 @@ class Ordering:
         """The order of a dearer plan for the rest of the month. Raises NotPossibleNow,
         SubscriptionUnknown."""
         with writer(self._engine).begin() as connection:
-            row = read_live(connection, subscription_id, now)
+            row = read_live(connection, subscription_id, now, hold=True)
             refuse_while_ordering(connection, row.id)
             path = f"{PATH}/{row.seller_id}/upgrade/{plan_id}"
             slot, kind = f"upgrade:{secrets.token_hex(4)}", OrderKind.UPGRADE

@@ -41,8 +41,11 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(8)}"
 
 
-def read_row(connection: Connection, subscription_id: str) -> Row[Any]:
-    """Raises SubscriptionUnknown."""
+def read_row(connection: Connection, subscription_id: str, hold: bool = False) -> Row[Any]:
+    """`hold`: nobody orders for it, or changes it, until the transaction ends; an order of it that
+    is to be changed is held before. Raises SubscriptionUnknown."""
+    if hold:
+        number_in_turn(connection)
     row = connection.execute(
         select(_SUBSCRIPTIONS).where(_SUBSCRIPTIONS.c.id == subscription_id)
     ).first()
@@ -51,9 +54,11 @@ def read_row(connection: Connection, subscription_id: str) -> Row[Any]:
     return row
 
 
-def read_live(connection: Connection, subscription_id: str, now: int) -> Row[Any]:
+def read_live(
+    connection: Connection, subscription_id: str, now: int, hold: bool = False
+) -> Row[Any]:
     """One whose key is served. Raises SubscriptionUnknown, NotPossibleNow."""
-    row = read_row(connection, subscription_id)
+    row = read_row(connection, subscription_id, hold)
     if standing_of(row, plan_in(row)).at(now) not in LIVE:
         raise NotPossibleNow("This subscription is over, or has not begun. Subscribe anew.")
     return row
@@ -76,10 +81,13 @@ def read_order(connection: Connection, order_id: str, hold: bool = False) -> Row
     return row
 
 
-def order_of_slot(connection: Connection, subscription_id: str, slot: str) -> Row[Any] | None:
-    """The order of a stretch, if somebody has written one."""
-    found = (_ORDERS.c.subscription_id == subscription_id) & (_ORDERS.c.slot == slot)
-    return connection.execute(select(_ORDERS).where(found)).first()
+def order_of_slot(
+    connection: Connection, subscription_id: str, slot: str, hold: bool = False
+) -> Row[Any] | None:
+    """The order of a stretch, if somebody has written one. `hold` as in `read_order`."""
+    of_slot = (_ORDERS.c.subscription_id == subscription_id) & (_ORDERS.c.slot == slot)
+    found = select(_ORDERS).where(of_slot)
+    return connection.execute(found.with_for_update() if hold else found).first()
 
 
 def open_orders(connection: Connection, subscription_id: str | None = None) -> list[Row[Any]]:

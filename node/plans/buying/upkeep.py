@@ -202,7 +202,7 @@ class Upkeep:
 
     def _write_end(self, subscription_id: str, state: BoughtState, name: str, now: int) -> None:
         with writer(self._engine).begin() as connection:
-            row = read_row(connection, subscription_id)
+            row = read_row(connection, subscription_id, hold=True)
             if row.ended_at or not _is_over(row, now):
                 return
             held = row.listing_id if open_orders(connection, row.id) else None
