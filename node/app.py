@@ -339,13 +339,9 @@ class Node:
 
     async def _announce(self) -> None:
         settings = self._parts.settings
+        facts = ("network", "gateway_url", "console_url", "gateway_here", "console_here")
         self._lock.describe(
-            {
-                "pid": os.getpid(),
-                "network": settings.network,
-                "gateway_url": settings.gateway_url,
-                "console_url": settings.console_url,
-            }
+            {"pid": os.getpid(), **{name: getattr(settings, name) for name in facts}}
         )
         self._parts.ready.serving = True
         _log.info("gateway %s, console %s", settings.gateway_url, settings.console_url)

@@ -187,11 +187,21 @@ class Settings(BaseSettings):
     @property
     def gateway_url(self) -> str:
         """Where buyers reach the gateway; without PUBLIC_URL, where it listens."""
-        return self.public_url.rstrip("/") or f"http://{_reachable(self.gateway)}"
+        return self.public_url.rstrip("/") or self.gateway_here
 
     @property
     def console_url(self) -> str:
-        return self.console_public_url.rstrip("/") or f"http://{_reachable(self.console)}"
+        return self.console_public_url.rstrip("/") or self.console_here
+
+    @property
+    def gateway_here(self) -> str:
+        """This process's own gateway, as other commands on this machine reach it: under its
+        public address a proxy may answer, or another process."""
+        return f"http://{_reachable(self.gateway)}"
+
+    @property
+    def console_here(self) -> str:
+        return f"http://{_reachable(self.console)}"
 
     @property
     def console_names(self) -> tuple[str, ...]:

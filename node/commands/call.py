@@ -39,11 +39,11 @@ def call(
             "Calls need a key: make one with `farebox key create NAME` and give its secret as"
             " FAREBOX_KEY."
         )
-    console_url = running_node(settings.data_dir).get("console_url")
-    if not console_url:
+    console_here = running_node(settings.data_dir).get("console_here")
+    if not console_here:
         raise NodeNotRunning(f"No node is running on {settings.data_dir}. Start it: farebox up")
     headers = _headers(header or (), key, idempotency_key)
-    url = f"{console_url}/call/{listing}/{path.lstrip('/')}"
+    url = f"{console_here}/call/{listing}/{path.lstrip('/')}"
     answer = _send(method.upper(), url, headers, data)
     _show(answer, as_json)
     if answer.status_code >= 400:

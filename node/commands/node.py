@@ -81,7 +81,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     settings = read_settings(context)
     address = require_wallet(settings).address()
     node = running_node(settings.data_dir)
-    health = _health(node["gateway_url"]) if node.get("gateway_url") else None
+    health = _health(node["gateway_here"]) if node.get("gateway_here") else None
     facts: dict[str, Any] = {
         "running": bool(node),
         "ready": health == "ready",
@@ -190,17 +190,17 @@ def _backups(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _health(gateway_url: str) -> str:
+def _health(gateway_here: str) -> str:
     """`ready`, or what keeps the node from it."""
-    return asyncio.run(_ask_ready(gateway_url))
+    return asyncio.run(_ask_ready(gateway_here))
 
 
-async def _ask_ready(gateway_url: str) -> str:
+async def _ask_ready(gateway_here: str) -> str:
     import httpx
 
     try:
         async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
-            answer = await client.get(f"{gateway_url}/readyz")
+            answer = await client.get(f"{gateway_here}/readyz")
     except httpx.HTTPError:
         return "the gateway does not answer"
     return "ready" if answer.status_code == 200 else answer.text.strip()[:200]

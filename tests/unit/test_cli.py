@@ -309,6 +309,20 @@ def call_that_cannot_be_written_is_not_sent(farebox: Farebox) -> None:
         assert done.returncode == 3 and "nothing was sent" in done.stderr, arguments
 
 
+def test_node_behind_proxies_is_asked_where_it_listens(farebox: Farebox) -> None:
+    """Its public addresses may lead nowhere from here, or to another process of it."""
+    public = {
+        "FAREBOX_PUBLIC_URL": "http://127.0.0.1:9",  # nothing listens there
+        "FAREBOX_CONSOLE_PUBLIC_URL": "https://127.0.0.1:9",
+    }
+    node = with_settings(farebox, **public)
+    with node.up():
+        facts = node.json("status")
+        assert facts["health"] == "ready" and facts["gateway_url"] == public["FAREBOX_PUBLIC_URL"]
+        done = with_settings(node, FAREBOX_KEY="fbx_x").run("call", "weather")
+        assert done.returncode == 1 and "secret_invalid" in done.stdout, done.stderr
+
+
 def test_taken_port_is_a_sentence(farebox: Farebox) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
