@@ -7,6 +7,7 @@ running) · 2 the command line cannot be read · 3 configuration, passphrase or 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -44,6 +45,7 @@ def root(
 
 def main() -> None:
     """Run the command line; the only place that turns errors into exit codes."""
+    _open_streams()
     try:
         _require_text(sys.argv[1:])
         app()
@@ -58,6 +60,13 @@ def main() -> None:
     except _database_error() as error:
         reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
         _end(f"The database cannot be used: {reason}.", 4)
+
+
+def _open_streams() -> None:
+    """Streams that whoever started this has closed lead nowhere; Python leaves None for them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _require_text(arguments: list[str]) -> None:

@@ -114,3 +114,17 @@ def test_argument_that_is_no_text_is_said_so(farebox: Farebox, command: tuple[st
     done = with_settings(farebox, **environment).run(*command, "caf\udce9")
     assert done.returncode == 2
     assert_sentence(done.stderr)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_stream_is_no_trouble(farebox: Farebox, closed: str) -> None:
+    """As supervisors and `nohup farebox … <&-` leave them."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m node.cli wallet export {closed}', sys.executable],
+        env=farebox.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0 and done.stderr == ""
