@@ -46,6 +46,8 @@ def root(
 def main() -> None:
     """Run the command line; the only place that turns errors into exit codes."""
     _open_streams()
+    # A data directory that was there may let everybody in; SQLite's files have no mode of ours.
+    os.umask(0o077)
     try:
         _require_text(sys.argv[1:])
         app()

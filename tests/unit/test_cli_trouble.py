@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -128,3 +129,18 @@ def test_closed_stream_is_no_trouble(farebox: Farebox, closed: str) -> None:
         timeout=60,
     )
     assert done.returncode == 0 and done.stderr == ""
+
+
+def test_what_a_node_writes_into_a_folder_that_was_there_is_for_its_owner_only(
+    fresh: Farebox,
+) -> None:
+    """The default of a systemd StateDirectory or of a volume lets everybody look into it."""
+    fresh.home.mkdir()
+    fresh.home.chmod(0o755)
+    before = os.umask(0o022)
+    try:
+        fresh.json("init")
+    finally:
+        os.umask(before)
+    open_to_others = [each.name for each in fresh.home.rglob("*") if each.stat().st_mode & 0o077]
+    assert open_to_others == []
