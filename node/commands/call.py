@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import httpx
 import typer
@@ -43,11 +44,26 @@ def call(
     if not console_here:
         raise NodeNotRunning(f"No node is running on {settings.data_dir}. Start it: farebox up")
     headers = _headers(header or (), key, idempotency_key)
-    url = f"{console_here}/call/{listing}/{path.lstrip('/')}"
-    answer = _send(method.upper(), url, headers, data)
+    answer = _send(method.upper(), _url(console_here, listing, path), headers, data)
     _show(answer, as_json)
     if answer.status_code >= 400:
         raise typer.Exit(1)
+
+
+def _url(console_here: str, listing: str, path: str) -> httpx.URL:
+    """Below the listing: dots may not lead to another one, or out of the proxy."""
+    below = f"/call/{quote(listing, safe='')}/"
+    try:
+        url = httpx.URL(f"{console_here}{below}{path.lstrip('/')}")
+    except httpx.InvalidURL as error:
+        raise _unsendable(error) from error
+    if not url.raw_path.startswith(below.encode()):
+        raise _unsendable(f"{path!r} is not below {listing!r}")
+    return url
+
+
+def _unsendable(why: object) -> SettingsInvalid:
+    return SettingsInvalid(f"This call cannot be written as HTTP, nothing was sent: {why}")
 
 
 def _headers(given: tuple[str, ...] | list[str], key: str, idempotency: str | None) -> list[Any]:
@@ -56,6 +72,8 @@ def _headers(given: tuple[str, ...] | list[str], key: str, idempotency: str | No
         name, colon, value = line.partition(":")
         if not colon:
             raise SettingsInvalid(f"{line!r} is no header; write it as 'Name: value'.")
+        if name.strip().lower() in ("content-length", "transfer-encoding"):
+            raise _unsendable(f"{name.strip()} follows from the body")
         headers.append((name.strip(), value.strip()))
     headers.append(("Authorization", f"Bearer {key}"))
     if idempotency:
@@ -63,14 +81,12 @@ def _headers(given: tuple[str, ...] | list[str], key: str, idempotency: str | No
     return headers
 
 
-def _send(method: str, url: str, headers: list[Any], data: str | None) -> httpx.Response:
+def _send(method: str, url: httpx.URL, headers: list[Any], data: str | None) -> httpx.Response:
     try:
         with httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
             return client.request(method, url, headers=headers, content=data)
-    except (httpx.InvalidURL, httpx.LocalProtocolError, UnicodeError) as error:
-        raise SettingsInvalid(
-            f"This call cannot be written as HTTP, nothing was sent: {error}"
-        ) from error
+    except (httpx.LocalProtocolError, UnicodeError) as error:
+        raise _unsendable(error) from error
     except httpx.HTTPError as error:
         raise NodeNotRunning(
             f"The node did not answer ({error}). Whether the call was paid is in its books; repeat"

@@ -304,9 +304,13 @@ def call_that_cannot_be_written_is_not_sent(farebox: Farebox) -> None:
         ("/a\x01b",),
         ("/", "-H", "X: ü"),
         ("/", "-X", "GE T"),
+        ("/", "-X", "POST", "-d", "abc", "-H", "Content-Length: 5"),
+        ("/../other/x",),
     ):
         done = app.run("call", "weather", *arguments)
         assert done.returncode == 3 and "nothing was sent" in done.stderr, arguments
+    for name in ("..", "../..", "weather/..", "a?b"):
+        assert app.run("call", name).returncode, name
 
 
 def test_node_behind_proxies_is_asked_where_it_listens(farebox: Farebox) -> None:
