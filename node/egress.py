@@ -43,7 +43,8 @@ class EgressPolicy:
     def allows(self, host: str, port: int) -> bool:
         """Whether the operator named this host."""
         name = host.lower().strip("[]").rstrip(".")
-        return name in self._allowed or f"{name}:{port}" in self._allowed
+        written = f"[{name}]" if ":" in name else name
+        return not self._allowed.isdisjoint((name, written, f"{written}:{port}"))
 
     def check_url(self, url: URL) -> None:
         """Refuse schemes other than http(s) and IP literals that are not public.
@@ -65,7 +66,7 @@ class EgressPolicy:
 
 
 def _names(hosts: Iterable[str]) -> frozenset[str]:
-    return frozenset(host.lower().strip("[]") for host in hosts)
+    return frozenset(host.lower() for host in hosts)
 
 
 @lru_cache(maxsize=4096)

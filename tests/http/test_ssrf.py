@@ -81,8 +81,8 @@ class Inside:
         self.visitors: list[bytes] = []
 
     @contextlib.asynccontextmanager
-    async def listening(self) -> AsyncIterator[int]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+    async def listening(self, host: str = "127.0.0.1") -> AsyncIterator[int]:
+        server = await asyncio.start_server(self._serve, host, 0)
         try:
             yield int(server.sockets[0].getsockname()[1])
         finally:
@@ -181,6 +181,20 @@ async def test_a_host_the_operator_allows_is_reached_and_no_other_port(
             assert await answer.read() == b"secret"
         with pytest.raises(RequestRefused):
             await client.send("GET", URL(f"http://localhost:{port + 1}/"), [], None)
+    assert len(service.visitors) == 1
+
+
+@pytest.mark.parametrize("form", ["[::1]:{port}", "[::1]", "::1"])
+async def test_an_ipv6_address_the_operator_allows_is_reached(form: str) -> None:
+    service = Inside()
+    async with service.listening("::1") as port, seller_client(form.format(port=port)) as client:
+        url = URL(f"http://[::1]:{port}/")
+        client.check(url)
+        async with await client.send("GET", url, [], None) as answer:
+            assert await answer.read() == b"secret"
+        if "port" in form:
+            with pytest.raises(RequestRefused):
+                client.check(URL(f"http://[::1]:{port + 1}/"))
     assert len(service.visitors) == 1
 
 
