@@ -131,10 +131,20 @@ class Settings(BaseSettings):
                 raise ValueError(f"{each!r} is no address or network, e.g. {example}") from None
         return value
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, value: list[str]) -> list[str]:
+        for each in value:
+            if "/" in each or len(each.split()) != 1:
+                raise ValueError(f"{each!r} is no host or host:port, e.g. 127.0.0.1:9000")
+        return value
+
     @field_validator("public_url")
     @classmethod
     def _check_public_url(cls, value: str) -> str:
-        return value and _address(value, "https://api.example.com")
+        if value and set(_address(value, "https://api.example.com")) & {"?", "#"}:
+            raise ValueError("paths of listings come below it: leave out what begins with ? or #")
+        return value
 
     @field_validator("database_url")
     @classmethod
@@ -149,8 +159,9 @@ class Settings(BaseSettings):
     @classmethod
     def _check_console_url(cls, value: str) -> str:
         """Signing in over plain http would show the session to the network between."""
-        if value and (urlsplit(value).scheme != "https" or not urlsplit(value).hostname):
-            raise ValueError(f"{value!r} is no https address, e.g. https://farebox.example.com")
+        example = "https://farebox.example.com"
+        if value and urlsplit(_address(value, example)).scheme != "https":
+            raise ValueError(f"{value!r} is no https address, e.g. {example}")
         return value
 
     @field_validator("gateway_bind", "console_bind")
