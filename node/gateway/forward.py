@@ -41,7 +41,7 @@ class UpstreamError(Exception):
         match self.cause:
             case None:
                 return "no answer"
-            case EgressRefused():
+            case EgressRefused() | CompressedUnasked():
                 return str(self.cause)
             case OSError(strerror=str(words)):
                 return f"{type(self.cause).__name__}: {words}"
@@ -51,6 +51,9 @@ class UpstreamError(Exception):
 
 class CompressedUnasked(ValueError):
     """An answer in which a credential could hide, and which was asked for as it is."""
+
+    def __str__(self) -> str:
+        return "compressed, though asked not to: its credential could not be found in there"
 
 
 class Answer:
