@@ -50,6 +50,9 @@ from finance.withdrawal_ends import tell_again
 _ROWS = Withdrawal.__table__  # type: ignore[attr-defined]
 _TX = ChainTx.__table__  # type: ignore[attr-defined]
 _ATTEMPT = ChainTxAttempt.__table__  # type: ignore[attr-defined]
+_EVER = 2**62
+# Longer than a simulation takes with every endpoint silent.
+_SIGNING_SECONDS = 600
 _ON_ITS_WAY = (TxState.SIGNED, TxState.BROADCAST)
 
 # Guarded by what is open: of two made at once from one balance, the second looks again.
@@ -67,7 +70,8 @@ _FAIL = update(_ROWS).where(*_OF_WANTED).values(error=bindparam("why"))
 # not signed.
 _GIVE_UP = text(
     "UPDATE withdrawal SET error = :why WHERE id = :wanted AND error IS NULL AND NOT EXISTS ("
-    "SELECT 1 FROM chain_tx WHERE ref = :wanted AND purpose IN ('withdraw_usdc', 'withdraw_eth'))"
+    "SELECT 1 FROM chain_tx WHERE ref = :wanted AND purpose IN ('withdraw_usdc', 'withdraw_eth')"
+    " AND (state <> 'intended' OR updated_at > :begun))"
 )
 _STILL_WANTED = update(_ROWS).where(*_OF_WANTED).values(error=None)
 
@@ -111,10 +115,18 @@ class Withdrawals:
 
     async def start(self) -> None:
         """Say of what a former run never signed that nothing was sent. After the sender."""
-        for lost in await asyncio.to_thread(_never_sent, self._store.engine):
-            why = "The node stopped before it was signed. Nothing was sent."
-            given_up = Write(_GIVE_UP, {"wanted": lost, "why": why}, rows=None)
-            await self._store.commit(Batch([given_up]))
+        await self._give_up(_EVER, 0, "The node stopped before it was signed. Nothing was sent.")
+
+    async def give_up_stuck(self) -> None:
+        """Say the same of what an outage of the database kept from being signed."""
+        before = unix_now() - _SIGNING_SECONDS
+        await self._give_up(before, before, "It could not be signed in time. Nothing was sent.")
+
+    async def _give_up(self, asked: int, begun: int, why: str) -> None:
+        """What was asked for, and what was begun, until these Unix seconds and not signed."""
+        for lost in await asyncio.to_thread(_never_sent, self._store.engine, asked, begun):
+            params = {"wanted": lost, "why": why, "begun": begun}
+            await self._store.commit(Batch([Write(_GIVE_UP, params, rows=None)]))
 
     # Before it is confirmed
 
@@ -256,7 +268,8 @@ class Withdrawals:
 
     async def ended_untold(self) -> list[WithdrawalView]:
         """Withdrawals that came to an end nobody has been told of."""
-        recent = await asyncio.to_thread(_untold, self._store.engine)
+        untold = _ROWS.c.told.is_(False)
+        recent = await asyncio.to_thread(_read, self._store.engine, untold, 100, 0)
         return [view for view in recent if view.ended]
 
     async def _taken_back(self, tx_hash: str) -> None:
@@ -290,10 +303,6 @@ def export_withdrawals(engine: Engine) -> Iterator[WithdrawalView]:
 def count_withdrawals(engine: Engine) -> int:
     with engine.connect() as connection:
         return int(connection.scalar(select(func.count()).select_from(_ROWS)) or 0)
-
-
-def _untold(engine: Engine) -> list[WithdrawalView]:
-    return _read(engine, _ROWS.c.told.is_(False), 100, 0)
 
 
 def _joined() -> Any:
@@ -359,12 +368,12 @@ def _same(known: WithdrawalView, token: Token, destination: str, amount: int) ->
     return known
 
 
-def _never_sent(engine: Engine) -> list[str]:
-    query = (
-        select(_ROWS.c.id).select_from(_joined()).where(_ROWS.c.error.is_(None), _TX.c.id.is_(None))
-    )
+def _never_sent(engine: Engine, asked: int, begun: int) -> list[str]:
+    unbegun = _TX.c.id.is_(None) & (_ROWS.c.created_at <= asked)
+    unsigned = (_TX.c.state == TxState.INTENDED) & (_TX.c.updated_at <= begun)
+    query = select(_ROWS.c.id).select_from(_joined())
     with engine.connect() as connection:
-        return list(connection.scalars(query))
+        return list(connection.scalars(query.where(_ROWS.c.error.is_(None), unbegun | unsigned)))
 
 
 def _promised(engine: Engine, chain_id: int) -> tuple[int, int, int]:

@@ -21,6 +21,7 @@ def withdrawn_job(withdrawals: Withdrawals, store: Store) -> Job:
     """A run writes one line per withdrawal that has ended, once."""
 
     async def run() -> None:
+        await withdrawals.give_up_stuck()
         for view in await withdrawals.ended_untold():
             try:
                 await store.commit(Batch([_line(view), told(view.id)]))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import SQLAlchemyError
 
 from finance import withdrawals
-from finance.errors import RpcUnavailable, StoreConflict, WithdrawalRefused
+from finance.errors import RpcUnavailable, StoreConflict, StoreUnavailable, WithdrawalRefused
 from finance.operations import Token
 from finance.wallet.signer import Signer
 from finance.withdrawal import DATA_FEE_WEI, Stage
@@ -25,6 +27,7 @@ from node.jobs.withdrawn import withdrawn_job
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.faulty_rpc import Fault, FaultyRpc
 from tests.recovery.seller_world import give_usdc
+from tests.treasury.test_arrivals import unreachable
 from tests.treasury.wallet_world import ETHER, NETWORK, SOMEBODY, WalletWorld
 
 
@@ -119,7 +122,7 @@ async def test_what_is_being_sent_is_not_given_up_by_a_process_that_starts(
     id_, never_sent = secrets.token_hex(8), withdrawals._never_sent
     view = await world.withdraw(Token.USDC, 1_000_000, receiver(), id_)
     # It looked a moment before the intent to send was written.
-    monkeypatch.setattr(withdrawals, "_never_sent", lambda engine: [*never_sent(engine), id_])
+    monkeypatch.setattr(withdrawals, "_never_sent", lambda *asked: [*never_sent(*asked), id_])
     await Withdrawals(world.store, world.sender, world.rpc, NETWORK).start()
     assert (await mined(world, view)).stage is not Stage.FAILED
 
@@ -282,6 +285,39 @@ async def test_a_withdrawal_that_was_signed_is_shown_as_far_as_the_chain_has_it(
     with world.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE withdrawal SET error = 'the database refused'")
     assert (await mined(world, view)).stage in (Stage.MINED, Stage.FINAL)
+
+
+async def test_a_withdrawal_that_an_outage_kept_from_being_signed_ends(
+    chain: DevchainProcess, tmp_path: Path, postgres_url: str
+) -> None:
+    """Without a restart: until then its money would be missing from what may be withdrawn."""
+    outage, asked = ExitStack(), list[str]()
+
+    def away_at_the_second(call: Any, gas: Any) -> Any:
+        asked.append(gas)
+        if len(asked) == 2:
+            outage.enter_context(unreachable(postgres_url))
+        return gas
+
+    async with (
+        FaultyRpc(chain.rpc_url) as relay,
+        WalletWorld(chain, tmp_path, rpc_url=relay.url, database_url=postgres_url) as world,
+    ):
+        relay.answers["eth_estimateGas"] = away_at_the_second
+        with outage, pytest.raises((SQLAlchemyError, StoreUnavailable)):
+            await world.withdraw(Token.USDC, 1_000)
+        job = withdrawn_job(world.withdrawals, world.store)
+        await job()
+        [view] = recent_withdrawals(world.engine, 5)
+        assert view.stage is Stage.REQUESTED, "another process may be sending it"
+        with world.engine.begin() as connection:
+            for table, at in (("withdrawal", "created_at"), ("chain_tx", "updated_at")):
+                connection.exec_driver_sql(f"UPDATE {table} SET {at} = {at} - 3600")
+        with suppress(StoreUnavailable):
+            await job()  # perhaps by a connection of before the outage
+        await job()
+        assert _found(world, view.id).stage is Stage.FAILED
+        assert (await world.withdrawals.available()).usdc_promised == 0
 
 
 async def test_a_withdrawal_that_a_reorg_took_back_is_told_of_again(
