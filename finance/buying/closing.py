@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -158,20 +159,27 @@ class Closings:
 
     async def _run(self, channel_id: str) -> None:
         """Step after step; what cannot be done now is tried again, however long it takes."""
-        pause = _PAUSE_SECONDS
+        pause, trouble = _PAUSE_SECONDS, ""
         while True:
             try:
                 if await self._advance(channel_id):
                     return
-                pause = _PAUSE_SECONDS
+                pause, trouble = _PAUSE_SECONDS, ""
             except FinanceError as error:
                 _LOG.warning("closing %s: %s; it is tried again", channel_id, error)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                if error.code != trouble:
+                    trouble = error.code
+                    await self._tell(f"Closing channel {channel_id} waits: {error}")
             except Exception:
                 # What follows money must outlive a fault of ours.
                 _LOG.exception("closing %s", channel_id)
                 pause = _LONGEST_PAUSE_SECONDS
             await asyncio.sleep(pause)
+
+    async def _tell(self, sentence: str) -> None:
+        with suppress(FinanceError):  # the database may be what is missing
+            await self._buyer.store.commit(Batch([self._announce(sentence)]))
 
     async def _advance(self, channel_id: str) -> bool:
         """One step; whether it was the last."""

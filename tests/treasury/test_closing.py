@@ -92,6 +92,26 @@ async def test_an_endpoint_that_lags_behind_ends_no_closing(market: Market) -> N
     assert (channel["state"], channel["closing"]["step"]) == ("refunding", "waiting")
 
 
+async def test_what_a_closing_waits_for_is_told(market: Market) -> None:
+    """Who only buys needs no ETH, but for leaving a seller that is gone."""
+    await market.buy(Errand("an errand"))
+    await market.seller.kill_9()
+    market.chain.rpc("anvil_setBalance", market.buyer.address, "0x0")
+    lines = "SELECT COUNT(*) FROM event WHERE message LIKE '%insufficient funds%'"
+
+    async def told() -> bool:
+        return await market.buyer.number(lines) == 1
+
+    async with program(market.buyer) as api:
+        [channel] = await channels(api)
+        assert await close(api, channel["channel_id"]) == 200
+        await until("it is told what is missing", told, 20)
+        await asyncio.sleep(3)
+        assert await told(), "not at every try"
+        market.chain.rpc("anvil_setBalance", market.buyer.address, hex(10**18))
+        await until_step(api, "waiting")
+
+
 async def test_a_seller_that_is_gone_keeps_nothing_but_what_it_is_owed(market: Market) -> None:
     """The money leaves through the contract, over a restart, and nothing is signed meanwhile,
     least of all for a call that may have been charged."""
