@@ -66,13 +66,14 @@ def pages(treasury: Treasury) -> Pages:
     @pages.get("/finance/thresholds", Permission.SEE_FINANCE)
     async def show(visit: Visit) -> Response:
         chosen = await asyncio.to_thread(read_preference, treasury.engine, Thresholds)
-        return await _thresholds_page(treasury, visit, _threshold_form(chosen), 200)
+        return await _thresholds_page(treasury, visit, _threshold_form(chosen).as_shown(), 200)
 
     @pages.post("/finance/thresholds", Permission.MOVE_MONEY)
     async def save(visit: Visit) -> Response:
         form = Form(visit.form)
         try:
-            wanted = _read_thresholds(form)
+            chosen = await asyncio.to_thread(read_preference, treasury.engine, Thresholds)
+            wanted = _read_thresholds(form.merged(_threshold_form(chosen).values))
             await asyncio.to_thread(
                 change_thresholds, treasury.engine, wanted, visit.actor, visit.now
             )
@@ -90,14 +91,14 @@ def claim_pages(treasury: Treasury) -> Pages:
     @pages.get("/finance/claims", Permission.SEE_FINANCE)
     async def show(visit: Visit) -> Response:
         chosen = await asyncio.to_thread(read_preference, treasury.engine, ClaimTerms)
-        return await _claims_page(treasury, visit, _claim_form(chosen), 200)
+        return await _claims_page(treasury, visit, _claim_form(chosen).as_shown(), 200)
 
     @pages.post("/finance/claims", Permission.MOVE_MONEY)
     async def save(visit: Visit) -> Response:
         form = Form(visit.form)
         try:
             before = await asyncio.to_thread(read_preference, treasury.engine, ClaimTerms)
-            wanted = _read_claim_terms(form, before)
+            wanted = _read_claim_terms(form.merged(_claim_form(before).values), before)
             await asyncio.to_thread(
                 change_claim_terms, treasury.engine, wanted, visit.actor, visit.now
             )

@@ -37,6 +37,20 @@ class Form:
     def with_error(self, name: str, message: str) -> Self:
         return type(self)(self.values, {**self.errors, name: message})
 
+    def as_shown(self) -> Self:
+        """With what the page showed, beside what will be typed over it (see `merged`)."""
+        shown = {f"was-{name}": text for name, text in self.values.items()}
+        return type(self)({**self.values, **shown}, self.errors)
+
+    def merged(self, stored: Mapping[str, str]) -> Self:
+        """What nobody touched since the page was made stands as it is stored by now."""
+        kept = {
+            name: text
+            for name, text in stored.items()
+            if self.values.get(f"was-{name}") == self.value(name)
+        }
+        return type(self)({**self.values, **kept}, self.errors)
+
     def refused(self, error: Exception) -> Self:
         """With the error beside the field it names, or above the form."""
         return self.with_error(getattr(error, "field", None) or "", told(error))

@@ -141,6 +141,42 @@ def test_a_limit_is_not_raised_again_by_a_page_made_before_it_was_lowered(
         assert found["key"][1] == "True"  # untouched, it goes on being the default
 
 
+@pytest.mark.parametrize(
+    ("path", "changed", "typed", "other"),
+    [
+        ("/finance/thresholds", ("low_gas", "0.003"), ("margin", "33"), ("auto_pause", "")),
+        ("/finance/claims", ("gas_price", "3"), ("at_risk", "7"), ("interval", "50")),
+    ],
+)
+def test_a_stale_page_changes_only_what_was_typed_on_it(
+    console: Console,
+    path: str,
+    changed: tuple[str, str],
+    typed: tuple[str, str],
+    other: tuple[str, str],
+) -> None:
+    with console.client(Role.FINANCE) as client:
+        fields = shown_fields(client.get(path).text)
+        now = {**fields, changed[0]: changed[1], other[0]: other[1]}
+        assert console.send(client, path, **now).status_code == 303
+        assert console.send(client, path, **{**fields, typed[0]: typed[1]}).status_code == 303
+        after = shown_fields(client.get(path).text)
+        assert [after.get(name, "") for name, _ in (changed, typed, other)] == [
+            changed[1],
+            typed[1],
+            other[1],
+        ]
+
+
+def shown_fields(page: str) -> dict[str, str]:
+    """What a browser would send of a form that nobody touched."""
+    form = page[page.rindex('class="form"') :]
+    fields = dict(re.findall(r'<input[^>]* name="((?:was-)?[a-z_]+)"[^>]* value="([^"]*)"', form))
+    if not re.search(r'<input[^>]*name="auto_pause"[^>]* checked', form):
+        fields.pop("auto_pause", None)
+    return fields
+
+
 def test_limits_are_changed_with_their_trail_and_shown_with_todays_use(console: Console) -> None:
     with console.client(Role.FINANCE) as client:
         limits = {"call": "0.5", "listing": "10", "key": "10", "day": "7", "deposit": "5"}
