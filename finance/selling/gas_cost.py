@@ -8,13 +8,14 @@ from typing import Any
 from sqlalchemy import Engine, Select, func, select
 
 from finance.ledger import Account
-from finance.models import ChainTx, LedgerEntry
+from finance.models import ChainEvent, ChainTx, LedgerEntry
 from finance.selling.claimable import CLAIM
 from finance.selling.owed import SETTLE
 from finance.selling.refunds import REFUND
 
 _LEDGER = LedgerEntry.__table__  # type: ignore[attr-defined]
 _TX = ChainTx.__table__  # type: ignore[attr-defined]
+_EVENT = ChainEvent.__table__  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,19 @@ class GasCost:
         return -(-self.gas_wei * 10**6 // self.earned_atoms) if self.earned_atoms > 0 else None
 
 
-def gas_per_usdc(engine: Engine, since: int) -> GasCost:
-    """From the ledger, since a time in Unix seconds."""
+def gas_per_usdc(engine: Engine, chain_id: int, since: int) -> GasCost:
+    """From the ledger, since a time in Unix seconds; not of a network the node was on before."""
     ours = select(_TX.c.tx_hash).where(
-        _TX.c.purpose.in_([SETTLE, CLAIM, REFUND]), _TX.c.tx_hash.is_not(None)
+        _TX.c.chain_id == chain_id,
+        _TX.c.purpose.in_([SETTLE, CLAIM, REFUND]),
+        _TX.c.tx_hash.is_not(None),
     )
+    elsewhere = select(_EVENT.c.tx_hash).where(_EVENT.c.chain_id != chain_id)
     spent = _sum().where(_LEDGER.c.account == Account.GAS, _LEDGER.c.tx_hash.in_(ours))
-    earned = _sum().where(_LEDGER.c.account.in_([Account.EXACT, Account.CLAIMED]))
+    earned = _sum().where(
+        _LEDGER.c.account.in_([Account.EXACT, Account.CLAIMED]),
+        _LEDGER.c.tx_hash.not_in(elsewhere),
+    )
     with engine.connect() as connection:
         wei = connection.scalar(spent.where(_LEDGER.c.at >= since)) or 0
         atoms = connection.scalar(earned.where(_LEDGER.c.at >= since)) or 0

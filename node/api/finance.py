@@ -164,7 +164,7 @@ def _withdrawals(area: Endpoints, treasury: Treasury, guarded: Guarded) -> None:
 
 
 def _choices(area: Endpoints, treasury: Treasury) -> None:
-    engine = treasury.engine
+    engine, chain_id = treasury.engine, treasury.network.chain_id
 
     @area.get("/thresholds", Permission.SEE_FINANCE)
     async def thresholds() -> shapes.ThresholdsShape:
@@ -205,7 +205,7 @@ def _choices(area: Endpoints, treasury: Treasury) -> None:
     @area.get("/gas", Permission.SEE_FINANCE)
     async def gas(since: shapes.Seconds = None) -> shapes.GasOut:
         """Gas spent per USDC earned."""
-        cost = await asyncio.to_thread(gas_per_usdc, engine, since or 0)
+        cost = await asyncio.to_thread(gas_per_usdc, engine, chain_id, since or 0)
         ratio = cost.wei_per_usdc_up
         return shapes.GasOut(
             since=since or 0,

@@ -150,7 +150,8 @@ async def _claims_page(treasury: Treasury, visit: Visit, form: Form, status: int
 
 def _costs(treasury: Treasury, now: int) -> tuple[CostLine, ...]:
     spans = (("24 hours", now - DAY), ("30 days", now - 30 * DAY), ("Since the start", 0))
-    lines = [_cost(label, gas_per_usdc(treasury.engine, since)) for label, since in spans]
+    engine, chain_id = treasury.engine, treasury.network.chain_id
+    lines = [_cost(label, gas_per_usdc(engine, chain_id, since)) for label, since in spans]
     gas = aligned([line.gas for line in lines])
     return tuple(replace(line, gas=each) for line, each in zip(lines, gas, strict=True))
 

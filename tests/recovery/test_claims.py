@@ -21,7 +21,7 @@ from finance.errors import GasCapExceeded
 from finance.ledger import Account
 from finance.selling.channels import charge_writes, note_charge
 from finance.selling.claim_policy import ClaimPolicy, Reason
-from finance.selling.gas_cost import gas_per_usdc
+from finance.selling.gas_cost import GasCost, gas_per_usdc
 from finance.store import Batch
 from finance.wallet.signer import Signer
 from finance.x402.abi import calldata
@@ -266,9 +266,13 @@ async def test_claim_is_seen_by_memory_and_costs_are_known(world: World) -> None
         while loaded.at_risk:
             await asyncio.sleep(0.05)
     await world.settlement.settle(await world.owe(world.exact(Payer(world.chain))), 30)
-    cost = gas_per_usdc(world.engine, 0)
+    cost = gas_per_usdc(world.engine, NETWORK.chain_id, 0)
     assert cost.earned_atoms == PRICE and cost.gas_wei > 0
     assert cost.wei_per_usdc_up is not None
+    await world.watcher.catch_up()
+    assert gas_per_usdc(world.engine, NETWORK.chain_id, 0).earned_atoms == PRICE + 12_000
+    # A node that was on another network before.
+    assert gas_per_usdc(world.engine, NETWORK.chain_id + 1, 0) == GasCost(0, 0)
 
 
 @pytest.mark.parametrize("commit", range(1, 6))

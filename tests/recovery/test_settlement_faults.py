@@ -197,7 +197,7 @@ async def test_payment_whose_block_is_reorganised_away_arrives_again_and_is_book
     assert world.booked(Account.EXACT) == PRICE == usdc_of(world.chain, world.wallet.address)
     assert world.booked(Account.WALLET) == PRICE
     assert world.booked(Account.CHARGED) == PRICE
-    assert gas_per_usdc(world.engine, 0).earned_atoms == PRICE
+    assert gas_per_usdc(world.engine, NETWORK.chain_id, 0).earned_atoms == PRICE
     row = world.channel(deposit.channel_id)
     assert (row.charged_atoms, row.balance_atoms) == (PRICE, 9_000)
 
