@@ -82,7 +82,7 @@ def plan(
         there = known.get(listing.base_url)
         if there is None:
             new.append(listing)
-        elif there.peer_id != peer_id and not listing.base_url.startswith(f"{peer_origin}/"):
+        elif there.peer_id != peer_id and not f"{listing.base_url}/".startswith(f"{peer_origin}/"):
             skipped["in the catalog already"] += len(listing.routes)
         else:
             back.append(there.listing_id)

@@ -407,6 +407,20 @@ async def test_a_bought_answer_outlives_its_sellers_example_and_stops_no_sync(
     assert rows(migrated_engine, "SELECT body FROM sample") == [(b'{"sky": "bought"}',)]
 
 
+@pytest.mark.parametrize("path", ["", "/api"])
+async def test_a_seller_knows_best_what_it_sells_wherever_it_stands(
+    migrated_engine: Engine, path: str
+) -> None:
+    """Also at the root of its host, and whoever has listed it first."""
+    made: list[Any] = []
+    async with hostile(lambda _: ok(*made)) as (_, first), hostile(lambda _: ok(*made)) as (_, own):
+        for description in ("Hearsay", "As it is"):
+            made[:] = [resource(1, resource=own + path, description=description)]
+            _, report = await read(migrated_engine, first if description == "Hearsay" else own)
+            assert (report.error, report.skipped) == ("", 0)
+    assert rows(migrated_engine, "SELECT description FROM listing") == [("As it is",)]
+
+
 async def test_script_in_names_tags_and_samples_stays_text_on_every_page(
     console: Console,
 ) -> None:
