@@ -23,7 +23,10 @@ PATH_CHARACTERS = 500
 MAX_PRICE = Usdc(1_000_000_000_000)  # a million USDC: beyond, somebody mistyped
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "*"}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 field name
-_TEMPLATE = re.compile(r"(/(([A-Za-z0-9._~!$&'()+,;=:@%-]|\{[A-Za-z0-9_.-]{1,100}\})+|\*(?=$)))+|/")
+# Letters of any script, and what else stands in the paths of specifications.
+_TEMPLATE = re.compile(
+    r"(/(([\w.~!$&'()+,;=:@%|\[\]-]|\{[^{}/\x00-\x1f\x7f]{1,100}\})+|\*(?=$)))+|/"
+)
 
 _FREE = Usdc(0)
 

@@ -521,6 +521,32 @@ def test_list_filters_pages_and_exports(console: Console, owner: httpx.Client) -
     assert len(csv) == 16 and csv[1].split(",")[1] == "Api number 01"
 
 
+def test_json_api_prices_every_operation_that_the_page_does(
+    console: Console, owner: httpx.Client
+) -> None:
+    answers = {"responses": {"200": {"description": "ok"}}}
+    named = {"in": "path", "required": True, "schema": {"type": "string"}}
+    paths: dict[str, Any] = {each: {"get": answers} for each in ("/café", "/日本", "/[x]|y")}
+    for number, name in enumerate(("user id", "filter[x]", "größe")):
+        paths[f"/by{number}/{{{name}}}"] = {
+            "get": {**answers, "parameters": [{"name": name, **named}]}
+        }
+    client, prices = console.api(Role.API_OWNER), []
+    for number, path in enumerate(paths):
+        prices.append({"method": "GET", "path": path, "price_atoms": number + 1})
+    given = {"name": "Odd paths", "base_url": "https://api.example.com", "price_atoms": 1000}
+    made = client.post("/api/listings", json={**given, "spec": spec_text(paths=paths)})
+    assert made.status_code == 201, made.text
+    path = f"/api/listings/{made.json()['id']}"
+    changed = client.patch(path, json={"routes": prices})
+    assert changed.status_code == 200, changed.text
+    found = {each["path"]: each["price_atoms"] for each in changed.json()["operations"]}
+    assert {each["path"]: each["price_atoms"] for each in prices}.items() <= found.items()
+    for bad in ("/a b", "/a?b", "/a#b", "/a\nb", "/{a/b}", "/{}", "/a{", "a"):
+        refused = client.patch(path, json={"routes": [{**prices[0], "path": bad}]})
+        assert refused.status_code == 422, bad
+
+
 def test_json_api_registers_in_two_steps_too(console: Console, api: Weather) -> None:
     client = console.api(Role.API_OWNER)
     checked = client.post("/api/listings/validate", json={"spec": '{"openapi": "3.1.0"}'}).json()
