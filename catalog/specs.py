@@ -99,6 +99,7 @@ def _problems(value: Any) -> Iterator[Problem]:
         return
     if not _has_operation(value):
         yield Problem("There is no operation, so nothing could be called.", "/paths")
+    yield from _unmatched_paths(value["paths"] if isinstance(value.get("paths"), dict) else {})
     broken = list(islice(_broken_references(value), MAX_PROBLEMS))
     yield from broken
     if not broken:
@@ -109,6 +110,14 @@ def _has_operation(value: dict[str, Any]) -> bool:
     paths = value.get("paths")
     items = paths.values() if isinstance(paths, dict) else ()
     return any(path_item(value, item).keys() & set(METHODS) for item in items)
+
+
+def _unmatched_paths(paths: dict[str, Any]) -> Iterator[Problem]:
+    """Those that no request has, and whose price would never be met."""
+    for path in paths:
+        if "?" in path or "#" in path:
+            sentence = "A path has no query or fragment; describe a query as parameters."
+            yield Problem(sentence, pointer_of(["paths", path]))
 
 
 def _broken_references(root: Any) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ import pytest
 
 from catalog.errors import ListingInvalid
 from catalog.operations import spec_operations
-from catalog.reading import MAX_BYTES
+from catalog.reading import MAX_BYTES, pointer_of
 from catalog.specs import check_spec, parse_spec
 from catalog.words import operation_text
 from tests.publishing_world import SPEC, SPEC_YAML, spec_text
@@ -66,6 +66,15 @@ def test_a_parameter_that_stands_in_another_operation_is_found() -> None:
     }
     found = spec_operations(parse_spec(spec_text(paths=paths)))
     assert found["GET", "/then/{city}"]["parameters"] == [city]
+
+
+@pytest.mark.parametrize("path", ["/stations?kind=dear", "/#Stations"])
+def test_a_path_with_a_query_is_told_since_no_price_of_it_would_be_met(path: str) -> None:
+    answers = {"responses": {"200": {"description": "ok"}}}
+    [problem] = check_spec(
+        spec_text(paths={"/a": {"get": answers}, path: {"get": answers}})
+    ).problems
+    assert problem.pointer == pointer_of(["paths", path]) and "query" in problem.message
 
 
 def test_words_of_yaml_stay_words() -> None:
