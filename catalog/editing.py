@@ -16,7 +16,15 @@ from sqlmodel import col
 
 from catalog.drafts import Draft, DraftCredential, slug_of
 from catalog.errors import ListingExists, ListingUnknown
-from catalog.models import Listing, ListingHealth, ListingMode, ListingOrigin, RoutePrice, Sample
+from catalog.models import (
+    Listing,
+    ListingDraft,
+    ListingHealth,
+    ListingMode,
+    ListingOrigin,
+    RoutePrice,
+    Sample,
+)
 
 Seal = Callable[[bytes], str]
 
@@ -80,6 +88,17 @@ def set_mode(connection: Connection, name: str, mode: ListingMode, now: int) -> 
 def touch_listing(connection: Connection, listing_id: str, now: int) -> None:
     """Make a running node take over what hangs on this listing, e.g. its samples."""
     _update(connection, [listing_id], now)
+
+
+def hold_listing(connection: Connection, listing_id: str) -> bool:
+    """Have whoever else replaces something of this listing (or draft) wait until this
+    transaction ends; False when it is gone. On SQLite every writer is alone."""
+    return any(
+        connection.scalar(
+            select(col(table.id)).where(col(table.id) == listing_id).with_for_update()
+        )
+        for table in (Listing, ListingDraft)
+    )
 
 
 def remove_listing(connection: Connection, name: str) -> int:

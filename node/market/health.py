@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, insert, select
 from sqlmodel import col
 
+from catalog.editing import hold_listing
 from catalog.errors import UpstreamFailed
 from catalog.models import Listing, ListingHealth, ListingOrigin
 from catalog.samples import SampleRequest
@@ -104,8 +105,10 @@ async def _look(publisher: Publisher, row: Listing, now: int) -> Looked:
 
 
 def _remember(publisher: Publisher, row: Listing, found: HealthView) -> HealthView:
-    """Store it beside what was known."""
+    """Store it beside what was known, unless the listing was removed meanwhile."""
     with writer(publisher.engine).begin() as connection:
+        if not hold_listing(connection, row.id):
+            return found
         known = read_health(connection, [row.id]).get(row.id)
         failures = 0 if found.up else (known.failures if known else 0) + 1
         since = known.since if known and known.up == found.up else found.checked_at

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select
 from sqlmodel import col
 
-from catalog.editing import touch_listing
+from catalog.editing import hold_listing, touch_listing
 from catalog.errors import ListingUnknown, SampleInvalid, UpstreamFailed
 from catalog.listings import REST, PathAmbiguous, compile_listing, split_path
 from catalog.models import Listing, ListingDraft, ListingOrigin, Sample
@@ -172,13 +172,15 @@ def _keep(
     actor: Actor,
     now: int,
 ) -> None:
-    """In the place of an older answer to the same request."""
+    """In the place of an older answer to the same request. Raises SampleInvalid, ListingUnknown."""
     same = (
         (col(Sample.listing_id) == owner_id)
         & (col(Sample.method) == request.method)
         & (col(Sample.target) == request.target)
     )
     with writer(publisher.engine).begin() as connection:
+        if not hold_listing(connection, owner_id):
+            raise ListingUnknown("There is no such listing any more.")
         connection.execute(delete(Sample).where(same))
         count = select(func.count()).where(col(Sample.listing_id) == owner_id)
         if (connection.scalar(count) or 0) >= MAX_SAMPLES:

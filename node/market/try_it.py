@@ -18,6 +18,7 @@ from urllib.parse import quote
 from sqlalchemy import Engine, delete, func, insert, select
 from sqlmodel import col
 
+from catalog.editing import hold_listing
 from catalog.errors import ListingUnknown, SampleInvalid
 from catalog.models import ListingOrigin, Sample
 from catalog.samples import (
@@ -139,6 +140,8 @@ class TryIt:
     def _record(self, listing_id: str, request: SampleRequest, result: TryResult) -> bool:
         """Keep a bought answer as a sample, instead of an older one to the same request."""
         with writer(self._engine).begin() as connection:
+            if not hold_listing(connection, listing_id):
+                return False
             same = (
                 col(Sample.listing_id) == listing_id,
                 col(Sample.method) == request.method,
