@@ -15,43 +15,54 @@ Each item has an extension of ours, `farebox`, which other nodes read (others ig
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from catalog.models import PriceUnit
+from catalog.schemas import MAX_BYTES
+from finance.x402.extensions import BAZAAR
 from finance.x402.offers import Offer
 from finance.x402.values import X402_VERSION
 from node.gateway.match import FAREBOX, Route, RouteTable
 
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
+# A page ends before it is longer: who reads lists of strangers reads no endless page of one.
+_PAGE_BYTES = 2 * 1024 * 1024
 
 
 class Directory:
     """All routes for sale, encoded once per reload."""
 
     def __init__(self, table: RouteTable) -> None:
-        self._items = [
+        items = [
             _item(route, route.offer)
             for route in table.routes()
             if route.offer is not None and not route.listing.paused and not route.listing.demo
         ]
+        self._items = [(item, msgspec.Raw(msgspec.json.encode(item))) for item in items]
         self.well_known = msgspec.json.encode(
-            {"version": 1, "resources": [item["resource"] for item in self._items]}
+            {"version": 1, "resources": [item["resource"] for item in items]}
         )
 
     def page(self, query: bytes) -> bytes:
         """The list as asked for: `type`, `payTo`, `scheme`, `network`, `extensions`,
-        `limit`, `offset`. What cannot be read is taken as not asked."""
+        `limit`, `offset`. What cannot be read is taken as not asked. A page of long items has
+        fewer than asked for, and says so in its own `limit`."""
         asked = _parameters(query)
         limit = min(_number(asked.get("limit"), DEFAULT_PAGE), MAX_PAGE)
         offset = _number(asked.get("offset"), 0)
-        found = [item for item in self._items if _fits(item, asked)]
-        pagination = {"limit": limit, "offset": offset, "total": len(found)}
+        found = [encoded for item, encoded in self._items if _fits(item, asked)]
         items = found[offset : offset + limit]
+        ends = accumulate(len(bytes(each)) for each in items)
+        if (held := max(1, sum(end <= _PAGE_BYTES for end in ends))) < len(items):
+            items, limit = items[:held], held
+        pagination = {"limit": limit, "offset": offset, "total": len(found)}
         return msgspec.json.encode(
             {"x402Version": X402_VERSION, "items": items, "pagination": pagination}
         )
@@ -70,8 +81,14 @@ def _item(route: Route, offer: Offer) -> dict[str, Any]:
         "mimeType": terms.mime_type or "",
         "serviceName": listing.name,
         "tags": list(listing.tags),
-        "extensions": {**terms.extensions, FAREBOX: _own_extension(route)},
+        "extensions": {**_kept(terms.extensions), FAREBOX: _own_extension(route)},
     }
+
+
+def _kept(extensions: Mapping[str, object]) -> dict[str, object]:
+    """Without a description that is longer than other nodes read."""
+    too_long = len(msgspec.json.encode(extensions.get(BAZAAR))) > MAX_BYTES
+    return {name: each for name, each in extensions.items() if not (too_long and name == BAZAAR)}
 
 
 def _own_extension(route: Route) -> dict[str, Any]:

@@ -407,6 +407,25 @@ async def test_a_bought_answer_outlives_its_sellers_example_and_stops_no_sync(
     assert rows(migrated_engine, "SELECT body FROM sample") == [(b'{"sky": "bought"}',)]
 
 
+async def test_a_seller_with_long_descriptions_is_read_by_its_peers(
+    market: Market,
+) -> None:
+    def described(characters: int) -> dict[str, Any]:
+        schema = {"type": "string", "description": "x" * characters}
+        asked = [{"name": "q", "in": "query", "schema": schema}]
+        return {"get": {"parameters": asked, "responses": {"200": {"description": "ok"}}}}
+
+    paths = {f"/p{number}": described(50_000) for number in range(100)}
+    paths["/endless"] = described(5_000_000)
+    market.sell("long", spec=json.dumps({"openapi": "3.1.0", "paths": paths}))
+    reader = PeerReader(lambda: EgressPolicy(("127.0.0.1",)))
+    url = f"{market.url}/discovery/resources"
+    reading = await reader.read(url, Payable(NETWORK.caip2, NETWORK.usdc))
+    assert reading.whole and not reading.skipped
+    assert {each.path.removeprefix("/v1/long") for each in reading.resources} > set(paths)
+    assert sum(each.declaration is not None for each in reading.resources) == 100
+
+
 @pytest.mark.parametrize("path", ["", "/api"])
 async def test_a_seller_knows_best_what_it_sells_wherever_it_stands(
     migrated_engine: Engine, path: str
