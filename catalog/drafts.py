@@ -175,7 +175,7 @@ def _check_url(url: str) -> None:
         raise ListingInvalid("base_url", f"{url!r} is no http or https address.")
     if parts.username or parts.password:
         raise ListingInvalid("base_url", "Give credentials as header or query, not in the address.")
-    if parts.query or parts.fragment:
+    if "?" in url or "#" in url:
         raise ListingInvalid("base_url", "The address may not have a query or fragment.")
 
 

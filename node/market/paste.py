@@ -160,7 +160,7 @@ class Paste:
 
 
 def checked_address(url: str) -> str:
-    """An address as it is called. Raises AddressInvalid."""
+    """An address as it is called, spelled as lists spell it. Raises AddressInvalid."""
     url = url.strip()
     parts = callable_parts(url)
     if parts is None or len(url) > 1000 or not url.isprintable() or " " in url:
@@ -171,7 +171,7 @@ def checked_address(url: str) -> str:
         raise AddressInvalid(
             "Leave out the query (everything from ? on); it is given with each call."
         )
-    return url
+    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path}"
 
 
 def _item(url: str, required: PaymentRequired) -> dict[str, object]:

@@ -170,6 +170,21 @@ async def test_api_searches_tries_and_says_what_a_listing_is(
     assert rows(console.engine, "SELECT count(*) FROM purchase") == [(0,)]
 
 
+async def test_an_address_is_the_same_however_it_is_typed(market: Market, console: Console) -> None:
+    sell_weather(market)
+    api, host = console.api(Role.ADMIN), market.url.removeprefix("http")
+    typed = [f"HTTP{host}/v1/weather/forecast/lisbon?", f"http{host}/v1/weather/#"]
+    added = [
+        await asyncio.to_thread(lambda url=url: api.post("/api/catalog", json={"url": url}))
+        for url in typed
+    ]
+    assert [each.status_code for each in added] == [201, 409]
+    assert rows(console.engine, "SELECT base_url FROM listing") == [(f"http{host}/v1/weather",)]
+    own = {"name": "Typed", "price_atoms": 1, "base_url": "https://api.example.com/v1?"}
+    refused = await asyncio.to_thread(lambda: api.post("/api/listings", json=own))
+    assert refused.status_code == 422
+
+
 async def test_peer_that_goes_away_takes_nothing_with_it_and_comes_back(
     market: Market, migrated_engine: Engine
 ) -> None:
