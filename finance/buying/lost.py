@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from sqlalchemy import Engine, text
 from sqlmodel import Session, col, select
 
-from finance.buying.purchase import FREE_KEY
+from finance.buying.purchase import free_key
 from finance.ledger import Account, entry, purchase_key
 from finance.models import Purchase, PurchaseState
 from finance.store import Batch, Store, Write
@@ -43,12 +43,12 @@ def read_purchase(engine: Engine, call_id: str) -> Purchase | None:
 async def charged_before(store: Store, earlier: Purchase, tried: Sequence[str]) -> bool:
     """Whether a refusal has proved that a call was charged already: by its `earlier` try, or by
     the same voucher under one of the ids `tried` since. Its Idempotency-Key then stays there."""
-    paid = await asyncio.to_thread(_paid_of, store.engine, [earlier.call_id, *tried])
+    known = [earlier.call_id, *tried]
+    paid = await asyncio.to_thread(_paid_of, store.engine, known)
     if paid is None:
         return False
-    key = {"key_id": earlier.key_id, "idempotency_key": earlier.idempotency_key}
     kept = Write(_KEEP_KEY, {"idempotency_key": earlier.idempotency_key, "call_id": paid})
-    await store.commit(Batch([Write(FREE_KEY, key, rows=None), kept]))
+    await store.commit(Batch([*free_key(known), kept]))
     return True
 
 

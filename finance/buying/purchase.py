@@ -12,6 +12,7 @@ seller shows that it was charged after all.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +61,7 @@ END_PURCHASE = text(_END)
 # One of its own, so that tolerant writes never loosen the strict ones of the same commit.
 END_IF_UNPAID = text(_END)
 FREE_KEY = text(
-    "UPDATE purchase SET idempotency_key = NULL WHERE key_id = :key_id"
-    " AND idempotency_key = :idempotency_key AND state <> 'paid'"
+    "UPDATE purchase SET idempotency_key = NULL WHERE call_id = :call_id AND state <> 'paid'"
 )
 
 
@@ -71,7 +71,8 @@ class Order:
     Idempotency-Key to its request. A call that has to pay again has a further purchase id.
     `guard` is written with the intent: where it does not hold, nothing is signed. `channel_id`:
     the one on which an earlier voucher of this call may have been charged; its next tells.
-    `refused`: what was signed for this call already, and turned down."""
+    `refused`: what was signed for this call already, and turned down; `earlier_id`: the purchase
+    that an earlier try has left under its Idempotency-Key."""
 
     call_id: str
     key_id: str
@@ -84,6 +85,13 @@ class Order:
     guard: Write | None = None
     channel_id: str | None = None
     refused: tuple[Payment, ...] = ()
+    earlier_id: str | None = None
+
+    @property
+    def signed_before(self) -> list[str]:
+        """Ids of all purchases of this call that it knows of."""
+        earlier = [] if self.earlier_id is None else [self.earlier_id]
+        return [*earlier, *(each.order.purchase_id for each in self.refused)]
 
     def signed_besides(self, channel: Channel | None) -> int:
         """Atoms that refused payments of this call may still take: a refusal takes no signature
@@ -163,9 +171,14 @@ def intent(payment: Payment, now: int) -> list[Write]:
     )
     before = [] if order.guard is None else [order.guard]
     if order.idempotency_key is not None:
-        key = {"key_id": order.key_id, "idempotency_key": order.idempotency_key}
-        before.append(Write(FREE_KEY, key, rows=None))
+        # Not of what another process has signed meanwhile: then nothing is signed here.
+        before += free_key(order.signed_before)
     return [*before, row]
+
+
+def free_key(purchase_ids: Iterable[str]) -> list[Write]:
+    """Take the Idempotency-Key from those of these purchases that are not paid."""
+    return [Write(FREE_KEY, {"call_id": each}, rows=None) for each in purchase_ids]
 
 
 def ended(purchase_id: str, verdict: Verdict, now: int, *, seen: bool = True) -> Write:

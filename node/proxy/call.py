@@ -368,6 +368,7 @@ def _order(
         None if request.order is None else request.order.guard,
         None if earlier is None else earlier.channel_id,
         tuple(refused),
+        None if earlier is None else earlier.call_id,
     )
 
 

@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from pytest import MonkeyPatch
+from sqlalchemy import text
 
 from finance.buying import booking, buyer, limits, onchain, pools, purchase
+from finance.store import Write
 from node.plans.buying import orders
 from node.plans.buying.ports import PlacedOrder
 from node.plans.buying.upkeep import Upkeep
@@ -72,6 +74,22 @@ def first_price_decides(patch: MonkeyPatch) -> None:
         seen.add(ask.listing_id)
 
     patch.setattr(limits, "decide", once)
+
+
+@fault(
+    7,
+    "what another process has signed under a key is passed over",
+    "test_a_call_that_two_processes_make_at_once_is_signed_for_once",
+)
+def other_signature_passed_over(patch: MonkeyPatch) -> None:
+    take_key = text("UPDATE purchase SET idempotency_key = NULL WHERE idempotency_key = :key")
+    made = purchase.intent
+
+    def intent(payment: purchase.Payment, now: int) -> list[Write]:
+        key = {"key": payment.order.idempotency_key}
+        return [Write(take_key, key, rows=None), *made(payment, now)]
+
+    patch.setattr(buyer, "intent", intent)
 
 
 @fault(

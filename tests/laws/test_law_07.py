@@ -182,6 +182,20 @@ async def test_a_retry_sends_the_same_signature_again(buyer: BuyerNode, seller: 
     assert buyer.booked("spent") == -1_000
 
 
+async def test_a_call_that_two_processes_make_at_once_is_signed_for_once(
+    buyer: BuyerNode, seller: X402Seller
+) -> None:
+    both = asyncio.Barrier(2)
+
+    async def meet() -> None:
+        await both.wait()
+
+    seller.when_asked = meet
+    async with buyer.running() as one, buyer.running() as two:
+        await asyncio.gather(*(each.call("api/x", key="order-1") for each in (one, two)))
+    assert len(set(seller.payments)) == 1
+
+
 async def test_a_payment_that_left_counts_though_its_seller_is_gone(buyer: BuyerNode) -> None:
     """The seller takes it over the connection of the unpaid request, hangs up, and cannot be
     reached again. It may collect it all the same."""
