@@ -265,6 +265,27 @@ async def test_a_look_in_the_middle_of_a_rotation_does_not_lose_the_new_key(
     assert (await buyer.call()).headers["farebox-scheme"] == "plan"
 
 
+async def test_an_old_answer_of_the_seller_does_not_end_what_was_renewed_since(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    subscription_id = await buyer.subscribed(seller.plan(price=3_000_000, grace_days=0))
+    await buyer.month_passes()
+    front, port = _SlowAnswers(seller.market.gateway), free_port()
+    async with serving(front, port):
+        there = f"http://127.0.0.1:{port}/v1/api"
+        for table in ("bought_subscription", "listing"):
+            buyer.write(f"UPDATE {table} SET base_url = :url", url=there)
+        await buyer.running.proxy.reload()
+        look = asyncio.create_task(buyer.all.look(subscription_id))
+        await front.arrived.wait()
+        assert (await buyer.all.renew(SYSTEM, subscription_id, 3_000_000)).state == "done"
+        front.go_on.set()
+        assert (await look).problem == ""
+        await buyer.upkeep.run()
+        assert (await buyer.view(subscription_id)).state == "active"
+        assert (await buyer.call()).headers["farebox-scheme"] == "plan"
+
+
 class _Slow:
     """The gateway, which answers only when it is told to."""
 
@@ -277,6 +298,24 @@ class _Slow:
             self.arrived.set()
             await self.go_on.wait()
         await self._gateway(scope, receive, send)
+
+
+class _SlowAnswers(_Slow):
+    """The gateway, whose answers to what costs nothing come late."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        said: list[Any] = []
+
+        async def keep(message: Any) -> None:
+            said.append(message)
+
+        asked = scope["type"] == "http" and scope["method"] == "GET"
+        await self._gateway(scope, receive, keep if asked else send)
+        if asked:
+            self.arrived.set()
+            await self.go_on.wait()
+        for message in said:
+            await send(message)
 
 
 class _SlowRotation:

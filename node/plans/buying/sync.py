@@ -59,7 +59,14 @@ class Sync:
         self._alarm, self._chain_id, self._clock = alarm, chain_id, clock
 
     async def look(self, subscription_id: str) -> Looked:
-        """Take over what the seller says. Raises SubscriptionUnknown."""
+        """Take over what the seller says; again where the subscription was changed here meanwhile:
+        an answer may be older than what was paid since. Raises SubscriptionUnknown."""
+        looked = None
+        while looked is None:
+            looked = await self._look(subscription_id)
+        return looked
+
+    async def _look(self, subscription_id: str) -> Looked | None:
         row = await asyncio.to_thread(self._read, subscription_id)
         if not row.seller_id:
             return Looked("The seller has not confirmed it yet.")
@@ -75,12 +82,12 @@ class Sync:
             return Looked(str(error))
         await self._announce(row, standing)
         try:
-            await asyncio.to_thread(self._write, row.id, standing, rotated)
+            written = await asyncio.to_thread(self._write, row, standing, rotated)
         except (DataError, IntegrityError):
             _log.exception("what the seller says of subscription %s", row.id)
             await asyncio.to_thread(self._write_failure, row, _NOT_KEPT)
             return Looked(_NOT_KEPT)
-        return Looked()
+        return Looked() if written else None
 
     def _read(self, subscription_id: str) -> Row[Any]:
         with self._engine.connect() as connection:
@@ -123,10 +130,13 @@ class Sync:
             with writer(self._engine).begin() as connection:
                 change_row(connection, row.id, {"sync_failed": why[:500]}, quietly=True)
 
-    def _write(self, subscription_id: str, told: Subscription, rotated: str) -> None:
+    def _write(self, asked: Row[Any], told: Subscription, rotated: str) -> bool:
+        """Whether it was as it is now when the seller was asked."""
         now = int(self._clock())
         with writer(self._engine).begin() as connection:
-            row = read_row(connection, subscription_id)
+            row = read_row(connection, asked.id, hold=True)
+            if row.version != asked.version:
+                return False
             before = standing_of(row, plan_in(row)).at(now)
             values = standing_values(told, row.paid_until, now)
             if row.ended_at:
@@ -138,9 +148,10 @@ class Sync:
             changed = any(getattr(row, name) != values.get(name) for name in _OF_CALLS)
             change_row(connection, row.id, values, quietly=not (changed or rotated))
             _note_change(connection, row, told, before.value, now)
-            for asked, request in _matched(connection, row.id, told.requests):
-                _take_answer(connection, asked, request, now)
+            for ours, request in _matched(connection, row.id, told.requests):
+                _take_answer(connection, ours, request, now)
             take_over(connection, row, told, self._chain_id, now)
+            return True
 
 
 def _ends(row: Row[Any], told: Subscription) -> bool:
