@@ -265,6 +265,33 @@ async def test_a_look_in_the_middle_of_a_rotation_does_not_lose_the_new_key(
     assert (await buyer.call()).headers["farebox-scheme"] == "plan"
 
 
+async def test_a_month_that_went_by_while_the_node_was_off_is_paid_by_no_order_left_open(
+    buyer: Subscriber, seller: Seller
+) -> None:
+    subscription_id = await buyer.subscribed(seller.plan(price=3_000_000))
+    end, paid = (await buyer.view(subscription_id)).paid_until, buyer.paid
+    at = end - DAY // 2
+    args = SYSTEM, subscription_id, 3_000_000, at, end
+    await asyncio.to_thread(buyer.all.ordering.renewal, *args)
+    for _ in range(2):
+        await buyer.month_passes()
+    begun = window_of(int(time.time())).start
+    before = window_of(begun - 1).start
+    buyer.write(
+        "UPDATE bought_order SET slot = :slot WHERE kind = 'renewal'", slot=f"renewal:{before}"
+    )
+    buyer.write("UPDATE bought_subscription SET paid_until = :before", before=before)
+    for _ in range(2):
+        await buyer.upkeep.run()
+    view = await buyer.view(subscription_id)
+    assert (buyer.paid, view.state) == (paid, "lapsed")
+    assert {each.kind: each.state for each in view.orders} == {
+        "subscribe": "done",
+        "renewal": "given_up",
+    }
+    assert (await buyer.all.renew(SYSTEM, subscription_id, 3_000_000)).state == "done"
+
+
 async def test_an_old_answer_of_the_seller_does_not_end_what_was_renewed_since(
     buyer: Subscriber, seller: Seller
 ) -> None:

@@ -18,6 +18,7 @@ Idempotency-Key, which is the order's id (OrderState)::
 
 Its row is written before anything leaves the node. While it is open it may have been
 paid; it is carried on under the same key until one of both is certain, also after a
-restart, and so is paid once. One that is given up is not sent any more; an answer that was
-under way makes it done all the same. A renewal that failed goes on under the same key, too.
+restart, and so is paid once. One that is given up is not sent any more, nor a renewal
+whose month is over; an answer that was under way makes it done all the same. A renewal
+that failed goes on under the same key, too.
 """

@@ -39,7 +39,7 @@ from node.plans.buying.rows import (
     refuse_while_ordering,
 )
 from node.plans.buying.shapes import Plan, plan_of, plan_text
-from node.plans.buying.states import renewed_month
+from node.plans.buying.states import renewal_slot, renewed_month
 from node.plans.buying.sync import PATH
 from node.plans.free import free_message
 from node.plans.terms import Beyond
@@ -135,7 +135,7 @@ class Ordering:
         renewal would buy another month by now, and SubscriptionUnknown."""
         try:
             with writer(self._engine).begin() as connection:
-                slot = f"renewal:{month}"
+                slot = renewal_slot(month)
                 found = order_of_slot(connection, subscription_id, slot, hold=True)
                 row = read_row(connection, subscription_id, hold=True)
                 _check_renewable(connection, row, now)

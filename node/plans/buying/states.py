@@ -12,6 +12,7 @@ from node.usage.windows import window_of
 NOTICE_SECONDS: Final = 3 * DAY  # before a renewal
 RENEW_SECONDS: Final = DAY  # before the end, the renewal is tried from here on
 RETRY_SECONDS: Final = 6 * 3600
+_RENEWAL: Final = "renewal:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +68,14 @@ def renewed_month(paid_until: int, now: int) -> int:
     """The begin of the month that a renewal buys: the one after what is paid, or, if that is
     over, the present one."""
     return window_of(max(paid_until, now)).start
+
+
+def renewal_slot(month: int) -> str:
+    """Of the order that buys the month which begins then."""
+    return f"{_RENEWAL}{month}"
+
+
+def has_passed(slot: str, now: int) -> bool:
+    """Whether it is a renewal's, whose month is over."""
+    month = slot.removeprefix(_RENEWAL)
+    return month != slot and now >= window_of(int(month)).end

@@ -35,7 +35,7 @@ from node.plans.buying.rows import (
 )
 from node.plans.buying.service import Subscriptions
 from node.plans.buying.shapes import plan_of
-from node.plans.buying.states import renewed_month
+from node.plans.buying.states import has_passed, renewal_slot, renewed_month
 from node.usage.windows import window_of
 
 SYNC_SECONDS: Final = 3600
@@ -89,9 +89,12 @@ class Upkeep:
 
     async def _go_on(self, order: Row[Any]) -> None:
         """An order that is open is sent again: it may have been paid. One that somebody gave
-        up is not."""
+        up is not, nor a renewal whose month is over: it would buy another."""
         if order.state == OrderState.GIVING_UP:
             await self._all.end_given_up(order.subscription_id, order.id)
+            return
+        if has_passed(order.slot, self._all.now):
+            await self._all.give_up(SYSTEM, order.subscription_id)
             return
         await self._tell(order, await self._all.carry_out(order.id, patient=True))
 
@@ -137,7 +140,7 @@ class Upkeep:
     async def _renew(self, row: Row[Any], now: int) -> None:
         """Write the month's order, or take it up again after a while, and carry it out."""
         month = renewed_month(row.paid_until, now)
-        order = await asyncio.to_thread(self._order_of, row.id, f"renewal:{month}")
+        order = await asyncio.to_thread(self._order_of, row.id, renewal_slot(month))
         if order is not None and (order.state != OrderState.FAILED or order.next_try_at > now):
             return
         if await asyncio.to_thread(self._is_paid_here, row.id, month):
