@@ -61,11 +61,17 @@ async def test_what_a_hostile_seller_bills_neither_counts_nor_stops_the_others(
         assert (await buyer.view(each)).sync_failed == ""
 
 
+@pytest.mark.parametrize("free_before", [False, True])
 async def test_a_month_is_not_paid_again_because_the_seller_gives_another_date(
-    buyer: Subscriber, seller: Seller
+    buyer: Subscriber, seller: Seller, free_before: bool
 ) -> None:
     plan = seller.plan(price=3_000_000, grace_days=14)
-    subscription_id = await buyer.subscribed(plan)
+    first = seller.plan("Free", 0, calls=31) if free_before else plan
+    subscription_id = await buyer.subscribed(first, month_atoms=3_000_000)
+    if free_before:
+        upgraded = await buyer.all.upgrade(SYSTEM, subscription_id, plan.id, 3_000_000)
+        assert upgraded.state == "done"
+    orders = len(buyer.orders)
     with seller.world.engine.begin() as connection:
         earlier = "UPDATE subscription_period SET ends_at = :now, starts_at = :now - 60"
         connection.execute(text(earlier), {"now": int(time.time()) - 1})
@@ -74,7 +80,7 @@ async def test_a_month_is_not_paid_again_because_the_seller_gives_another_date(
     for _ in range(2):
         await buyer.upkeep.run()
     assert (await buyer.view(subscription_id)).state == "grace"
-    assert (len(buyer.paid), len(buyer.orders)) == (1, 1)
+    assert (len(buyer.paid), len(buyer.orders)) == (1, orders)
     assert "It is not paid again by itself" in buyer.incidents()["renewal_failed"]
 
 

@@ -19,6 +19,7 @@ from node.plans.buying.models import (
     BoughtState,
     BoughtSubscription,
     OrderKind,
+    OrderState,
 )
 from node.plans.buying.ports import Place
 from node.plans.buying.read import plan_in, standing_of
@@ -96,6 +97,13 @@ def open_orders(connection: Connection, subscription_id: str | None = None) -> l
     if subscription_id is not None:
         statement = statement.where(_ORDERS.c.subscription_id == subscription_id)
     return list(connection.execute(statement.order_by(_ORDERS.c.created_at)))
+
+
+def paid_orders(connection: Connection, subscription_id: str) -> list[Row[Any]]:
+    """Those of a subscription that are done and cost something."""
+    done = (_ORDERS.c.state == OrderState.DONE) & (_ORDERS.c.charged_atoms > 0)
+    statement = select(_ORDERS).where(_ORDERS.c.subscription_id == subscription_id, done)
+    return list(connection.execute(statement))
 
 
 def refuse_while_ordering(connection: Connection, subscription_id: str) -> None:

@@ -23,13 +23,13 @@ from node.plans.buying.models import BoughtState, OrderKind, OrderState
 from node.plans.buying.orders import RUNNING, Outcome
 from node.plans.buying.read import next_price, plan_in, standing_of
 from node.plans.buying.rows import (
-    FIRST,
     change_row,
     kept_rows,
     log,
     note,
     open_orders,
     order_of_slot,
+    paid_orders,
     read_order,
     read_row,
 )
@@ -166,13 +166,12 @@ class Upkeep:
             return order_of_slot(connection, subscription_id, slot)
 
     def _is_paid_here(self, subscription_id: str, month: int) -> bool:
-        """Whether the rest of that month was bought by the first order: a seller that gives
-        another date is not paid twice for it."""
+        """Whether the rest of that month was bought by the first order, or an upgrade: a seller
+        that gives another date is not paid twice for it."""
         with self._engine.connect() as connection:
-            first = order_of_slot(connection, subscription_id, FIRST)
-        if first is None or first.state != OrderState.DONE or not first.charged_atoms:
-            return False
-        return window_of(first.created_at).start == month
+            paid = paid_orders(connection, subscription_id)
+        within = [each for each in paid if each.kind != OrderKind.RENEWAL]
+        return any(window_of(each.created_at).start == month for each in within)
 
     def _order(self, order_id: str) -> Row[Any]:
         with self._engine.connect() as connection:
