@@ -6,6 +6,7 @@
     ├── PassphraseMissing    no passphrase was given
     ├── DataDirUnusable      the data directory cannot be written
     ├── AlreadyRunning       another node holds the data directory
+    ├── DatabaseTooNew       a newer version of Farebox wrote the database
     ├── PortTaken            something else listens there
     ├── WrongChain           the RPC serves another chain than the settings name
     └── NodeNotRunning       the command needs a running node
@@ -45,6 +46,10 @@ class DataDirUnusable(NodeError):
 
 class AlreadyRunning(NodeError):
     code = "already_running"
+
+
+class DatabaseTooNew(NodeError):
+    code = "database_too_new"
 
 
 class PortTaken(NodeError):

@@ -13,7 +13,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 
@@ -28,7 +27,7 @@ from backups.tasks import Extract, Look, Outcome, Postgres
 from finance.networks import NETWORKS
 from node.accounts.audit import SYSTEM
 from node.db.engine import open_engine, writer
-from node.db.migrations import metadata, script_directory, search_index, upgrade
+from node.db.migrations import known_revisions, metadata, search_index, upgrade
 from node.lock import FILE_NAME as LOCK_NAME
 from node.preferences import store_preference
 from node.settings import Settings
@@ -93,8 +92,7 @@ def require_fit(manifest: Manifest, settings: Settings) -> None:
 
 
 def _require_known(revision: str) -> None:
-    scripts: ScriptDirectory = script_directory()
-    if revision not in {each.revision for each in scripts.walk_revisions()}:
+    if revision not in known_revisions():
         raise BackupTooNew(
             f"This backup has a newer database (schema {revision}) than this version of Farebox"
             " knows. Install the version that wrote it, or a later one."

@@ -14,7 +14,7 @@ from node import cli
 from node.accounts.audit import SYSTEM
 from node.app import run
 from node.db.migrations import downgrade, head_revision, revision_of, script_directory
-from node.errors import PortTaken
+from node.errors import DatabaseTooNew, PortTaken
 from node.preferences import change_preference
 from node.vault import records
 from node.vault.before import BackupBeforeUpgrade, upgrade_with_backup
@@ -116,3 +116,21 @@ def test_without_a_backup_password_the_schema_changes_and_the_log_says_so(
     assert "without a backup" in caplog.text
     with home.engine.connect() as connection:
         assert connection.scalar(text("SELECT COUNT(*) FROM backup")) == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--without-backup",)])
+def test_a_newer_schema_is_a_sentence_and_is_not_backed_up_at_every_start(
+    home: Home,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+) -> None:
+    """The step back to an older version, which a supervisor starts again and again."""
+    _at(home, head_revision())
+    with home.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert _db_upgrade(home, monkeypatch, *options) == DatabaseTooNew.exit_code
+    assert "schema 9999" in capsys.readouterr().err
+    with pytest.raises(DatabaseTooNew):
+        run(home.settings, home.keys)
+    assert records.list_backups(home.engine)[0] == []

@@ -26,6 +26,7 @@ import node.usage.metering
 import node.usage.models
 import node.usage.stream_rows
 from node.db.engine import writer
+from node.errors import DatabaseTooNew
 
 MODELS = (
     backups.models,
@@ -52,7 +53,11 @@ def metadata() -> MetaData:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the schema to `revision` in one transaction; twice is harmless."""
+    """Bring the schema to `revision` in one transaction; twice is harmless.
+
+    Raises DatabaseTooNew.
+    """
+    revision_of(engine)
     with writer(engine).begin() as connection:
         _lock(connection)
         command.upgrade(_config(connection), revision)
@@ -66,7 +71,7 @@ def downgrade(engine: Engine, revision: str) -> None:
 
 
 def script_directory() -> ScriptDirectory:
-    """Every revision this version knows."""
+    """The history as Alembic reads it."""
     return ScriptDirectory(str(Path(__file__).parent))
 
 
@@ -75,10 +80,20 @@ def head_revision() -> str:
     return script_directory().get_current_head() or ""
 
 
+def known_revisions() -> frozenset[str]:
+    return frozenset(each.revision for each in script_directory().walk_revisions())
+
+
 def revision_of(engine: Engine) -> str | None:
-    """The schema the database is at; None for an empty one."""
+    """The schema the database is at; None for an empty one. Raises DatabaseTooNew."""
     with engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        revision = MigrationContext.configure(connection).get_current_revision()
+    if revision is not None and revision not in known_revisions():
+        raise DatabaseTooNew(
+            f"The database is newer (schema {revision}) than this version of Farebox knows."
+            " Install the version that wrote it, or a later one."
+        )
+    return revision
 
 
 def _lock(connection: Connection) -> None:
