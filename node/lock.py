@@ -45,8 +45,10 @@ def hold_data_dir(data_dir: Path) -> Iterator[DataDirLock]:
             f"Another node (process {pid}) is running on {data_dir}. Stop it first, or give this"
             " one its own directory with FAREBOX_DATA_DIR."
         ) from None
+    lock = DataDirLock(handle)
     try:
-        yield DataDirLock(handle)
+        lock.describe({"pid": os.getpid()})  # and no more addresses of one that was killed
+        yield lock
     finally:
         os.ftruncate(handle, 0)
         os.close(handle)
@@ -66,7 +68,8 @@ def prepare_data_dir(data_dir: Path) -> None:
 
 
 def running_node(data_dir: Path) -> dict[str, Any]:
-    """What the node running on this directory says of itself; empty when none does."""
+    """What the node running on this directory says of itself: no addresses before it serves;
+    empty when none runs."""
     try:
         with (data_dir / FILE_NAME).open("rb") as file:
             try:

@@ -176,7 +176,8 @@ async def _with_chain(vault: Vault, settings: Settings) -> records.BackupView:
 
 def _have_claimed(settings: Settings, engine: Engine) -> None:
     """Have the running node claim first; without one the manifest names what is open."""
-    process = running_node(settings.data_dir).get("pid")
+    node = running_node(settings.data_dir)
+    process = node.get("pid") if "gateway_here" in node else None  # the signal would end its start
     dust = ClaimPolicy().dust_atoms
     if not isinstance(process, int) or owed_atoms(engine) <= dust:
         return

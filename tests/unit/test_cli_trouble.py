@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -144,3 +146,20 @@ def test_what_a_node_writes_into_a_folder_that_was_there_is_for_its_owner_only(
         os.umask(before)
     open_to_others = [each.name for each in fresh.home.rglob("*") if each.stat().st_mode & 0o077]
     assert open_to_others == []
+
+
+def test_node_that_starts_after_a_killed_one_is_not_taken_for_it(farebox: Farebox) -> None:
+    """Nor for none: the wallet is in use. Its start waits for an endpoint that keeps silent."""
+    address = "http://127.0.0.1:9"
+    killed = {"pid": 1, "gateway_url": address, "gateway_here": address, "console_url": address}
+    (farebox.home / "node.lock").write_text(json.dumps(killed))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        rpc = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        node = with_settings(farebox, FAREBOX_RPC_URLS=rpc)
+        with node.up(expect_ready=False) as process:
+            silent.accept()
+            facts = node.json("status", code=1)
+            assert facts["pid"] == process.pid and facts["health"] == "starting"
+            assert facts["running"] and facts["gateway_url"] is None
+            wallet = str(farebox.home / "keys" / "wallet.json")
+            assert node.run("wallet", "import", wallet, "--replace").returncode == 4
