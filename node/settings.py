@@ -27,6 +27,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from finance.networks import NETWORKS, Network
+from node.db.engine import sqlite_url
 from node.errors import PassphraseMissing, SettingsInvalid
 
 DEVNET_RPC_URL = "http://127.0.0.1:8545"
@@ -189,7 +190,7 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """SQLAlchemy URL of the database."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'farebox.db'}"
+        return self.database_url or sqlite_url(self.data_dir / "farebox.db")
 
     @property
     def keystore_dir(self) -> Path:

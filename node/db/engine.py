@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 # Between the steps of long work that writes. SQLite lets those who wait for its write lock look
 # again every 25 ms at first: a shorter gap they would often miss.
 GAP_SECONDS = 0.05
+
+
+def sqlite_url(path: Path) -> str:
+    """The address of a database in a file, whatever its folder is called."""
+    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def open_engine(url: str) -> Engine:

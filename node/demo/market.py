@@ -21,7 +21,7 @@ from node.accounts.access import Role
 from node.accounts.audit import COMMAND
 from node.accounts.passwords import hash_password
 from node.accounts.users import NewUser, create_first_admin
-from node.db.engine import open_engine
+from node.db.engine import open_engine, sqlite_url
 from node.demo import weather
 from node.demo.faucet import Faucet
 from node.demo.processes import START_SECONDS, Part, PartFailed, run_command, start_part
@@ -186,7 +186,7 @@ async def _make_home(name: str, directory: Path, rpc_url: str) -> NodeHome:
 
 def _add_admin(home: NodeHome, password: str) -> None:
     """Somebody who can sign in to the node's console, as the setup wizard would make them."""
-    engine = open_engine(f"sqlite:///{home.data_dir / 'farebox.db'}")
+    engine = open_engine(sqlite_url(home.data_dir / "farebox.db"))
     try:
         admin = NewUser(CONSOLE_USER, "", Role.ADMIN, hash_password(password), False)
         create_first_admin(engine, admin, COMMAND, int(time.time()))

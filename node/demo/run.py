@@ -17,7 +17,7 @@ from sqlmodel import col
 
 from finance.models import ChainTx, TxState
 from node.commands.output import print_json
-from node.db.engine import open_engine
+from node.db.engine import open_engine, sqlite_url
 from node.demo.faucet import usdc_balance
 from node.demo.market import CONSOLE_USER, LISTING, Market, NodeHome, open_market
 from node.demo.processes import PartFailed, run_command
@@ -147,7 +147,7 @@ async def _reconcile(market: Market) -> list[Any]:
 
 def _read_chain_use(home: NodeHome) -> tuple[ChainUse, ChainUse]:
     """What the seller's transactions cost: claims and sweeps, and everything else."""
-    engine = open_engine(f"sqlite:///{home.data_dir / 'farebox.db'}")
+    engine = open_engine(sqlite_url(home.data_dir / "farebox.db"))
     try:
         claims = _sum_gas(engine, col(ChainTx.purpose) == "claim")
         return claims, _sum_gas(engine, col(ChainTx.purpose) != "claim")
@@ -157,7 +157,7 @@ def _read_chain_use(home: NodeHome) -> tuple[ChainUse, ChainUse]:
 
 def _waits(home: NodeHome) -> bool:
     """Whether a node has a transaction the end of which it does not know yet."""
-    engine = open_engine(f"sqlite:///{home.data_dir / 'farebox.db'}")
+    engine = open_engine(sqlite_url(home.data_dir / "farebox.db"))
     try:
         return _sum_gas(engine, true(), _OPEN).transactions > 0
     finally:

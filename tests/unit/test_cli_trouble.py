@@ -163,3 +163,20 @@ def test_node_that_starts_after_a_killed_one_is_not_taken_for_it(farebox: Farebo
             assert facts["running"] and facts["gateway_url"] is None
             wallet = str(farebox.home / "keys" / "wallet.json")
             assert node.run("wallet", "import", wallet, "--replace").returncode == 4
+
+
+@pytest.mark.parametrize("name", ["100%25", "node?2", "node#3", "a:b@c ü"])
+def test_books_are_in_the_data_directory_whatever_its_name(tmp_path: Path, name: str) -> None:
+    """Read as an address, two such names would have been one file."""
+    node = Farebox(tmp_path / "nodes" / name, {"FAREBOX_PASSPHRASE": "correct horse"})
+    node.json("init")
+    assert sorted(each.name for each in node.home.iterdir()) == [
+        "farebox.db",
+        "farebox.toml",
+        "keys",
+    ]
+    assert list(node.home.parent.iterdir()) == [node.home]
+    password = tmp_path / "password"
+    password.write_text("a password for backups\n")
+    node.json("backup", "password", "--password-file", str(password))
+    assert node.json("backup", "create")["state"] == "good"
