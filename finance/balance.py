@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
-
 from sqlalchemy import Engine, func, select
 from sqlmodel import col
 
@@ -17,26 +14,6 @@ from finance.money import Usdc, Wei
 from finance.networks import Network
 from finance.x402.abi import calldata
 from finance.x402.text import parse_address
-
-
-@dataclass(frozen=True, slots=True)
-class Balances:
-    """`in_channels`: deposited with sellers and not charged; `unclaimed`: charged to our
-    buyers and not claimed on-chain yet."""
-
-    usdc: Usdc
-    eth: Wei
-    in_channels: Usdc
-    unclaimed: Usdc
-
-
-async def read_balances(
-    rpc: Rpc, engine: Engine, network: Network, wallet: str, block: int | str = "latest"
-) -> Balances:
-    """Read chain and books. Raises ChainError when the chain cannot be asked."""
-    usdc, eth = await read_wallet(rpc, network, wallet, block)
-    in_channels, unclaimed = await asyncio.to_thread(money_in_books, engine, network.chain_id)
-    return Balances(usdc, eth, Usdc(in_channels), Usdc(unclaimed))
 
 
 async def read_wallet(
@@ -59,7 +36,8 @@ async def read_wallet(
 
 
 def money_in_books(engine: Engine, chain_id: int) -> tuple[int, int]:
-    """(in channels, unclaimed) in atoms, as in Balances; asks no chain (blocking)."""
+    """Atoms deposited with sellers and not charged, and charged to our buyers and not claimed
+    on-chain yet; asks no chain (blocking)."""
     left = func.sum(col(BuyerChannel.balance_atoms) - col(BuyerChannel.charged_atoms))
     bought = select(left).where(
         col(BuyerChannel.chain_id) == chain_id,
