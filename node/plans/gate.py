@@ -185,12 +185,11 @@ class SubscriberGate:
         now = int(self._clock())
         since = self._looked_at - _OVERLAP_SECONDS
         changed = await asyncio.to_thread(changed_since, self._store.engine, since)
-        self._looked_at = now
         self._expected = {key: each for key, each in self._expected.items() if each[1] > now}
         pending = set(self._pending).union(each[0] for each in self._expected.values())
-        if not (changed or pending):
-            return
-        await self.refresh({*changed, *pending})
+        if changed or pending:
+            await self.refresh({*changed, *pending})
+        self._looked_at = now
         if pending - self._pending:
             await self._tell()
 
