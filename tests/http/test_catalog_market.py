@@ -328,7 +328,7 @@ async def test_a_list_of_riddles_is_read_to_a_bound_of_memory() -> None:
         tracemalloc.stop()
     assert not reading.whole and peer.asked == 5
     assert len(group(reading.resources)[0]) == 50
-    assert kept < 6 * bounds.whole_bytes
+    assert kept < 10 * bounds.whole_bytes  # and what the peer itself has in memory
 
 
 async def test_same_page_again_and_again_ends_the_list(migrated_engine: Engine) -> None:
