@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 # Files side by side: what a file shares (a chain, a market) is started once. As they come, so
-# that the long ones are not last. One more than there are cores: many tests wait.
-PARALLEL ?= --numprocesses $$(($$(nproc 2>/dev/null || echo 2) + 1)) --maxprocesses 4 \
+# that the long ones are not last. Two more than there are cores: many tests wait.
+PARALLEL ?= --numprocesses $$(($$(nproc 2>/dev/null || echo 2) + 2)) --maxprocesses 6 \
   --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test check format bench soak lock clean
