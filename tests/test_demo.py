@@ -49,6 +49,13 @@ def parts_of(directory: Path) -> list[int]:
     return found
 
 
+def command_of(process: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
 def wait_until_gone(directory: Path) -> None:
     deadline = time.monotonic() + 60
     while parts := parts_of(directory):
@@ -103,3 +110,16 @@ def test_killed_demo_takes_its_market_with_it(tmp_path: Path) -> None:
     demo.kill()
     demo.wait()
     wait_until_gone(tmp_path)
+
+
+@pytest.mark.slow
+def test_ended_while_it_makes_wallets_it_leaves_nothing(tmp_path: Path) -> None:
+    demo = start_demo(tmp_path)
+    while not any(b"init" in command_of(part) for part in parts_of(tmp_path)):
+        assert demo.poll() is None, (tmp_path / "stderr").read_text()
+        time.sleep(0.02)
+    demo.terminate()
+    demo.wait(timeout=60)
+    assert [part for part in parts_of(tmp_path) if b"init" in command_of(part)] == []
+    wait_until_gone(tmp_path)
+    assert list(tmp_path.glob("farebox-demo-*")) == []

@@ -94,7 +94,8 @@ async def start_part(
 async def run_command(
     arguments: Sequence[str], environment: Mapping[str, str], *, accept: Sequence[int] = (0,)
 ) -> Any:
-    """Run `farebox … --json` and return what it printed. Raises PartFailed."""
+    """Run `farebox … --json` and return what it printed; it ends with whoever waits for it.
+    Raises PartFailed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -105,7 +106,12 @@ async def run_command(
         stderr=PIPE,
         env=_clean_environment(environment),
     )
-    out, errors = await process.communicate()
+    try:
+        out, errors = await process.communicate()
+    finally:
+        if process.returncode is None:  # the demo ends before it
+            process.kill()
+            await process.wait()
     if process.returncode not in accept:
         raise PartFailed(f"farebox {' '.join(arguments)} failed:\n{errors.decode().strip()}")
     return json.loads(out)

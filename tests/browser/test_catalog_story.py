@@ -184,7 +184,7 @@ async def _switch_and_buy(page: Page, market: Market) -> None:
 async def _refused_above_the_limit(page: Page, market: Market) -> None:
     """The same without script: nothing is signed above a limit, and it is said why."""
     await asyncio.to_thread(limit_calls, market.buyer, 500)
-    await asyncio.sleep(2.5)
+    await asyncio.sleep(4)  # the proxy looks for limits every second
     await page.goto("/catalog")
     await page.click(".offer h2 a")
     assert "Too little" in await page.inner_text("#try")
