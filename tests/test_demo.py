@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,6 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+
+from node.demo.processes import run_command
+from tests.ports import free_port
 
 SOAK = os.environ.get("FAREBOX_SOAK") == "1"
 CALLS = 2000 if SOAK else 120
@@ -47,13 +51,6 @@ def parts_of(directory: Path) -> list[int]:
         except OSError:
             continue
     return found
-
-
-def command_of(process: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return []
 
 
 def wait_until_gone(directory: Path) -> None:
@@ -112,14 +109,12 @@ def test_killed_demo_takes_its_market_with_it(tmp_path: Path) -> None:
     wait_until_gone(tmp_path)
 
 
-@pytest.mark.slow
-def test_ended_while_it_makes_wallets_it_leaves_nothing(tmp_path: Path) -> None:
-    demo = start_demo(tmp_path)
-    while not any(b"init" in command_of(part) for part in parts_of(tmp_path)):
-        assert demo.poll() is None, (tmp_path / "stderr").read_text()
-        time.sleep(0.02)
-    demo.terminate()
-    demo.wait(timeout=60)
-    assert [part for part in parts_of(tmp_path) if b"init" in command_of(part)] == []
-    wait_until_gone(tmp_path)
-    assert list(tmp_path.glob("farebox-demo-*")) == []
+async def test_a_command_ends_with_whoever_waits_for_it(tmp_path: Path) -> None:
+    endless = run_command(("devchain", "--port", str(free_port())), {"TMPDIR": str(tmp_path)})
+    waiting = asyncio.create_task(endless)
+    async with asyncio.timeout(30):
+        while not parts_of(tmp_path):
+            await asyncio.sleep(0.02)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert parts_of(tmp_path) == []
