@@ -27,8 +27,8 @@ from finance.x402.values import ChannelConfig, VoucherState
 from finance.x402.values import ChannelState as WireState
 
 MAX_IN_MEMORY = 100_000
-# How often it is asked whether the payer of a long answer withdraws, and how long it may take
-# then: the shortest delay of a withdrawal is 900 s (x402 batch-settlement).
+# How often it is asked whether the payer of a long answer takes its price back, and how long it
+# may take then: the shortest delay of a withdrawal is 900 s (x402 batch-settlement).
 LOOK_SECONDS = 5.0
 LEAVE_SECONDS = 60.0
 
@@ -206,9 +206,9 @@ class SellerChannels:
         return abs(now - channel.synced_at) <= channel.config.withdraw_delay // 3
 
     async def payer_leaves(self, channel: Channel) -> None:
-        """Returns once what is being given on this channel must end: its payer takes back the
-        money, and no call can be claimed before its end."""
-        while not channel.withdraw_requested_at:
+        """Returns once what is being given on this channel must end: its payer takes its price
+        back, and no call can be claimed before its end."""
+        while channel.charged <= channel.books().backing:
             await asyncio.sleep(LOOK_SECONDS)
             if not self.is_fresh(channel, int(time.time())):
                 with suppress(RpcUnavailable):

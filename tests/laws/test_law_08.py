@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from tests.chain_fixtures import ChainProcess
 from tests.http.conftest import BALANCE, Market
 from tests.laws.worlds import Shop
 from tests.recovery.seller_world import NETWORK, PRICE, Payer, World, send_as, usdc_of
+
+_LONG_BYTES = 80_000_000  # more than sockets hold
 
 
 @pytest_asyncio.fixture
@@ -121,8 +123,8 @@ def _voucher(payer: Payer, channel: DepositPayment) -> VoucherPayment:
     return VoucherPayment(channel.config, ident, atoms, signature)
 
 
-def _withdraw(world: World, payer: Payer, channel: DepositPayment) -> None:
-    data = calldata("initiateWithdraw", (_CONFIG, "uint128"), _tuple(channel.config), 20_000)
+def _withdraw(world: World, payer: Payer, channel: DepositPayment, atoms: int = 20_000) -> None:
+    data = calldata("initiateWithdraw", (_CONFIG, "uint128"), _tuple(channel.config), atoms)
     send_as(world.chain, Signer(payer.key), BATCH_SETTLEMENT_ADDRESS, data)
 
 
@@ -179,19 +181,41 @@ async def test_a_long_answer_ends_charged_once_its_payer_takes_its_price_back(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who reads all but its end and waits would have it for nothing."""
+    async with _long_answer_while_withdrawing(shop, monkeypatch, 20_000) as answer:
+        assert await _claimed(shop.world, 15, 2 * PRICE) == 2 * PRICE
+        with pytest.raises(httpx.RemoteProtocolError):
+            await answer.aread()
+
+
+async def test_a_long_answer_goes_on_while_its_payer_leaves_its_price(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an honest one does, who takes back what is left over."""
+    left_over = 20_000 - 2 * PRICE
+    async with _long_answer_while_withdrawing(shop, monkeypatch, left_over) as answer:
+        assert await _claimed(shop.world, 15) == PRICE  # of the call before
+        await asyncio.sleep(1.5)
+        assert len(await answer.aread()) == _LONG_BYTES
+    assert await _claimed(shop.world, 15, 2 * PRICE) == 2 * PRICE
+
+
+@asynccontextmanager
+async def _long_answer_while_withdrawing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, atoms: int
+) -> AsyncIterator[httpx.Response]:
+    """One that has begun, paid by the second voucher of a channel with 20,000 atoms; then its
+    payer withdraws. A minute is half a second here."""
     monkeypatch.setattr(channels, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr(channels, "LEAVE_SECONDS", 0.5)
-    world, payer, path = shop.world, shop.payer(), "/v1/api/stream/4000/20000"
+    world, payer, path = shop.world, shop.payer(), f"/v1/api/stream/4000/{_LONG_BYTES // 4_000}"
     await world.watcher.start()
     channel = await world.open_channel(payer, 20_000)
     async with shop.open_gateway() as url:
         headers = await shop.header(url, _voucher(payer, channel), path)
         async with shop.client.stream("GET", url + path, headers=headers) as answer:
             assert answer.status_code == 200
-            _withdraw(world, payer, channel)
-            assert await _claimed(world, 15, 2 * PRICE) == 2 * PRICE
-            with pytest.raises(httpx.RemoteProtocolError):
-                await answer.aread()
+            _withdraw(world, payer, channel, atoms)
+            yield answer
     await shop.watcher.catch_up()
 
 
