@@ -57,8 +57,6 @@ _BUSY_LOOKS = 100
 _OUTCOME_SECONDS = 30.0
 _PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
-# Of what is left of a delay, between two looks at the chain; these may cost money.
-_LOOKS = 60
 # How long the chain is given to show a refund the seller says it made.
 _SHOW_SECONDS = 30.0
 
@@ -274,7 +272,7 @@ class Closings:
         not finished it: a reorg took it out for a while, or an endpoint lags behind."""
         now = (await self._rpc.head()).timestamp
         if (left := row.finalize_after - now) > 0:
-            await asyncio.sleep(min(left / _LOOKS, _LONGEST_PAUSE_SECONDS))
+            await asyncio.sleep(min(left, _LONGEST_PAUSE_SECONDS))  # each look may cost money
             return False
         amount, since = await self._pending(channel)
         if not amount:
