@@ -26,6 +26,7 @@ from pydantic_settings.exceptions import SettingsError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from catalog.addresses import callable_parts
 from finance.networks import NETWORKS, Network
 from node.db.engine import sqlite_url
 from node.errors import PassphraseMissing, SettingsInvalid
@@ -248,12 +249,7 @@ def _names_database(text: str) -> bool:
 
 def _address(text: str, example: str) -> str:
     """An http or https address, as it was given; ValueError says what is wrong with it."""
-    try:
-        parts = urlsplit(text)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
+    if callable_parts(text) is None:
         raise ValueError(f"this is no http or https address, e.g. {example}")
     return text
 
