@@ -45,7 +45,7 @@ class Directory:
             for route in table.routes()
             if route.offer is not None and not route.listing.paused and not route.listing.demo
         ]
-        self._items = [(item, msgspec.Raw(msgspec.json.encode(item))) for item in items]
+        self._items = [(item, msgspec.json.encode(item)) for item in items]
         self.well_known = msgspec.json.encode(
             {"version": 1, "resources": [item["resource"] for item in items]}
         )
@@ -58,11 +58,12 @@ class Directory:
         limit = min(_number(asked.get("limit"), DEFAULT_PAGE), MAX_PAGE)
         offset = _number(asked.get("offset"), 0)
         found = [encoded for item, encoded in self._items if _fits(item, asked)]
-        items = found[offset : offset + limit]
-        ends = accumulate(len(bytes(each)) for each in items)
-        if (held := max(1, sum(end <= _PAGE_BYTES for end in ends))) < len(items):
-            items, limit = items[:held], held
+        page = found[offset : offset + limit]
+        held = max(1, sum(end <= _PAGE_BYTES for end in accumulate(map(len, page))))
+        if held < len(page):
+            page, limit = page[:held], held
         pagination = {"limit": limit, "offset": offset, "total": len(found)}
+        items = [msgspec.Raw(each) for each in page]
         return msgspec.json.encode(
             {"x402Version": X402_VERSION, "items": items, "pagination": pagination}
         )
