@@ -301,7 +301,7 @@ async def _while_payer_stays(desk: Desk, channel: Channel) -> AsyncIterator[None
     except TimeoutError:
         if not limit.expired():
             raise
-        log.info("channel %s: a long answer was ended, its payer takes it back", channel.key)
+        log.info("channel %s: a long answer was ended, its payer takes back its price", channel.key)
 
 
 async def _write_end(desk: Desk, channel: Channel, end: Batch) -> None:
