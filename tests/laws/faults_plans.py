@@ -65,6 +65,15 @@ def plan_not_first(patch: MonkeyPatch) -> None:
 
 
 @fault(
+    1,
+    "a stream of a plan goes on when the plan is over",
+    "test_a_stream_of_a_plan_ends_with_what_is_paid_for_it",
+)
+def streams_outlive_plans(patch: MonkeyPatch) -> None:
+    patch.setattr(gate.SubscriberGate, "serves", lambda *_: True)
+
+
+@fault(
     2,
     "a period counts though its money has not arrived",
     "test_a_plan_gives_nothing_before_its_money_has_arrived",

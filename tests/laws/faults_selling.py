@@ -10,6 +10,7 @@ import msgspec
 from pytest import MonkeyPatch
 from sqlalchemy import text
 
+from catalog import listings
 from finance.selling import answers, channels, long_answers, reservations
 from finance.selling.long_answers import LongAnswer, stream_delivered
 from finance.store import Batch
@@ -18,6 +19,7 @@ from finance.x402.offers import Offer, Terms
 from node.db import engine, journal, presence
 from node.db.journal import Journal
 from node.gateway import app, forward, headers, onchain, request, serve, voucher
+from node.gateway.stream_socket import SocketCall
 from tests.laws.faults import fault
 
 
@@ -499,3 +501,30 @@ def credential_in_headers(patch: MonkeyPatch) -> None:
 )
 def credential_compressed(patch: MonkeyPatch) -> None:
     patch.setattr(forward, "_is_compressed", lambda headers: False)
+
+
+@fault(
+    11,
+    "messages of a WebSocket are not searched for the credential",
+    "test_no_message_tells_the_upstreams_credential",
+)
+def credential_in_messages(patch: MonkeyPatch) -> None:
+    async def tell(call: SocketCall, message: Any) -> None:
+        await call._send(message)
+
+    patch.setattr(SocketCall, "_tell", tell)
+
+
+@fault(
+    4,
+    "of two prices for one path the one that was stored last counts",
+    "test_a_path_with_two_prices_costs_the_dearer",
+)
+def last_price_counts(patch: MonkeyPatch) -> None:
+    def plant(node: listings._Node, route: listings.PricedRoute) -> None:
+        for segment in route.template.strip("/").split("/"):
+            node = node._child(segment)
+        node.methods[route.method] = route
+
+    patch.setattr(listings._Node, "plant", plant)
+    patch.setattr(listings, "sorted", lambda rows, key: list(rows), raising=False)

@@ -306,6 +306,13 @@ async def test_a_stream_of_a_plan_goes_on_though_nobody_pays_its_minutes(planned
     assert await planned.market.charged(stream.payer) == 0
 
 
+async def test_a_stream_of_a_plan_ends_with_what_is_paid_for_it(planned: Seller) -> None:
+    customer = await planned.subscribe(planned.plan(grace_days=0))
+    async with open_stream(planned.market, customer.headers) as stream:
+        await stream.pass_(int(time.time()) + 32 * 86_400 - stream.clock.at)
+        assert await stream.ends()
+
+
 async def test_a_payment_beside_a_plan_that_serves_stays_unused(planned: Seller) -> None:
     customer = await planned.subscribe(planned.plan())
     payer = await planned.market.payer()

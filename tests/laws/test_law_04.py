@@ -43,6 +43,18 @@ async def test_a_payment_on_other_terms_buys_nothing(market: Market) -> None:
     assert (market.upstream.total, await market.charged(payer)) == (0, 0)
 
 
+@pytest.mark.parametrize("paths", [("/Echo", "/echo"), ("/echo", "/Echo")])
+async def test_a_path_with_two_prices_costs_the_dearer(
+    market: Market, paths: tuple[str, str]
+) -> None:
+    """An upstream may take both for one, so nobody chooses the cheaper by its spelling."""
+    market.sell()
+    for path, atoms in zip(paths, (9_000, 3_000), strict=True):
+        market.price("GET", path, atoms)
+    for asked in ("/v1/api/echo", "/v1/api/ECHO"):
+        assert {each.amount for each in (await market.offer(asked)).accepts} == {"9000"}
+
+
 async def test_a_payment_for_another_listing_is_refused(market: Market) -> None:
     market.sell("cheap")
     market.sell("api")

@@ -8,6 +8,7 @@ from tests.http.conftest import PRICE, SECRET, Market
 from tests.http.proxy_world import SECRET as BEARER
 from tests.http.proxy_world import BuyerNode
 from tests.laws.x402_seller import X402Seller
+from tests.streams.socket_world import socket_market
 
 
 async def test_no_cache_between_us_and_the_buyer_keeps_a_paid_answer(market: Market) -> None:
@@ -69,6 +70,25 @@ async def test_no_credential_hides_in_a_compressed_answer(
     assert answer.status_code == status
     assert SECRET not in answer.content  # which the client has unpacked
     assert await market.charged(payer) == (PRICE if status == 200 else 0)
+
+
+@pytest.mark.parametrize("kind", ["header", "query"])
+async def test_no_message_tells_the_upstreams_credential(market: Market, kind: str) -> None:
+    secret = {"credential_kind": kind, "credential_name": "x-api-key"}
+    told = SECRET.decode()
+    async with socket_market(market, **secret, credential_secret=SECRET.hex()) as sockets:
+        payer = await market.payer()
+        connection = await sockets.paid(payer, f"close/4000/{told}")
+        assert await connection.recv() == "last words"
+        await connection.wait_closed()
+        assert (connection.close_code, told in str(connection.close_reason)) == (4000, False)
+        connection = await sockets.paid(payer, "echo")
+        for said in (f"you said {told}!", b"\xff" + SECRET, "ünharmed", b"\xff\x00"):
+            await connection.send(said)
+        hidden = "*" * len(SECRET)
+        expected = [f"you said {hidden}!", b"\xff" + hidden.encode(), "ünharmed", b"\xff\x00"]
+        assert [await connection.recv() for _ in range(4)] == expected
+        await connection.close()
 
 
 async def test_the_proxys_secret_stays_with_the_proxy_and_its_paid_answers_uncached(

@@ -286,25 +286,6 @@ async def test_payments_stay_here_and_the_upstream_gets_its_own_credential(
         await connection.close()
 
 
-@pytest.mark.parametrize("kind", ["header", "query"])
-async def test_no_message_tells_the_upstreams_credential(market: Market, kind: str) -> None:
-    secret = {"credential_kind": kind, "credential_name": "x-api-key"}
-    told = SECRET.decode()
-    async with socket_market(market, **secret, credential_secret=SECRET.hex()) as sockets:
-        payer = await market.payer()
-        connection = await sockets.paid(payer, f"close/4000/{told}")
-        assert await connection.recv() == "last words"
-        await connection.wait_closed()
-        assert (connection.close_code, told in str(connection.close_reason)) == (4000, False)
-        connection = await sockets.paid(payer, "echo")
-        for said in (f"you said {told}!", b"\xff" + SECRET, "ünharmed", b"\xff\x00"):
-            await connection.send(said)
-        hidden = "*" * len(SECRET)
-        expected = [f"you said {hidden}!", b"\xff" + hidden.encode(), "ünharmed", b"\xff\x00"]
-        assert [await connection.recv() for _ in range(4)] == expected
-        await connection.close()
-
-
 async def test_what_is_paused_or_unknown_is_refused_with_the_same_problems(
     sockets: SocketMarket,
 ) -> None:
