@@ -164,6 +164,17 @@ Request = MakeKey | Create | Check | Look | Extract | Upload | Prune
 Result = MadeKey | Outcome | Done | Pruned
 
 
+def is_waited_for(request: Request) -> bool:
+    """Whether somebody waits in front of it and the node sells nothing, or it takes a second."""
+    match request:
+        case Create():
+            return request.facts.reason in ("setup", "migration")
+        case MakeKey() | Look():
+            return True
+        case _:
+            return False
+
+
 def perform(request: Request, progress: Progress) -> Result:
     """Do one piece of work. Raises BackupError."""
     try:

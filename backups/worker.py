@@ -1,8 +1,8 @@
 """The process that writes and reads backups, so that the node's own never waits for it.
 
 One request as a line on standard input, lines of progress and then one result on standard
-output. It yields to everything else on the machine, leaves no core dump, and ends with the
-process that started it: standard input closes then.
+output. It yields to everything else on the machine unless somebody waits in front of it, leaves no
+core dump, and ends with the process that started it: standard input closes then.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from backups.errors import BackupError
-from backups.tasks import decode_request, perform
+from backups.tasks import decode_request, is_waited_for, perform
 
 _NICE = 19
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}  # linux: of a call that libc has no name for
@@ -60,9 +60,10 @@ class Teller:
 def main() -> None:
     """Serve one request."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _yield_to_others()
     source, teller = sys.stdin.buffer, Teller(sys.stdout.buffer)
     request = decode_request(source.readline())
+    if not is_waited_for(request):
+        _yield_to_others()
     threading.Thread(target=_end_with_parent, args=(source,), daemon=True).start()
     try:
         result = perform(request, teller)

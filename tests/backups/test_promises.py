@@ -22,12 +22,11 @@ import pytest
 from sqlalchemy import text
 from sqlmodel import Session
 
-from backups.client import run_task
 from backups.errors import FolderUnusable, WorkerDied
 from backups.header import BackupKey
 from backups.manifest import Owed
 from backups.models import BackupState
-from backups.tasks import Extract, MakeKey, Outcome, Request
+from backups.tasks import Extract, MakeKey, Request
 from finance.errors import ChainError
 from finance.selling.claim_policy import ClaimPolicy
 from node.accounts.audit import SYSTEM
@@ -185,20 +184,6 @@ def _work(
     errors = process.stderr.read()
     process.stdin.close()
     return subprocess.CompletedProcess(command, process.wait(), out, errors)
-
-
-async def test_the_worker_is_the_last_to_get_processor_and_disk(home: Home) -> None:
-    task = asyncio.create_task(run_task(home.create(), Outcome))
-    seen: set[int] = set()
-    while not task.done():
-        await asyncio.sleep(0.01)
-        for pid in children_at_work():
-            try:
-                seen.add(os.getpriority(os.PRIO_PROCESS, pid))
-            except ProcessLookupError:
-                continue
-    await task
-    assert 19 in seen
 
 
 def test_a_disk_that_fills_while_restoring_leaves_nothing(home: Home, tmp_path: Path) -> None:

@@ -143,5 +143,5 @@ def test_another_backup_can_be_made_when_one_is_done(page: Page, console: Consol
     page.fill("[name=own_password]", PASSWORD)
     page.get_by_role("button", name="Set", exact=True).click()
     page.get_by_role("button", name="Back up now").click()
-    expect(page.locator("#state progress")).to_have_count(0, timeout=60_000)
+    expect(page.locator("#state progress")).to_have_count(0, timeout=180_000)
     expect(page.get_by_role("button", name="Back up now")).to_be_enabled()
