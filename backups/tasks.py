@@ -175,8 +175,21 @@ def is_waited_for(request: Request) -> bool:
             return False
 
 
+def unlock(request: Request) -> Request:
+    """With the identity instead of the password: apart from the rest, since one derivation is made
+    at a time on a machine, so none may yield to others. Raises BackupError."""
+    if not isinstance(request, Check | Look | Extract) or request.identity:
+        return request
+    path = Path(request.path)
+    try:
+        identity = open_key(open_front(path), request.password)
+    except OSError as error:
+        raise unusable(path, error) from None
+    return msgspec.structs.replace(request, identity=identity, password="")
+
+
 def perform(request: Request, progress: Progress) -> Result:
-    """Do one piece of work. Raises BackupError."""
+    """Do one piece of work that `unlock` gave. Raises BackupError."""
     try:
         match request:
             case MakeKey():
@@ -188,8 +201,8 @@ def perform(request: Request, progress: Progress) -> Result:
                 return _check(request, progress)
             case Look():
                 path = Path(request.path)
-                identity = request.identity or open_key(open_front(path), request.password)
-                return Outcome(manifest=read_manifest(path, identity), size=path.stat().st_size)
+                manifest = read_manifest(path, request.identity)
+                return Outcome(manifest=manifest, size=path.stat().st_size)
             case Extract():
                 return _extract(request, progress)
             case Upload() | Prune():
@@ -332,14 +345,12 @@ def _accept_room(into: Path) -> Callable[[Manifest], None]:
 def _check(request: Check, progress: Progress) -> Outcome:
     path, folder = Path(request.path), Path(request.work)
     with work_folder(folder) as work:
-        identity = request.identity or open_key(open_front(path), request.password)
-        found = _contents(path, identity, work, request.server, request.full, progress)
+        found = _contents(path, request.identity, work, request.server, request.full, progress)
         return Outcome(manifest=found[0], size=path.stat().st_size, remark=found[1])
 
 
 def _extract(request: Extract, progress: Progress) -> Outcome:
     path, into = Path(request.path), Path(request.into)
-    identity = request.identity or open_key(open_front(path), request.password)
     room = _accept_room(into)
 
     def accept(manifest: Manifest) -> None:
@@ -347,7 +358,7 @@ def _extract(request: Extract, progress: Progress) -> Outcome:
             raise CheckFailed("This is not the backup that was looked at. Start again.")
         room(manifest)
 
-    manifest = read_backup(path, identity, into, progress, accept)
+    manifest = read_backup(path, request.identity, into, progress, accept)
     database = into / manifest.database_member.name
     if manifest.database == "sqlite":
         _require_rows(sqlite.check(database, progress, request.full), manifest)

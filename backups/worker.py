@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from backups.errors import BackupError
-from backups.tasks import decode_request, is_waited_for, perform
+from backups.tasks import decode_request, is_waited_for, perform, unlock
 
 _NICE = 19
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}  # linux: of a call that libc has no name for
@@ -62,10 +62,11 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     source, teller = sys.stdin.buffer, Teller(sys.stdout.buffer)
     request = decode_request(source.readline())
-    if not is_waited_for(request):
-        _yield_to_others()
     threading.Thread(target=_end_with_parent, args=(source,), daemon=True).start()
     try:
+        request = unlock(request)
+        if not is_waited_for(request):
+            _yield_to_others()
         result = perform(request, teller)
     except BackupError as error:
         teller.say({"code": error.code, "message": str(error)})
