@@ -10,6 +10,9 @@ ARGS ?=
 PARALLEL ?= --numprocesses $$(($$(nproc 2>/dev/null || echo 2) + 2)) --maxprocesses 6 \
   --dist loadfile --no-loadscope-reorder
 
+# Where it is set, every process that a test starts compiles every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check format bench soak lock clean
 
 demo: $(STAMP)
