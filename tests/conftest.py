@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Generator, Iterator
@@ -15,6 +16,7 @@ from finance.wallet import keystore
 from node.accounts import passwords
 from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade
+from node.process import spare_the_collector
 from node.settings import Settings
 from node.usage.calls import CallRecord
 from tests.chain_fixtures import DevchainProcess
@@ -44,12 +46,6 @@ def true_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keystore, "SCRYPT_WORK", _TRUE_WORK)
 
 
-@pytest.hookimpl(optionalhook=True)  # not known where pytest-xdist is switched off
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than processors: a third of the time, tests wait for processes and blocks."""
-    return (os.cpu_count() or 1) + 1
-
-
 @pytest.fixture(autouse=True)
 def no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A test never touches the operator's own node: no settings from outside, no ~/.farebox."""
@@ -65,6 +61,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     long = [item for item in items if item.get_closest_marker("soak") is not None]
     config.hook.pytest_deselected(items=long)
     items[:] = [item for item in items if item not in long]
+
+
+def pytest_configure() -> None:
+    gc.disable()  # until all tests are found: none of what is loaded goes away again
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and all modules are looked through for garbage once."""
+    spare_the_collector()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,16 +7,18 @@ import json
 from collections.abc import Awaitable, Callable, Iterable
 
 from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 
 from node.accounts.service import Accounts
 from node.api.errors import handle_errors
-from node.api.routing import Endpoints
+from node.api.routing import Endpoints, Problem
 from node.bodies import LimitedBody
 
 BODY_BYTES = 8_000_000
 DOCUMENT = "/api/openapi.json"
+_REFERENCE = "#/components/schemas/{model}"
 _ABOUT = (
     "Everything the console does. USDC amounts are integers of atoms (10^-6), ETH amounts decimal"
     " strings of wei, times Unix seconds. Errors are problem documents (RFC 9457)."
@@ -47,7 +49,10 @@ def _document(app: FastAPI) -> Callable[[Request], Awaitable[Response]]:
     paid calls are served from."""
 
     def make() -> bytes:
-        return json.dumps(app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
+        document = app.openapi()
+        _, models = models_json_schema([(Problem, "serialization")], ref_template=_REFERENCE)
+        document["components"]["schemas"].update(models["$defs"])
+        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
     made: list[bytes] = []
 

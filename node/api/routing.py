@@ -134,13 +134,14 @@ class Endpoints:
             dependencies=[Depends(_Allowed(permission))],
             openapi_extra={"x-permission": permission.value},
             responses={
-                status: {"model": Problem, "description": words, "content": _PROBLEM}
+                status: {"description": words, "content": _PROBLEM}
                 for status, words in _REFUSALS.items()
             },
             **options,
         )
 
 
+# By name: as a model of each of eight answers it would be read eight times for every endpoint.
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _REFUSALS: dict[int | str, str] = {
     400: "The request cannot be read",

@@ -135,7 +135,7 @@ def test_no_redirect_leaves_the_console(path: str) -> None:
 def test_errors_of_the_api_have_one_shape(console: Console) -> None:
     with console.api(Role.ADMIN) as api:
         missing = api.get("/api/nothing")
-    anonymous = httpx.get(f"{console.url}/api/openapi.json", trust_env=False)
+    anonymous = httpx.get(f"{console.url}/api/openapi.json", trust_env=False, timeout=60)
     assert anonymous.status_code == 200
     assert missing.headers["content-type"] == "application/problem+json"
     assert missing.json()["code"] == "no_such_resource" and missing.json()["status"] == 404
