@@ -136,7 +136,7 @@ class BuyerNode:
             allowed = ("127.0.0.1", "localhost")
             proxy = Proxy(journal, self.keys, NETWORK, rpc, allowed, policy, **options)
             await proxy.start()
-            async with served(proxy) as base, httpx.AsyncClient(timeout=60) as client:
+            async with served(proxy) as base, httpx.AsyncClient(timeout=60, verify=False) as client:
                 yield Running(proxy, base, client)
             await proxy.stop()
         journal.close()

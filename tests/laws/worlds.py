@@ -175,7 +175,7 @@ async def open_shop(
     async with (
         World(chain, folder, rpc_url=rpc_url) as world,
         serving(upstream, port),
-        httpx.AsyncClient(timeout=60) as client,
+        httpx.AsyncClient(timeout=60, verify=False) as client,
     ):
         shop = Shop(world, upstream, port, client)
         await shop.watcher.catch_up()
