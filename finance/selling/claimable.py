@@ -93,6 +93,14 @@ def _claimable(row: Row[Any]) -> Claimable:
     )
 
 
+def receivers_of(engine: Engine, chain_id: int) -> list[tuple[bytes, bytes]]:
+    """Wallets that channels pay, with the token they pay in (blocking)."""
+    query = select(_CHANNEL.c.receiver, _CHANNEL.c.token).distinct()
+    with engine.connect() as connection:
+        rows = connection.execute(query.where(_CHANNEL.c.chain_id == chain_id)).all()
+    return [(bytes.fromhex(row.receiver[2:]), bytes.fromhex(row.token[2:])) for row in rows]
+
+
 def claim_call(channels: Sequence[Claimable], signer: Signer, chain_id: int) -> bytes:
     """`claimWithSignature` for these channels, signed by the receiver authorizer."""
     signed = claim_batch_digest([channel.entry for channel in channels], chain_id)

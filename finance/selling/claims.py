@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -34,10 +35,13 @@ from finance.selling.claimable import (
     load_claimable,
     next_reference,
     raise_claimed,
+    receivers_of,
 )
 from finance.selling.settlement_events import BATCH_SETTLEMENT, CLAIMED
 from finance.selling.tools import SellerTools
 from finance.store import Batch
+from finance.x402.abi import calldata
+from finance.x402.settlement_calls import settle_calldata
 from finance.x402.text import to_hex
 
 CHANNELS_PER_TRANSACTION = 100
@@ -88,8 +92,9 @@ class Claims:
             self._soon = asyncio.get_running_loop().create_task(self._claim_wanted())
 
     async def claim_due(self, now: int) -> ClaimReport | None:
-        """Claim if the policy says so. Raises ChainError when the gas price is unknown and
-        no payer is withdrawing; a withdrawal asks for no price."""
+        """Claim if the policy says so; where nothing is worth it, sweep what an earlier claim
+        could not. Raises ChainError when the chain cannot be asked and no payer is withdrawing; a
+        withdrawal asks for no gas price."""
         engine = self._store.engine
         rows = await asyncio.to_thread(load_claimable, engine, self._network)
         views = [row.view() for row in rows]
@@ -97,6 +102,7 @@ class Claims:
             return await self.claim(Reason.WITHDRAWAL)
         if not worth_claiming(views, self.policy):
             self._idle_at = now
+            await self._sweep()
             return None
         since = await asyncio.to_thread(last_claim_at, engine, self._network.chain_id, now)
         if since < self._idle_at <= now:  # it is ahead where the clock was
@@ -158,7 +164,7 @@ class Claims:
         ids = [row.channel_id for row in good]
         base = claim_reference(good)
         ref = await asyncio.to_thread(next_reference, self._store.engine, CLAIM, base)
-        data = claim_and_sweep(good, self._receiver, self._network.chain_id)
+        data = await self._calldata(good)
         try:
             tx_id = await self._sender.send(CLAIM, ref, BATCH_SETTLEMENT_ADDRESS, data)
             outcome = await self._sender.outcome(tx_id, _OUTCOME_SECONDS)
@@ -179,13 +185,39 @@ class Claims:
 
     async def _sift(self, group: list[Claimable], report: ClaimReport) -> list[Claimable]:
         """Those that can be claimed together: one bad channel must not block the others."""
-        chain_id = self._network.chain_id
+        if await self._goes_through(claim_and_sweep(group, self._receiver, self._network.chain_id)):
+            return group
+        return await self._without_culprits(group, report)
+
+    async def _calldata(self, group: Sequence[Claimable]) -> bytes:
+        """The claim with its sweep; without, while the token moves to nobody: what is claimed can
+        be swept later, what a payer has withdrawn is lost."""
+        data = claim_and_sweep(group, self._receiver, self._network.chain_id)
+        if await self._goes_through(data):
+            return data
+        return claim_call(group, self._receiver, self._network.chain_id)
+
+    async def _goes_through(self, data: bytes) -> bool:
         try:
-            data = claim_and_sweep(group, self._receiver, chain_id)
             await self._rpc.eth_call(BATCH_SETTLEMENT_ADDRESS, data, sender=self._sender.address)
         except CallReverted:
-            return await self._without_culprits(group, report)
-        return group
+            return False
+        return True
+
+    async def _sweep(self) -> None:
+        """Move what was claimed while the token moved to nobody."""
+        engine, chain_id = self._store.engine, self._network.chain_id
+        for receiver, token in await asyncio.to_thread(receivers_of, engine, chain_id):
+            view = calldata("receivers", ("address", "address"), receiver, token)
+            totals = await self._rpc.eth_call(BATCH_SETTLEMENT_ADDRESS, view)
+            claimed, settled = totals[:32], totals[32:64]
+            if claimed == settled:
+                continue
+            base = f"sweep:{chain_id}:{to_hex(receiver)}:{to_hex(claimed)}"
+            ref = await asyncio.to_thread(next_reference, engine, CLAIM, base)
+            data = settle_calldata(receiver, token)
+            with suppress(CallReverted):  # then it does still
+                await self._sender.send(CLAIM, ref, BATCH_SETTLEMENT_ADDRESS, data)
 
     async def _without_culprits(
         self, group: list[Claimable], report: ClaimReport

@@ -402,6 +402,29 @@ def claims_not_sifted(patch: MonkeyPatch) -> None:
     patch.setattr(claims.Claims, "_sift", all_or_nothing)
 
 
+@fault(
+    8,
+    "nothing is claimed that cannot be swept at once",
+    "test_a_withdrawal_is_claimed_against_while_usdc_moves_for_nobody",
+)
+def claims_wait_for_sweeps(patch: MonkeyPatch) -> None:
+    async def both(self: claims.Claims, group: Any) -> bytes:
+        return claims.claim_and_sweep(group, self._receiver, self._network.chain_id)
+
+    patch.setattr(claims.Claims, "_calldata", both)
+
+
+@fault(
+    8,
+    "what was claimed without its sweep is left to the next claim, if there ever is one",
+    "test_a_withdrawal_is_claimed_against_while_usdc_moves_for_nobody",
+)
+def claimed_not_swept(patch: MonkeyPatch) -> None:
+    async def nothing(self: claims.Claims) -> None: ...
+
+    patch.setattr(claims.Claims, "_sweep", nothing)
+
+
 # Law 9
 
 

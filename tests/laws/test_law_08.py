@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,10 @@ from finance.x402.vouchers import sign_voucher
 from tests.chain_fixtures import ChainProcess
 from tests.http.conftest import BALANCE, Market
 from tests.laws.worlds import Shop
-from tests.recovery.seller_world import NETWORK, PRICE, Payer, World, send_as, usdc_of
+from tests.recovery.seller_world import NETWORK, PRICE, USDC, Payer, World, send_as, usdc_of
 
 _LONG_BYTES = 80_000_000  # more than sockets hold
+_REFUSES_ALL = "0x5f5ffd"  # a contract that reverts whatever it is asked
 
 
 @pytest_asyncio.fixture
@@ -227,6 +228,31 @@ async def test_a_withdrawal_nobody_saw_is_found_by_the_job(world: World) -> None
     report = await world.claims.claim_due(int(time.time()))
     assert report is not None and report.reason is Reason.WITHDRAWAL
     assert usdc_of(world.chain, world.wallet.address) == 12_000
+
+
+@contextmanager
+def _usdc_paused(world: World) -> Iterator[None]:
+    """As its issuer can have it: it moves for nobody."""
+    code = world.chain.rpc("eth_getCode", USDC, "latest")
+    world.chain.rpc("anvil_setCode", USDC, _REFUSES_ALL)
+    try:
+        yield
+    finally:
+        world.chain.rpc("anvil_setCode", USDC, code)
+
+
+async def test_a_withdrawal_is_claimed_against_while_usdc_moves_for_nobody(world: World) -> None:
+    """Its payer may be quicker once USDC moves again; what was claimed is swept then."""
+    payer, channel = await _owing(world)
+    with _usdc_paused(world):
+        _withdraw(world, payer, channel)
+        report = await world.claims.claim(Reason.WITHDRAWAL)
+        assert (report.claimed_atoms, report.excluded) == (12_000, {})
+        assert await world.claims.claim_due(int(time.time())) is None
+    for _ in range(2):
+        assert await world.claims.claim_due(int(time.time())) is None
+        assert await _claimed(world, 8, 12_000) == 12_000
+    assert len(world.transactions("claim")) == 2
 
 
 async def test_vouchers_are_claimed_when_the_interval_is_over(world: World) -> None:
