@@ -23,6 +23,7 @@ from finance.errors import (
     CallReverted,
     GasCapExceeded,
     GasTooDear,
+    RpcRefused,
     RpcUnavailable,
     SettlementUnknown,
     StoreConflict,
@@ -54,7 +55,7 @@ from finance.x402.abi import calldata
 
 MOST_PER_TRANSACTION = 40
 FOLLOW_SECONDS = 5.0
-# Public endpoints refuse longer ranges of logs.
+# Many endpoints refuse longer ranges of logs, some take far shorter ones only.
 LOG_BLOCKS = 2000
 # An authorization cannot be used before it was presented; clocks may differ.
 CLOCK_SECONDS = 600
@@ -254,14 +255,23 @@ class Carrier:
         await (self._confirm(payment, found) if found else self._fail(payment, NONCE_USED))
 
     async def _search(self, payment: Owed) -> Log | None:
-        """The log of the use (or cancellation) of the payment's nonce, newest blocks first."""
+        """The log of the use (or cancellation) of the payment's nonce, newest blocks first, so
+        many at once as the endpoint takes."""
         events = [AUTHORIZATION_USED, AUTHORIZATION_CANCELED]
         topics = [events, address_topic(payment.payer), payment.nonce]
-        last = await self._rpc.block_number()
+        last, span = await self._rpc.block_number(), LOG_BLOCKS
         while last >= 0:
-            first = max(last - LOG_BLOCKS + 1, 0)
+            first = max(last - span + 1, 0)
             query = {"address": payment.token, "topics": topics}
-            logs = await self._rpc.logs({**query, "fromBlock": hex(first), "toBlock": hex(last)})
+            try:
+                logs = await self._rpc.logs(
+                    {**query, "fromBlock": hex(first), "toBlock": hex(last)}
+                )
+            except RpcRefused:
+                if span == 1:
+                    raise
+                span //= 2
+                continue
             if logs:
                 return logs[0]
             block = await self._rpc.block(first)

@@ -34,13 +34,15 @@ Answer = Callable[[dict[str, Any], Any], Any]
 
 class FaultyRpc:
     """Forwards to `upstream` but for `faults` (method or "*" to Fault) and `answers`
-    (method to a function of (call, true result) giving another result)."""
+    (method to a function of (call, true result) giving another result). `most_blocks` is the
+    longest range of logs that it takes."""
 
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
         self.faults: dict[str, Fault] = {}
         self.answers: dict[str, Answer] = {}
         self.refusals: dict[str, list[str]] = {}  # messages, used up one by one
+        self.most_blocks = 2**64
         self.seen: list[str] = []
         self._over = asyncio.Event()
 
@@ -69,6 +71,7 @@ class FaultyRpc:
         self.faults.clear()
         self.answers.clear()
         self.refusals.clear()
+        self.most_blocks = 2**64
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -120,6 +123,8 @@ class FaultyRpc:
 
     def _refusal(self, call: dict[str, Any]) -> dict[str, Any] | None:
         messages = self.refusals.get(call["method"])
+        if call["method"] == "eth_getLogs" and _blocks(call["params"][0]) > self.most_blocks:
+            messages = ["query exceeds max block range"]
         if not messages:
             return None
         error = {"code": -32000, "message": messages.pop(0)}
@@ -134,3 +139,7 @@ class FaultyRpc:
     async def _forward(self, body: Any) -> Any:
         async with self._client.post(self.upstream, json=body) as response:
             return json.loads(await response.read())
+
+
+def _blocks(query: dict[str, str]) -> int:
+    return int(query["toBlock"], 16) - int(query["fromBlock"], 16) + 1

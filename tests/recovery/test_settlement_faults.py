@@ -17,6 +17,7 @@ from finance.ledger import Account
 from finance.models import PaymentState
 from finance.selling.gas_cost import gas_per_usdc
 from finance.wallet.signer import Signer
+from finance.x402.exact import transfer_calldata
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.faulty_rpc import Fault, FaultyRpc
 from tests.recovery.seller_process import run_and_die
@@ -27,6 +28,7 @@ from tests.recovery.seller_world import (
     USDC,
     Payer,
     World,
+    send_as,
     usdc_of,
 )
 
@@ -109,6 +111,22 @@ async def test_payment_whose_transaction_no_node_would_take_is_tried_again(
         faulty.refusals["eth_sendRawTransaction"] = ["insufficient funds for gas"] * 3
         await world.settlement.settle(payment_id, 30)
         assert faulty.refusals["eth_sendRawTransaction"] == []
+        assert world.booked(Account.EXACT) == PRICE == usdc_of(chain, world.wallet.address)
+
+
+async def test_payment_a_stranger_submitted_is_found_where_long_ranges_of_logs_are_refused(
+    chain: DevchainProcess, tmp_path: Path
+) -> None:
+    async with (
+        FaultyRpc(chain.rpc_url) as faulty,
+        World(chain, tmp_path, rpc_url=faulty.url) as world,
+    ):
+        payment = world.exact(Payer(chain))
+        send_as(chain, Signer.random(), USDC, transfer_calldata(payment))
+        for _ in range(30):
+            chain.rpc("evm_mine")
+        faulty.most_blocks = 10
+        await world.settlement.settle(await world.owe(payment), 10)
         assert world.booked(Account.EXACT) == PRICE == usdc_of(chain, world.wallet.address)
 
 
