@@ -95,6 +95,9 @@ class Endpoint:
             for number, each in zip(numbers, questions, strict=True)
         ]
         answer = await self._post(calls if len(calls) > 1 else calls[0])
+        if len(calls) > 1 and _refuses_all(answer):
+            half = len(questions) // 2
+            return [*await self._ask(questions[:half]), *await self._ask(questions[half:])]
         by_id = _by_id(answer if len(calls) > 1 else [answer], self.name)
         return [
             _read(by_id.get(number), each, self.name)
@@ -125,6 +128,14 @@ class Endpoint:
         if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
             raise EndpointFailed(f"{self.name} limits our rate", sent=False)
         return json.loads(content)
+
+
+def _refuses_all(batch: Any) -> bool:
+    """Whether a batch is answered by one error, with or without a list around it: it is longer
+    than the endpoint takes."""
+    [only] = batch if isinstance(batch, list) and len(batch) == 1 else [batch]
+    error = only.get("error") if isinstance(only, dict) else None
+    return isinstance(error, dict) and error.get("code") not in _OWN_TROUBLE
 
 
 def _by_id(answer: Any, name: str) -> dict[int, dict[str, Any]]:

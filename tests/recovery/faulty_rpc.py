@@ -34,15 +34,17 @@ Answer = Callable[[dict[str, Any], Any], Any]
 
 class FaultyRpc:
     """Forwards to `upstream` but for `faults` (method or "*" to Fault) and `answers`
-    (method to a function of (call, true result) giving another result). `most_blocks` is the
-    longest range of logs that it takes."""
+    (method to a function of (call, true result) giving another result). It takes
+    `most_calls` in a batch and `most_blocks` in a range of logs; a longer batch is answered by
+    one error, in a list (as geth does) or not (as proxyd does)."""
 
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
         self.faults: dict[str, Fault] = {}
         self.answers: dict[str, Answer] = {}
         self.refusals: dict[str, list[str]] = {}  # messages, used up one by one
-        self.most_blocks = 2**64
+        self.most_blocks = self.most_calls = 2**64
+        self.refuses_in_list = False
         self.seen: list[str] = []
         self._over = asyncio.Event()
 
@@ -71,7 +73,7 @@ class FaultyRpc:
         self.faults.clear()
         self.answers.clear()
         self.refusals.clear()
-        self.most_blocks = 2**64
+        self.most_blocks = self.most_calls = 2**64
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -109,6 +111,10 @@ class FaultyRpc:
         return response
 
     async def _answer(self, body: Any, calls: list[dict[str, Any]]) -> Any:
+        if len(calls) > self.most_calls:
+            error = {"code": -32600, "message": "batch too large"}
+            whole = {"jsonrpc": "2.0", "id": calls[0]["id"], "error": error}
+            return [whole] if self.refuses_in_list else {**whole, "id": None}
         refused = [self._refusal(call) for call in calls]
         if len(calls) == 1 and refused[0] is not None:
             return refused[0]

@@ -70,6 +70,20 @@ async def test_a_rejected_broadcast_burns_no_nonce(
     assert usdc_of(chain, fresh_address(number)) == 1
 
 
+@pytest.mark.parametrize("in_list", [False, True])
+async def test_more_transactions_than_an_endpoint_takes_in_a_batch_come_to_their_end(
+    chain: DevchainProcess, proxy: FaultyRpc, number: int, tmp_path: Path, in_list: bool
+) -> None:
+    proxy.most_calls, proxy.refuses_in_list = 3, in_list
+    async with sender_world(tmp_path / "a.db", [proxy.url], chain.keys[number]) as world:
+        chain.rpc("evm_setAutomine", False)
+        sent = [await _pay(world, chain, number, str(each)) for each in range(6)]
+        chain.rpc("evm_mine")
+        chain.rpc("evm_setAutomine", True)
+        outcomes = [await world.sender.outcome(each, 10) for each in sent]
+    assert {each.state for each in outcomes} == {TxState.MINED}
+
+
 async def test_a_nonce_used_outside_is_passed_over(
     chain: DevchainProcess, proxy: FaultyRpc, number: int, tmp_path: Path
 ) -> None:
