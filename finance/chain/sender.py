@@ -76,6 +76,7 @@ class Sender:
         self._network = network
         self._store = store
         self._caps = caps
+        self._own = store.engine, network.chain_id, signer.address
         self._stuck_seconds = stuck_seconds or max(20.0, 8 * network.block_seconds)
         self._follower = Follower(rpc, network, store, signer.address)
         self._sending: dict[tuple[str, str], asyncio.Task[int]] = {}
@@ -203,8 +204,7 @@ class Sender:
         refusal: RpcRefused | None = None
         for _ in range(_LAUNCHES):
             await self._require_caps(tx, fees, gas_limit)
-            nonce = await self._free_nonce(taken)
-            await self._sign_first(tx, nonce, gas_limit, fees, also)
+            nonce = await self._sign_at_least(taken, tx, gas_limit, fees, also)
             also = ()
             result = await self._rpc.broadcast(tx.attempts[-1].raw)
             kind = read_refusal(result)
@@ -228,16 +228,25 @@ class Sender:
 
     async def _require_caps(self, tx: Tx, fees: Fees, gas_limit: int) -> None:
         """All that may still be mined counts as spent, at its worst."""
-        now = unix_now()
-        spent = await asyncio.to_thread(
-            gas_spent_since,
-            self._store.engine,
-            self._network.chain_id,
-            self._signer.address,
-            now - now % DAY_SECONDS,
-        )
+        today = unix_now() // DAY_SECONDS * DAY_SECONDS
+        spent = await asyncio.to_thread(gas_spent_since, *self._own, today)
         others = sum(each.worst_fee_wei for each in self._follower.live.values() if each is not tx)
         require_within_caps(self._caps, fees, gas_limit, spent + others)
+
+    async def _sign_at_least(
+        self, nonce: int, tx: Tx, gas_limit: int, fees: Fees, also: Sequence[Write]
+    ) -> int:
+        """Sign under the first nonce from `nonce` on that is free; which one. Of two processes
+        with this key that choose the same the second takes the next."""
+        while True:
+            nonce = await self._free_nonce(nonce)
+            try:
+                await self._sign_first(tx, nonce, gas_limit, fees, also)
+            except StoreConflict:
+                if nonce not in await asyncio.to_thread(nonces_from, *self._own, nonce):
+                    raise
+            else:
+                return nonce
 
     async def _free_nonce(self, at_least: int) -> int:
         """The lowest nonce no transaction of ours has and the chain still takes.
@@ -246,9 +255,7 @@ class Sender:
         everything behind it.
         """
         nonce = max(at_least, await self._rpc.nonce(self._signer.address, "pending"))
-        stored = await asyncio.to_thread(
-            nonces_from, self._store.engine, self._network.chain_id, self.address, nonce
-        )
+        stored = await asyncio.to_thread(nonces_from, *self._own, nonce)
         used = self._follower.used_nonces() | stored
         while nonce in used:
             nonce += 1

@@ -158,6 +158,21 @@ def nonces_alike(patch: MonkeyPatch) -> None:
 
     patch.setattr(Sender, "__init__", unlocked)
     patch.setattr(Sender, "_free_nonce", asked)
+    patch.setattr(senders, "nonces_from", lambda *of_us: set())
+
+
+@fault(
+    6,
+    "a nonce that another process took fails what was to be sent under it",
+    "test_processes_with_one_key_that_send_at_one_moment_all_send",
+)
+def nonce_not_chosen_again(patch: MonkeyPatch) -> None:
+    async def once(self: Sender, nonce: int, tx: Tx, *signed: Any) -> int:
+        nonce = await self._free_nonce(nonce)
+        await self._sign_first(tx, nonce, *signed)
+        return nonce
+
+    patch.setattr(Sender, "_sign_at_least", once)
 
 
 @fault(

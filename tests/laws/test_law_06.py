@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -235,6 +236,42 @@ async def test_two_processes_with_one_key_both_learn_how_their_transactions_end(
         assert [getattr(end, "state", end) for end in ends] == 3 * [TxState.MINED]
         assert all(end.logs for end in ends if isinstance(end, TxOutcome))
     assert usdc_of(chain, to) == 15
+
+
+async def test_processes_with_one_key_that_send_at_one_moment_all_send(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    """Whoever finds its nonce taken has nothing broadcast yet: it takes the next one."""
+    to, key = somebody(), funded_key(chain)
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        sender_world(tmp_path / "a.db", [proxy.url], key) as world,
+    ):
+        other = Sender(
+            world.rpc, Signer.from_hex(key), DEVNET, world.journal, GasCaps.default(DEVNET)
+        )
+        await other.start()
+        disk = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+
+        def hold_the_disk(_call: Any, result: Any) -> Any:
+            """Both choose before either has stored its choice."""
+            if not proxy.seen.count("eth_feeHistory") > 1:
+                disk.execute("BEGIN IMMEDIATE")
+                asyncio.get_running_loop().call_later(0.5, disk.close)
+            return result
+
+        proxy.answers["eth_feeHistory"] = hold_the_disk
+        both = (world.sender, other)
+        sends = [
+            each.send("t", str(number), chain.usdc, transfer(to, 1))
+            for number, each in enumerate(both)
+        ]
+        sent = await asyncio.gather(*sends, return_exceptions=True)
+        for each, tx_id in zip(both, sent, strict=True):
+            assert isinstance(tx_id, int), tx_id
+            await each.outcome(tx_id, 10)
+        await other.stop()
+    assert usdc_of(chain, to) == 2
 
 
 @asynccontextmanager
