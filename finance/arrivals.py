@@ -103,7 +103,7 @@ class Arrivals:
         return await self._compare(before, after)
 
     async def _compare(self, before: Sighting, after: Sighting) -> bool:
-        span = before.block, after.block
+        span = self._network.chain_id, before.block, after.block
         ours = await asyncio.to_thread(_outgoes, self._store.engine, self._wallet, *span)
         wei = unexplained(before, after, ours)
         see = self._see(after, before.block)
@@ -164,10 +164,13 @@ def _last(engine: Engine, wallet: str, chain_id: int) -> Sighting | None:
     return None if row is None else Sighting(row.block_number, int(row.balance_wei), row.nonce)
 
 
-def _outgoes(engine: Engine, wallet: str, after: int, upto: int) -> list[Outgo]:
+def _outgoes(engine: Engine, wallet: str, chain_id: int, after: int, upto: int) -> list[Outgo]:
     """Ours in these blocks; a reverted one cost its fee only."""
     query = select(_TX.c.value_wei, _TX.c.fee_wei, _TX.c.state).where(
-        _TX.c.sender == wallet, _TX.c.block_number > after, _TX.c.block_number <= upto
+        _TX.c.sender == wallet,
+        _TX.c.chain_id == chain_id,
+        _TX.c.block_number > after,
+        _TX.c.block_number <= upto,
     )
     with engine.connect() as connection:
         return [

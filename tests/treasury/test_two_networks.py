@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from finance.arrivals import Arrivals
 from finance.chain.fees import GasCaps
 from finance.chain.rpc import Rpc
 from finance.chain.sender import Sender
@@ -15,8 +16,10 @@ from finance.operations import Token
 from finance.reconcile import reconcile
 from finance.wallet.signer import Signer
 from finance.withdrawals import Withdrawals, find_withdrawal
+from node.purse import Purse
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.market_world import transfer
+from tests.treasury.test_arrivals import announce
 from tests.treasury.wallet_world import NETWORK, WalletWorld
 
 
@@ -57,3 +60,21 @@ async def test_what_waits_on_another_network_is_not_missing_here(
         world.chain.rpc("evm_setAutomine", True)
     assert (here.usdc_promised, here.wei_promised) == (0, 0)
     assert there.usdc_promised == 1_000 and there.wei_promised > 0
+
+
+async def test_eth_arrives_beside_what_was_sent_in_such_a_block_of_another_network(
+    world: WalletWorld, other_chain: DevchainProcess
+) -> None:
+    network, address = replace(NETWORK, chain_id=31338), world.wallet.address
+    async with Rpc([other_chain.rpc_url], 31338) as rpc:
+        purse = Purse(rpc, network, address, Arrivals(world.store, network, address, announce))
+        await purse.look()
+        view = await world.withdraw(Token.ETH, 1_000)
+        await world.until(lambda: (found := find_withdrawal(world.engine, view.id)) and found.ended)
+        [(block,)] = world.rows("SELECT block_number FROM chain_tx")
+        other_chain.rpc("anvil_mine", hex(block + 1))
+        other_chain.rpc("anvil_setBalance", address, hex(777))
+        await purse.look()
+    assert world.rows("SELECT chain_id, amount FROM arrival WHERE token = 'ETH'") == [
+        (31338, "777")
+    ]
