@@ -179,7 +179,7 @@ class Sender:
             tx = await self._find(key)
             assert tx is not None
         elif tx.state in (TxState.INTENDED, TxState.REJECTED):
-            await self._store.commit(Batch([reopen(tx.id, to, data, value)]))
+            await self._store.commit(Batch([reopen(tx.id, self.address, to, data, value)]))
             tx = Tx(tx.id, to, data, value, TxState.INTENDED)
         return tx
 

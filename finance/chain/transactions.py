@@ -91,6 +91,8 @@ _REOPEN = (
     .values(
         state=TxState.INTENDED,
         error=None,
+        # It may have been tried by a wallet that was replaced.
+        sender=bindparam("new_sender"),
         to=bindparam("new_to"),
         data=bindparam("new_data"),
         value_wei=bindparam("new_value"),
@@ -158,10 +160,10 @@ def insert_intent(
     )
 
 
-def reopen(tx_id: int, to: str, data: bytes, value_wei: int) -> Write:
+def reopen(tx_id: int, sender: str, to: str, data: bytes, value_wei: int) -> Write:
     """Nothing of this row was ever broadcast: it may be tried again, with new contents."""
     params = {"new_to": to.lower(), "new_data": "0x" + data.hex(), "new_value": str(value_wei)}
-    return Write(_REOPEN, {"tx": tx_id, "now": unix_now(), **params})
+    return Write(_REOPEN, {"tx": tx_id, "new_sender": sender, "now": unix_now(), **params})
 
 
 def assign(tx: Tx, nonce: int, gas_limit: int, attempt: Attempt) -> list[Write]:

@@ -84,6 +84,23 @@ async def test_more_transactions_than_an_endpoint_takes_in_a_batch_come_to_their
     assert {each.state for each in outcomes} == {TxState.MINED}
 
 
+async def test_what_one_wallet_could_not_pay_for_is_sent_by_the_one_that_took_its_place(
+    chain: DevchainProcess, proxy: FaultyRpc, numbers: Iterator[int], tmp_path: Path
+) -> None:
+    poor, rich = next(numbers), next(numbers)
+    async with sender_world(tmp_path / "a.db", [proxy.url], chain.keys[poor]) as world:
+        await world.sender.outcome(await _pay(world, chain, poor, "before"), 10)
+        proxy.refusals[_SEND] = ["insufficient funds for gas * price + value"]
+        with pytest.raises(RpcRefused, match="insufficient funds"):
+            await _pay(world, chain, rich)
+    async with sender_world(tmp_path / "a.db", [proxy.url], chain.keys[rich]) as world:
+        sent = await _pay(world, chain, rich)
+    async with sender_world(tmp_path / "a.db", [proxy.url], chain.keys[rich]) as world:
+        assert (await world.sender.outcome(sent, 10)).state is TxState.MINED
+        assert world.tx("x").sender == world.sender.address
+    assert usdc_of(chain, fresh_address(rich)) == 1
+
+
 async def test_a_nonce_used_outside_is_passed_over(
     chain: DevchainProcess, proxy: FaultyRpc, number: int, tmp_path: Path
 ) -> None:
