@@ -49,7 +49,7 @@ class Follower:
         self._rpc = rpc
         self._network = network
         self._store = store
-        self._address = address
+        self.address = address
         self.live: dict[int, Tx] = {}
         self.settling: dict[int, Tx] = {}
         self.chain_nonce = 0
@@ -63,7 +63,7 @@ class Follower:
         """All of this key that is not final, also what other processes have sent."""
         recent = unix_now() - int(2 * self._network.reorg_depth * self._network.block_seconds)
         chain_id, engine = self._network.chain_id, self._store.engine
-        return await asyncio.to_thread(load_unfinished, engine, chain_id, self._address, recent)
+        return await asyncio.to_thread(load_unfinished, engine, chain_id, self.address, recent)
 
     async def adopt(self) -> None:
         """Follow what another process with this key has signed and may have left: it holds back
@@ -127,7 +127,7 @@ class Follower:
         """Ask the chain once about everything, and store what it says. Raises ChainError."""
         watched = [(tx, each.tx_hash) for tx in self.live.values() for each in tx.attempts]
         answers = await self._ask(
-            [head_question(), nonce_question(self._address, "latest")]
+            [head_question(), nonce_question(self.address, "latest")]
             + [receipt_question(tx_hash) for _, tx_hash in watched]
         )
         head, nonce, *receipts = answers
@@ -253,7 +253,7 @@ class Follower:
         # What took it may be itself: another process with this key has outbid it.
         tx.attempts = await asyncio.to_thread(load_attempts, self._store.engine, tx.id)
         depth = (self.head.number if self.head else 0) - self._network.reorg_depth
-        if tx.nonce is None or depth < 0 or await self._rpc.nonce(self._address, depth) <= tx.nonce:
+        if tx.nonce is None or depth < 0 or await self._rpc.nonce(self.address, depth) <= tx.nonce:
             return
         receipts = await self._ask([receipt_question(each.tx_hash) for each in tx.attempts])
         if any(receipt is not None for receipt in receipts):

@@ -18,6 +18,7 @@ from finance.chain.answers import read_quantity
 from finance.chain.endpoint import Question
 from finance.chain.fees import Fees, GasCaps, gas_limit_up, read_fees, require_within_caps
 from finance.chain.follower import Follower
+from finance.chain.predecessors import follow_predecessors
 from finance.chain.refusals import Refusal, read_refusal
 from finance.chain.rpc import Rpc
 from finance.chain.transactions import (
@@ -33,6 +34,7 @@ from finance.chain.transactions import (
     move,
     nonces_from,
     reopen,
+    sign,
     unassign,
     unix_now,
 )
@@ -49,7 +51,6 @@ from finance.models import TxState
 from finance.networks import Network
 from finance.store import Batch, Store, Write
 from finance.wallet.signer import Signer
-from finance.x402.text import checksum, parse_address
 
 __all__ = ["Sender", "TxOutcome"]
 
@@ -84,7 +85,7 @@ class Sender:
         # certainly refused gives its nonce back before another is handed out.
         self._launching = asyncio.Lock()
         self._wake = self._follower.wake
-        self._loop: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def address(self) -> str:
@@ -101,14 +102,18 @@ class Sender:
                 await self._reject(tx, "interrupted before anything was signed")
             else:
                 self._follower.add(tx)
-        self._loop = asyncio.create_task(self._run(), name=f"sender {self._signer.address}")
+        others = follow_predecessors(self._rpc, self._network, self._store, self._follower)
+        self._tasks = [
+            asyncio.create_task(self._run(), name=f"sender {self.address}"),
+            asyncio.create_task(others, name=f"predecessors of {self.address}"),
+        ]
 
     async def stop(self) -> None:
         """Finish what is being sent, then stop following; the rows say where to go on."""
         await asyncio.gather(*self._sending.values(), return_exceptions=True)
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def send(
         self,
@@ -272,20 +277,7 @@ class Sender:
         self._follower.add(tx)
 
     def _sign(self, tx: Tx, nonce: int, gas_limit: int, fees: Fees) -> Attempt:
-        raw, tx_hash = self._signer.sign_transaction(
-            {
-                "type": 2,
-                "chainId": self._network.chain_id,
-                "nonce": nonce,
-                "to": checksum(parse_address(tx.to)),
-                "value": tx.value_wei,
-                "data": "0x" + tx.data.hex(),
-                "gas": gas_limit,
-                "maxFeePerGas": fees.max_fee_wei,
-                "maxPriorityFeePerGas": fees.max_priority_fee_wei,
-            }
-        )
-        return Attempt(tx_hash, raw, fees)
+        return sign(self._signer, self._network.chain_id, tx, nonce, gas_limit, fees)
 
     async def _mark_broadcast(self, tx: Tx) -> None:
         if tx.state is not TxState.SIGNED:

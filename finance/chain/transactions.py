@@ -18,6 +18,8 @@ from finance.chain.fees import Fees
 from finance.ledger import Account, entry
 from finance.models import ChainTx, ChainTxAttempt, TxState
 from finance.store import Write
+from finance.wallet.signer import Signer
+from finance.x402.text import checksum, parse_address
 
 DAY_SECONDS = 86400
 _ROWS = ChainTx.__table__  # type: ignore[attr-defined]
@@ -76,6 +78,24 @@ class Tx:
     def worst_fee_wei(self) -> int:
         """The most this may still cost, whichever attempt is mined."""
         return self.gas_limit * max((each.fees.max_fee_wei for each in self.attempts), default=0)
+
+
+def sign(signer: Signer, chain_id: int, tx: Tx, nonce: int, gas_limit: int, fees: Fees) -> Attempt:
+    """The transaction under this nonce, as it may be broadcast."""
+    raw, tx_hash = signer.sign_transaction(
+        {
+            "type": 2,
+            "chainId": chain_id,
+            "nonce": nonce,
+            "to": checksum(parse_address(tx.to)),
+            "value": tx.value_wei,
+            "data": "0x" + tx.data.hex(),
+            "gas": gas_limit,
+            "maxFeePerGas": fees.max_fee_wei,
+            "maxPriorityFeePerGas": fees.max_priority_fee_wei,
+        }
+    )
+    return Attempt(tx_hash, raw, fees)
 
 
 _INSERT = insert(_ROWS)
@@ -244,6 +264,16 @@ def _first(engine: Engine, query: Any) -> Tx | None:
     with engine.connect() as connection:
         row = connection.execute(query).first()
         return None if row is None else _tx(row, [])
+
+
+def other_senders(engine: Engine, chain_id: int, sender: str) -> list[str]:
+    """Wallets besides `sender` of which something was on its way, or not deep enough yet."""
+    left = [TxState.SIGNED, TxState.BROADCAST, TxState.MINED]
+    query = select(_ROWS.c.sender).where(
+        _ROWS.c.chain_id == chain_id, _ROWS.c.sender != sender, _ROWS.c.state.in_(left)
+    )
+    with engine.connect() as connection:
+        return list(connection.scalars(query.distinct()))
 
 
 def load_unfinished(engine: Engine, chain_id: int, sender: str, reverted_since: int) -> list[Tx]:

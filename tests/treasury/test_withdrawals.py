@@ -235,6 +235,26 @@ async def test_a_withdrawal_that_was_signed_goes_on_after_a_restart(
         await world.assert_books_equal_chain()
 
 
+async def test_all_that_was_withdrawn_to_the_wallet_that_takes_its_place_is_free_there(
+    chain: DevchainProcess, tmp_path: Path
+) -> None:
+    """The node ended before it was mined, and the chain forgot it meanwhile."""
+    old, new = Signer.random(), Signer.random()
+    for each in (old, new):
+        chain.rpc("anvil_setBalance", each.address, hex(10 * ETHER))
+    async with WalletWorld(chain, tmp_path, old) as world:
+        await world.watcher.catch_up()
+        world.receive_usdc(2_000_000)
+        chain.rpc("evm_setAutomine", False)
+        view = await world.withdraw(Token.USDC, 2_000_000, new.address)
+    chain.rpc("anvil_dropTransaction", view.tx_hash)
+    chain.rpc("evm_setAutomine", True)
+    async with WalletWorld(chain, tmp_path, new) as world:
+        view = await mined(world, view)
+        assert view.stage is not Stage.FAILED
+        assert (await world.withdrawals.available()).free_usdc == 2_000_000
+
+
 async def test_a_withdrawal_that_was_never_signed_is_not_sent_by_a_restart(
     chain: DevchainProcess, tmp_path: Path
 ) -> None:
