@@ -9,6 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -52,9 +53,33 @@ def bind(where: Bind, setting: str) -> socket.socket:
     return listener
 
 
+class Parser(httptools.HttpRequestParser):
+    """httptools', which takes no body of a request that wishes for another protocol: where that
+    wish is passed over (RFC 9110, 7.8), the request is read again without it."""
+
+    def __init__(self, protocol: HttpProtocol) -> None:
+        super().__init__(protocol)
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._protocol = protocol
+
+    def feed_data(self, data: Any) -> None:
+        parser, rest = self, memoryview(data)
+        while True:
+            try:
+                return super(Parser, parser).feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                if (head := self._protocol.without_wish()) is None:
+                    raise
+                # After a last request this one would take nothing.
+                parser = self._protocol.parser = Parser(self._protocol)
+                super(Parser, parser).feed_data(head)
+                rest = rest[upgrade.args[0] :]
+
+
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's, with limits: on what a caller sends that is no body (heads, trailers, extensions
-    of chunks), and on the time until a head is whole."""
+    of chunks), and on the time until a head is whole. Protocols other than WebSocket are not
+    spoken, and whoever wishes for one is served all the same."""
 
     _bare = 0  # bytes since the last byte of a body, or the end of a head
     _in_head = False
@@ -62,6 +87,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.parser = Parser(self)
         self._deadline = self.loop.call_later(HEAD_SECONDS, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -92,6 +118,20 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._bare = 0
         super().on_message_complete()
+
+    def _should_upgrade(self) -> bool:
+        """Whether uvicorn is to leave the request alone: it has a WebSocket's handshake made of it,
+        or it is read again."""
+        return self._get_upgrade() is not None
+
+    def without_wish(self) -> bytes | None:
+        """The head that was just read, but for its `Upgrade`; None where that is heeded."""
+        if self._get_upgrade() in (None, b"websocket"):
+            return None
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def _in_time(self) -> None:
         if self._deadline is not None:
