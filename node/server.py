@@ -22,6 +22,7 @@ KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
 MAX_HEAD_BYTES = 64 << 10
 HEAD_SECONDS = 30.0
+UNREADABLE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 def bind(where: Bind, setting: str) -> socket.socket:
@@ -155,7 +156,15 @@ class HttpProtocol(HttpToolsProtocol):
 
 class SocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's, but a handshake that was refused by a whole answer is no mistake of the app:
-    it logs one for each otherwise, and every unpaid handshake is one."""
+    it logs one for each otherwise, and every unpaid handshake is one. What is no handshake is
+    answered."""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            # It cannot be read; uvicorn neither says so nor hangs up.
+            self.transport.write(b"".join(self.conn.data_to_send()) or UNREADABLE)
+            self.transport.close()
 
     async def send(self, message: Any) -> None:
         await super().send(message)

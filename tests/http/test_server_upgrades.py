@@ -1,4 +1,4 @@
-"""Whoever asks for another protocol is served by the one there is."""
+"""Whoever asks for another protocol is served by the one there is, or told why not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from tests.http.test_server_limits import app as app
 
 # As Java's HttpClient sends it with every request to http://, and `curl --http2`.
 H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAAA\r\n"
+WEBSOCKET = (
+    b"GET /v1/api HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -43,3 +47,18 @@ async def test_so_does_the_body_of_the_last_request_on_a_line(
 ) -> None:
     answer = await told(app[1], last + H2C + b"content-length: 5\r\n\r\nhello")
     assert answer.startswith(b"HTTP/1.1 200") and b"\r\n5\r\n" in answer
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        (b"x: " + b"y" * 9_000 + b"\r\n", b"431"),
+        (b"x: y\r\n" * 130, b"431"),
+        (b"content-length: 5\r\n", b"400"),
+    ],
+)
+async def test_a_handshake_that_cannot_be_read_is_answered(
+    app: tuple[App, int], more: bytes, status: bytes
+) -> None:
+    answer = await told(app[1], WEBSOCKET + more + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 " + status)
