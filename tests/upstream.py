@@ -1,7 +1,7 @@
 """An API to be sold, with every behaviour a gateway must survive. A plain ASGI app.
 
 `/echo…` tells what arrived; `/status/N`; `/slow/SECONDS`; `/stream/CHUNKS/BYTES`;
-`/break/BYTES` (announces more than it sends); `/huge/BYTES`; `/headers`; `/redirect`;
+`/break/BYTES` (announces more than it sends); `/huge/BYTES`; `/headers`; `/hops`; `/redirect`;
 `/gzip`; `/empty`; `/etag`; `/leak`, also `/leak/compressed` (when accepted) and
 `/leak/always-compressed`. `/count/NAME` counts its calls.
 """
@@ -109,6 +109,13 @@ class Upstream:
             (b"set-cookie", b"b=2"),
             (b"payment-response", b"forged"),
             (b"farebox-call-id", b"forged"),
+        )
+
+    async def do_hops(self, scope: Any, receive: Any, send: Any, _: Any) -> None:
+        """Headers of its own connection, listed in two lines."""
+        listed = (b"connection", b"X-Hop"), (b"connection", b"X-Leap")
+        await _answer(
+            send, 200, b"{}", *listed, (b"x-hop", b"1"), (b"x-leap", b"1"), (b"x-end", b"2")
         )
 
     async def do_redirect(self, scope: Any, receive: Any, send: Any, _: Any) -> None:

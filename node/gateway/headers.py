@@ -145,7 +145,5 @@ def _public_address(value: bytes, upstream: Upstream) -> bytes:
 
 
 def _connection_listed(headers: RawHeaders) -> frozenset[bytes]:
-    for name, value in headers:
-        if name.lower() == b"connection" and value not in (b"keep-alive", b"close"):
-            return frozenset(item.strip().lower() for item in value.split(b","))
-    return frozenset()
+    listed = [value for name, value in headers if name.lower() == b"connection"]
+    return frozenset(each.strip().lower() for value in listed for each in value.split(b","))

@@ -93,7 +93,5 @@ def find(headers: Pairs, wanted: bytes) -> bytes | None:
 
 
 def _connection_names(headers: Pairs) -> frozenset[bytes]:
-    for name, value in headers:
-        if name == b"connection":
-            return frozenset(each.strip().lower() for each in value.split(b","))
-    return frozenset()
+    listed = [value for name, value in headers if name == b"connection"]
+    return frozenset(each.strip().lower() for value in listed for each in value.split(b","))

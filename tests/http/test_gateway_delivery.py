@@ -233,6 +233,17 @@ async def test_headers_pass_as_they_should(market: Market) -> None:
     assert answer.headers["farebox-call-id"] != "forged"
 
 
+async def test_headers_of_one_line_end_here_however_many_list_them(market: Market) -> None:
+    market.sell(price_atoms=0)
+    listed = [("Connection", "X-One"), ("Connection", "Keep-Alive, X-Two")]
+    headers = httpx.Headers([*listed, ("X-One", "1"), ("X-Two", "2"), ("X-Kept", "yes")])
+    await market.client.get(market.url + "/v1/api/echo", headers=headers)
+    seen = dict(map(tuple, market.upstream.seen["headers"]))
+    assert seen["x-kept"] == "yes" and not {"x-one", "x-two"} & set(seen)
+    answer = await market.client.get(market.url + "/v1/api/hops")
+    assert answer.headers["x-end"] == "2" and not {"x-hop", "x-leap"} & set(answer.headers)
+
+
 @pytest.mark.parametrize("kind", ["header", "query"])
 async def test_the_upstreams_credential_never_reaches_the_buyer(market: Market, kind: str) -> None:
     market.sell(credential_kind=kind, credential_name="x-api-key", credential_secret=SECRET.hex())

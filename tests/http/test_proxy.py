@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from msgspec.structs import replace
 
 from finance.x402.values import Payment, Receipt
 from tests.chain_fixtures import DevchainProcess
-from tests.http.proxy_world import NETWORK, BuyerNode, buying, left_open, served
+from tests.http.proxy_world import NETWORK, SECRET, BuyerNode, buying, left_open, served
 from tests.http.scripted_seller import Behave, ScriptedSeller, charge, charges_and_hangs, honest
 
 PRICE = 1000
@@ -44,6 +45,18 @@ async def test_the_secret_and_cookies_never_reach_a_seller_and_its_cookies_not_u
         assert not {b"authorization", b"cookie", b"farebox-x"} & set(seen)
     assert "set-cookie" not in answer.headers
     assert "payment-response" in answer.headers
+
+
+async def test_headers_of_one_line_end_here_however_many_list_them(node: BuyerNode) -> None:
+    seller = ScriptedSeller("exact")
+    listed = [("connection", "x-one"), ("connection", "keep-alive, x-two")]
+    headers = httpx.Headers([*listed, ("x-one", "1"), ("x-two", "2"), ("x-own", "kept")])
+    headers["authorization"] = f"Bearer {SECRET}"
+    async with buying(node, seller) as proxy:
+        answer = await proxy.client.get(f"{proxy.base}/call/x/y", headers=headers)
+    assert answer.status_code == 200
+    for _, _, seen in seller.requests:
+        assert seen[b"x-own"] == b"kept" and not {b"x-one", b"x-two"} & set(seen)
 
 
 @pytest.mark.parametrize("scope", ["call", "listing", "key", "day"])
