@@ -1,4 +1,5 @@
-"""A server that dies over a request: it has read it, and nobody learns what it made of it."""
+"""Servers that end early: one dies over a request, and nobody learns what it made of it; one waits
+for no slow reader."""
 
 from __future__ import annotations
 
@@ -25,5 +26,30 @@ async def hanging_up(
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1], heads
+    finally:
+        server.close()
+
+
+@asynccontextmanager
+async def impatient(size: int, seconds: float) -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """Answers each request with `size` bytes, and hangs up on whoever takes nothing of them for
+    `seconds`. Yields its port, and what tells that it did."""
+    gave_up = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+        try:
+            for _ in range(size >> 16):
+                writer.write(bytes(1 << 16))
+                async with asyncio.timeout(seconds):
+                    await writer.drain()
+        except TimeoutError:
+            gave_up.set()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], gave_up
     finally:
         server.close()

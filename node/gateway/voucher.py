@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -59,6 +60,9 @@ Later = Coroutine[Any, Any, None]
 
 # Between two tries to write how a long answer ended.
 END_SECONDS = 0.5
+# Whoever takes nothing of a long answer for so long makes it break off: the time-outs of APIs, and
+# of what stands before them, are longer.
+STALLED_SECONDS = 10.0
 
 
 async def serve_voucher(
@@ -326,13 +330,23 @@ def _streamed(call: Call, match: Match, payment: Payment, headers: Headers) -> l
 
 
 async def send_all(call: Call, answer: Answer, headers: Headers) -> None:
-    """A caller that stops reading has been served: it is charged."""
+    """A caller that stops reading has been served: it is charged, also when the upstream waits
+    for it no longer. Raises UpstreamError where that broke off by itself."""
     await call.start(answer.status, headers)
     await call.send(answer.head, True)
-    async for chunk in answer.rest():
-        if call.is_gone():
-            return
-        await call.send(chunk, True)
+    waited = 0.0
+    try:
+        async for chunk in answer.rest():
+            if call.is_gone():
+                return
+            begun = time.monotonic()
+            await call.send(chunk, True)
+            waited = max(waited, time.monotonic() - begun)
+    except UpstreamError:
+        if waited < STALLED_SECONDS:
+            raise
+        log.info("call %s: a long answer broke off while its caller took nothing of it", call.id)
+        return
     await call.send(b"", False)
 
 

@@ -355,6 +355,24 @@ def authorization_burnt(patch: MonkeyPatch) -> None:
     patch.setattr(reservations, "RELEASE", statement)
 
 
+@fault(
+    3,
+    "whoever stops reading until the API gives up has read for nothing",
+    "test_a_long_answer_whose_caller_takes_nothing_of_it_stays_charged",
+)
+def stalling_is_free(patch: MonkeyPatch) -> None:
+    async def send_all(call: Any, answer: Any, headers: Any) -> None:
+        await call.start(answer.status, headers)
+        await call.send(answer.head, True)
+        async for chunk in answer.rest():
+            if call.is_gone():
+                return
+            await call.send(chunk, True)
+        await call.send(b"", False)
+
+    patch.setattr(voucher, "send_all", send_all)
+
+
 # Law 4
 
 

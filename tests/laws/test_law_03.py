@@ -18,6 +18,8 @@ from finance.selling.mirror import Mirror
 from node.db.engine import open_engine
 from node.db.journal import Journal
 from node.db.presence import Presence
+from node.gateway import voucher
+from tests.hanging_up import impatient
 from tests.http.conftest import NETWORK, PRICE, Market, free_port, serving
 from tests.http.plans_world import Seller
 from tests.laws.minutes import open_stream
@@ -58,6 +60,25 @@ async def test_a_long_answer_that_breaks_off_is_not_charged(market: Market) -> N
     assert await market.charged(payer) == 0
     assert market.rows("SELECT SUM(amount) FROM ledger_entry") == [(0,)]
     assert (await market.buy(payer, "/v1/api/echo")).status_code == 200
+
+
+async def test_a_long_answer_whose_caller_takes_nothing_of_it_stays_charged(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads all but its end, until the API waits no longer, would have it for nothing."""
+    monkeypatch.setattr(voucher, "STALLED_SECONDS", 0.5)
+    async with impatient(32 << 20, 1) as (port, gave_up):
+        market.seller.egress.allow_also([f"127.0.0.1:{port}"])
+        market.sell(base=f"http://127.0.0.1:{port}")
+        payer, path = await market.payer(), "/v1/api/x"
+        headers = {"PAYMENT-SIGNATURE": payer.voucher(await market.offer(path))}
+        async with market.client.stream("GET", market.url + path, headers=headers) as answer:
+            assert answer.status_code == 200
+            await asyncio.wait_for(gave_up.wait(), 20)
+            with pytest.raises(httpx.RemoteProtocolError):
+                await answer.aread()
+    await asyncio.sleep(0.2)
+    assert await market.charged(payer) == PRICE
 
 
 @pytest.mark.parametrize(("path", "charged"), [("stream/50/20000", PRICE), ("break/400000", 0)])
