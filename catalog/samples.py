@@ -4,8 +4,9 @@ and which recorded answer a demo request gets. Pure.
 
 from __future__ import annotations
 
+import html
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
@@ -192,8 +193,20 @@ def secrets_of(kind: str, secret: bytes) -> tuple[bytes, ...]:
     if kind == "none" or not bare:
         return ()
     # `Bearer abc`: the part after the word is the secret too.
-    forms = [bare, *bare.split()[-1:], quote(secret, safe="").encode()]
+    words = (bare, bare.split()[-1])
+    forms = [*(form for word in words for form in _spelt(word)), quote(secret, safe="").encode()]
     return tuple(sorted(dict.fromkeys(forms), key=len, reverse=True))
+
+
+def _spelt(word: bytes) -> Iterator[bytes]:
+    """As it is, in JSON, in PHP's, which has a backslash before each slash, and in HTML."""
+    text = word.decode("utf-8", "surrogateescape")
+    quoted = json.dumps(text)[1:-1]
+    yield word
+    yield quoted.encode()
+    yield quoted.replace("/", "\\/").encode()
+    yield html.escape(text).encode("utf-8", "surrogateescape")
+    yield html.escape(quoted).encode()
 
 
 def _answer(row: Sample) -> DemoAnswer:

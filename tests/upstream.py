@@ -2,8 +2,8 @@
 
 `/echo…` tells what arrived; `/status/N`; `/slow/SECONDS`; `/stream/CHUNKS/BYTES`;
 `/break/BYTES` (announces more than it sends); `/huge/BYTES`; `/headers`; `/hops`; `/redirect`;
-`/gzip`; `/empty`; `/etag`; `/leak`, also `/leak/compressed` (when accepted) and
-`/leak/always-compressed`. `/count/NAME` counts its calls.
+`/gzip`; `/empty`; `/etag`; `/leak`, also `/leak/compressed` (when accepted),
+`/leak/always-compressed`, `/leak/as-php` and `/leak/as-html`. `/count/NAME` counts its calls.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import html
 import json
 from collections import Counter
 from typing import Any
@@ -143,6 +144,10 @@ class Upstream:
         query = scope["query_string"].decode()
         body = json.dumps({"headers": headers, "query": query}).encode()
         told = headers.get("x-api-key", query).encode()
+        if how == ["as-php"]:
+            body = body.replace(b"/", b"\\/")
+        elif how == ["as-html"]:
+            body = html.escape(body.decode()).encode()
         accepted = how == ["compressed"] and "gzip" in headers.get("accept-encoding", "")
         if accepted or how == ["always-compressed"]:
             await _answer(send, 200, gzip.compress(body), (b"content-encoding", b"gzip"))

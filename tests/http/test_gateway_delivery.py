@@ -255,6 +255,17 @@ async def test_the_upstreams_credential_never_reaches_the_buyer(market: Market, 
     assert json.loads(answer.content)["query"].startswith("q=1")
 
 
+@pytest.mark.parametrize("how", ["as-php", "as-html", "as-it-is"])
+async def test_a_credential_is_found_however_it_is_written(market: Market, how: str) -> None:
+    secret = b'Key abc/def"ghi+j<k&l\\mnop'
+    market.sell(
+        credential_kind="header", credential_name="x-api-key", credential_secret=secret.hex()
+    )
+    answer = await market.buy(await market.payer(), f"/v1/api/leak/{how}")
+    assert answer.status_code == 200 and "***" in answer.text
+    assert "mnop" not in answer.text and "abc" not in answer.text
+
+
 async def test_a_credential_that_ends_in_a_blank_takes_no_other_header(market: Market) -> None:
     secret = (SECRET + b" ").hex()
     market.sell(credential_kind="header", credential_name="x-api-key", credential_secret=secret)
