@@ -44,7 +44,7 @@ def hand_over(server: Server, message: EmailMessage) -> str:
         raise SendFailed(
             f"The mail server answered {error.smtp_code}: {reply}", error.smtp_code
         ) from None
-    except (smtplib.SMTPException, OSError, UnicodeError) as error:
+    except (smtplib.SMTPException, OSError, ValueError) as error:  # also of what is no base64
         raise SendFailed(_explain(error)) from None
     return f"Refused for {_replies(refused)}" if refused else ""
 
