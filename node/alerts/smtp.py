@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import smtplib
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 
@@ -31,7 +33,7 @@ def hand_over(server: Server, message: EmailMessage) -> str:
     """Give `message` to the server (blocking); a sentence about recipients it refused, empty
     when it took all. Raises SendFailed."""
     try:
-        with _connect(server) as connection:
+        with _conversation(server) as connection:
             if server.security is MailSecurity.STARTTLS:
                 connection.starttls(context=ssl.create_default_context())
             if server.user:
@@ -47,6 +49,18 @@ def hand_over(server: Server, message: EmailMessage) -> str:
     except (smtplib.SMTPException, OSError, ValueError) as error:  # also of what is no base64
         raise SendFailed(_explain(error)) from None
     return f"Refused for {_replies(refused)}" if refused else ""
+
+
+@contextmanager
+def _conversation(server: Server) -> Iterator[smtplib.SMTP]:
+    """What the server says to the goodbye changes nothing: by then it took the mail, or did not."""
+    connection = _connect(server)
+    try:
+        yield connection
+    finally:
+        with suppress(smtplib.SMTPException, OSError):
+            connection.quit()
+        connection.close()
 
 
 def _connect(server: Server) -> smtplib.SMTP:

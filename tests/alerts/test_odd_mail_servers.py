@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from aiosmtpd.smtp import SMTP, AuthResult
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
 from node.alerts.rules import Level, Rule
 from tests.alerts.post_office import PostOffice
@@ -21,6 +21,13 @@ class RiddleOffice(PostOffice):
         return AuthResult(success=False, handled=False)
 
 
+class RudeOffice(PostOffice):
+    """Takes a letter, and ends the conversation with an error."""
+
+    async def handle_QUIT(self, _server: SMTP, _session: Session, _envelope: Envelope) -> str:
+        return "421 closing"
+
+
 async def test_a_challenge_that_cannot_be_decoded_is_a_failure_of_this_mail(world: World) -> None:
     """What nobody catches ends the deliveries, and with them the node."""
     with RiddleOffice("node", "open sesame") as office:
@@ -30,3 +37,15 @@ async def test_a_challenge_that_cannot_be_decoded_is_a_failure_of_this_mail(worl
         assert await world.courier.deliver_due() == 1
     [(state, error)] = world.rows("SELECT state, last_error FROM delivery")
     assert state == "failed" and error.startswith("The mail could not be sent")
+
+
+async def test_a_mail_that_was_taken_is_not_sent_again_for_a_rude_goodbye(world: World) -> None:
+    with RudeOffice() as office:
+        world.use_mail(office.port)
+        world.speak(Rule.LOW_GAS, Level.EMAIL)
+        await world.alerts.raise_(Rule.LOW_GAS, "", "Gas is low.", "/finance")
+        await world.courier.deliver_due()
+        world.now += 3600
+        await world.courier.deliver_due()
+        assert len(office.letters) == 1
+    assert world.rows("SELECT state, last_error FROM delivery") == [("sent", "")]
