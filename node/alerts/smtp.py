@@ -78,6 +78,11 @@ def _sign_in(connection: smtplib.SMTP, server: Server) -> None:
         raise SendFailed(
             "The mail server refused the user name or the password.", error.smtp_code
         ) from None
+    except UnicodeEncodeError:  # whose words show which character it was
+        raise SendFailed(
+            "A sign-in to a mail server carries ASCII only: choose a user name and a password"
+            " without other characters."
+        ) from None
 
 
 def _explain(error: Exception) -> str:

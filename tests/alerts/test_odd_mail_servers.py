@@ -49,3 +49,14 @@ async def test_a_mail_that_was_taken_is_not_sent_again_for_a_rude_goodbye(world:
         await world.courier.deliver_due()
         assert len(office.letters) == 1
     assert world.rows("SELECT state, last_error FROM delivery") == [("sent", "")]
+
+
+async def test_a_password_beyond_ascii_is_said_to_be_unfit_and_not_shown(world: World) -> None:
+    with PostOffice("node", "open sesame") as office:
+        world.use_mail(office.port, user="node", password="öffne dich")
+        world.speak(Rule.LOW_GAS, Level.EMAIL)
+        await world.alerts.raise_(Rule.LOW_GAS, "", "Gas is low.", "/finance")
+        await world.courier.deliver_due()
+    [(error,)] = world.rows("SELECT last_error FROM delivery")
+    assert "xf6" not in error and "ö" not in error
+    assert "password" in error
