@@ -25,8 +25,7 @@ def swap_in(new: Path, target: Path, kept: Path) -> None:
         if not target.exists():
             os.rename(new, target)
         elif _exchange(new, target):
-            sync_folder(target.parent)
-            os.rename(new, kept)
+            _keep(new, target, kept)
         else:
             _in_turn(new, target, kept)
     except OSError as error:
@@ -37,6 +36,16 @@ def swap_in(new: Path, target: Path, kept: Path) -> None:
             ) from None
         raise unusable(target, error) from None
     sync_folder(target.parent)
+
+
+def _keep(old: Path, target: Path, kept: Path) -> None:
+    """The old folder stands where the new one was made, from where callers remove what failed."""
+    try:
+        sync_folder(target.parent)
+        os.rename(old, kept)
+    except OSError:
+        _exchange(old, target)
+        raise
 
 
 def _exchange(one: Path, other: Path) -> bool:

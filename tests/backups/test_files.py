@@ -63,6 +63,22 @@ def test_restoring_over_a_node_keeps_all_of_the_old_one(home: Home, tmp_path: Pa
     assert not list(target.parent.glob(".*restoring*"))
 
 
+def test_a_restore_whose_old_directory_cannot_be_kept_changes_nothing(
+    home: Home, tmp_path: Path
+) -> None:
+    """Its name is so long that the one it would be kept under is none of this file system."""
+    path = home.back_up().rename(tmp_path / "kept.farebox")
+    home.engine.dispose()
+    target = home.settings.data_dir.rename(tmp_path / ("n" * 230))
+    settings, old = Settings(data_dir=target, network="devnet"), contents(target)
+    manifest = asyncio.run(look_inside(path, PASSWORD)).manifest
+    staged = asyncio.run(stage(path, PASSWORD, manifest, settings))
+    with pytest.raises(FolderUnusable, match="too long"):
+        swap(staged, settings)
+    assert contents(target) == old
+    assert sorted(tmp_path.iterdir()) == [path, target], "what was made for it is gone"
+
+
 def test_the_standard_tools_open_a_backup(home: Home, tmp_path: Path) -> None:
     """The two commands of the README, with the passphrase typed as a person does."""
     if any(shutil.which(tool) is None for tool in ("age", "zstd", "tar")):
