@@ -76,13 +76,17 @@ class RestoreDesk:
     async def begin(self, source: str, password: str) -> None:
         """Check all of it and make a data directory of it, in the background. Raises
         BackupError, BackupBusy while another is being made."""
-        if self.running:
-            raise BackupBusy("A restore is being prepared already.")
+        self._require_idle()
         manifest = await self.look(source, password)
         await asyncio.to_thread(self.forget)
+        self._require_idle()  # looking takes a second, in which the form may be sent again
         self.error, self._progress = "", ("reading", 0, 0)
         work = self._stage(self.path_of(source), password, manifest)
         self._task = asyncio.get_running_loop().create_task(work)
+
+    def _require_idle(self) -> None:
+        if self.running:
+            raise BackupBusy("A restore is being prepared already.")
 
     @property
     def running(self) -> bool:

@@ -6,6 +6,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -116,3 +117,33 @@ def test_a_name_that_no_file_can_have_is_a_sentence(console: Console, path: str)
         fields = {"path": path, "source": path, "password": PASSWORD}
         for step in ("/setup/restore", "/setup/restore/begin"):
             assert guest.post(step, data=fields).status_code == 422, step
+
+
+def test_a_form_that_is_sent_twice_prepares_one_restore(
+    console: Console, lost: Home, tmp_path: Path
+) -> None:
+    fields = {"source": str(lost.back_up()), "password": PASSWORD}
+
+    def begin() -> int:
+        headers = {"origin": console.url}
+        answer = httpx.post(
+            f"{console.url}/setup/restore/begin",
+            data=fields,
+            headers=headers,
+            trust_env=False,
+            timeout=60,
+        )
+        return answer.status_code
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(each.result() for each in [pool.submit(begin) for _ in "12"]) == [303, 422]
+    _until_it_says(console, "Finish and stop this node")
+    assert len(list(tmp_path.glob(".new.restoring-*"))) == 1
+
+
+def _until_it_says(console: Console, words: str) -> str:
+    deadline = time.monotonic() + 60
+    while words not in (page := httpx.get(f"{console.url}/setup/restore", trust_env=False).text):
+        assert time.monotonic() < deadline, page
+        time.sleep(0.2)
+    return page
