@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from backups import postgres
 from backups.archive import Progress
@@ -145,8 +146,10 @@ async def stage(
         request = Extract(path=str(path), into=str(folder), password=password, only=manifest.id)
         found = (await run_task(request, Outcome, progress)).manifest
         await asyncio.to_thread(_furnish, folder, found, settings)
-    except BaseException:
+    except BaseException as error:
         await asyncio.to_thread(shutil.rmtree, folder, True)
+        if isinstance(error, OSError):
+            raise unusable(folder, error) from None
         raise
     return Staged(folder, found)
 
@@ -230,13 +233,18 @@ def _load_books(staged: Staged, settings: Settings) -> None:
 
 
 def _mark(url: str, manifest: Manifest) -> None:
-    """This version's schema, and books that know they were restored."""
+    """This version's schema, and books that know they were restored. Raises DatabaseUnfit."""
     engine = open_engine(url)
     try:
         upgrade(engine)
         with writer(engine).begin() as connection:
             mark_restored(connection, manifest, int(time.time()))
             connection.execute(text(f"DROP TABLE IF EXISTS {postgres.UNFINISHED}"))
+    except SQLAlchemyError as error:
+        why = getattr(error, "orig", None) or type(error).__name__
+        raise DatabaseUnfit(
+            f"The database in this backup cannot be brought to this version's schema: {why}."
+        ) from error
     finally:
         engine.dispose()
 

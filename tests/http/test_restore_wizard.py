@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from backups.tasks import MadeKey
+from node.db.engine import open_engine, writer
 from tests.backups.home import PASSWORD, Home, make_home, make_key
 from tests.console_world import Console, serve_console
 
@@ -139,6 +140,22 @@ def test_a_form_that_is_sent_twice_prepares_one_restore(
         assert sorted(each.result() for each in [pool.submit(begin) for _ in "12"]) == [303, 422]
     _until_it_says(console, "Finish and stop this node")
     assert len(list(tmp_path.glob(".new.restoring-*"))) == 1
+
+
+def test_books_that_cannot_be_brought_to_this_schema_are_said_to_be_none(
+    console: Console, lost: Home, tmp_path: Path
+) -> None:
+    """Not a page that begins again as if nothing had been asked of it."""
+    engine = open_engine(lost.settings.database)
+    with writer(engine).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    engine.dispose()
+    fields = {"source": str(lost.back_up()), "password": PASSWORD}
+    with httpx.Client(base_url=console.url, trust_env=False, timeout=60) as guest:
+        guest.headers["origin"] = console.url
+        assert guest.post("/setup/restore/begin", data=fields).status_code == 303
+    assert "cannot be" in _until_it_says(console, "Backup file")
+    assert not list(tmp_path.glob(".new.restoring-*"))
 
 
 def _until_it_says(console: Console, words: str) -> str:
