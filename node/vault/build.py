@@ -61,6 +61,7 @@ class VaultParts:
         first_start(self.vault.engine, SYSTEM, now)
         records.interrupted(self.vault.engine, now)
         sweep_staged(self.vault.around.settings.data_dir)
+        self.desk.clear()
         sweep(self.vault.folder(read_preference(self.vault.engine, BackupChoices)))
 
 

@@ -43,14 +43,14 @@ class RestoreDesk:
     async def receive(self, upload: Upload) -> str:
         """Keep an uploaded file; its name for the next steps. Raises FolderUnusable."""
         try:
-            await asyncio.to_thread(self._clear)
+            await asyncio.to_thread(self._empty)
             name = secrets.token_hex(16)
             handle = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "wb") as file:
                 while piece := await upload.read(_CHUNK):
                     await asyncio.to_thread(file.write, piece)
         except OSError as error:
-            await asyncio.to_thread(shutil.rmtree, self._folder, True)
+            await asyncio.to_thread(self.clear)
             raise unusable(self._folder, error) from None
         return name
 
@@ -110,10 +110,15 @@ class RestoreDesk:
         self._take(self.staged)
 
     async def stop(self) -> None:
-        """End what is being made."""
+        """End what is being made, and let go of the file that was sent for it."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.to_thread(self.clear)
+
+    def clear(self) -> None:
+        """Remove what was sent (blocking)."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _stage(self, path: Path, password: str, manifest: Manifest) -> None:
         try:
@@ -124,6 +129,6 @@ class RestoreDesk:
     def _report(self, stage_name: str, done: int, total: int) -> None:
         self._progress = (stage_name, done, total)
 
-    def _clear(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def _empty(self) -> None:
+        self.clear()
         self._folder.mkdir(mode=0o700, parents=True)

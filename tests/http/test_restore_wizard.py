@@ -158,6 +158,28 @@ def test_books_that_cannot_be_brought_to_this_schema_are_said_to_be_none(
     assert not list(tmp_path.glob(".new.restoring-*"))
 
 
+def test_a_file_that_was_sent_and_not_restored_does_not_stay(
+    console: Console, lost: Home, tmp_path: Path
+) -> None:
+    """It may be as large as the disk, and holds a wallet."""
+    with httpx.Client(base_url=console.url, trust_env=False, timeout=60) as guest:
+        guest.headers["origin"] = console.url
+
+        def send() -> None:
+            content = {"file": ("one.farebox", lost_file)}
+            shown = guest.post("/setup/restore", data={"password": PASSWORD}, files=content)
+            assert shown.status_code == 200
+            assert list(tmp_path.glob("new/incoming/*"))
+
+        lost_file = lost.back_up().read_bytes()
+        send()
+        guest.post("/setup/restore/cancel")
+        assert not (tmp_path / "new" / "incoming").exists()
+        send()
+        console.parts.backups.prepare(int(time.time()))  # as the start after a kill does
+        assert not (tmp_path / "new" / "incoming").exists()
+
+
 def _until_it_says(console: Console, words: str) -> str:
     deadline = time.monotonic() + 60
     while words not in (page := httpx.get(f"{console.url}/setup/restore", trust_env=False).text):
