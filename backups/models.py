@@ -15,6 +15,7 @@ class BackupState(StrEnum):
     good -> removed                 by the rule for keeping
     good -> missing | damaged       its file is gone, or no longer what was written
     good -> elsewhere               its file stayed on the machine this node was restored from
+    missing | elsewhere -> good     its file is there, and was checked
     """
 
     RUNNING = "running"

@@ -1,0 +1,44 @@
+"""A restored node takes its old files in hand, where they are on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from backups.header import BackupKey
+from backups.models import BackupState
+from node.accounts.audit import SYSTEM
+from node.settings import Settings
+from node.vault import records
+from node.vault.choices import BackupChoices, change_choices
+from node.vault.copies import Copies
+from node.vault.restore import look_inside, stage, swap
+from node.vault.upkeep import Upkeep
+from tests.backups.home import PASSWORD, Home, at
+
+
+async def test_the_file_of_a_restore_is_kept_by_the_rule_like_every_other(
+    home: Home, tmp_path: Path
+) -> None:
+    """In the books that it holds it was not finished yet; else no rule ever lets it go."""
+    key = BackupKey(home.key.recipient, home.key.key_block)
+    records.store_key(home.engine, key, home.keys.seal(home.key.identity.encode()), SYSTEM, 1)
+    choices = BackupChoices(every_hours=0, folder=str(tmp_path / "kept"))
+    change_choices(home.engine, choices, SYSTEM, 1)
+    made = await home.vault.back_up_now("manual")
+    target = Settings(data_dir=tmp_path / "restored", network="devnet")
+    manifest = (await look_inside(made.path, PASSWORD)).manifest
+    staged = await stage(made.path, PASSWORD, manifest, target)
+    await asyncio.to_thread(swap, staged, target)
+    restored = at(target.data_dir, home)
+    vault = restored.vault
+    upkeep = Upkeep(vault, Copies(restored.engine, home.keys.unseal))
+    await upkeep.run(made.started_at + 60)
+    found = records.read_backup(restored.engine, made.id)
+    assert (found.state, found.sha256, found.size_bytes) == ("good", made.sha256, made.size_bytes)
+    records.change(restored.engine, made.id, started_at=1_000_000)
+    await vault.back_up_now("manual")
+    await upkeep.prune(found)
+    assert records.read_backup(restored.engine, made.id).state is BackupState.REMOVED
+    assert not made.path.exists()
+    restored.engine.dispose()
