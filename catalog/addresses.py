@@ -10,9 +10,9 @@ from yarl import URL
 def callable_parts(address: str) -> SplitResult | None:
     """The parts of an http or https address; None for one that nothing can connect to."""
     try:
-        URL(address).origin()  # raises for a host that no name server could know (IDNA)
+        host = URL(address).origin().host  # raises for one that no name server could know (IDNA)
         parts = urlsplit(address)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = parts.scheme in ("http", "https") and bool(host) and parts.port != 0
     except ValueError:
         return None
     return parts if usable else None

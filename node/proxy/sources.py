@@ -11,6 +11,7 @@ from sqlalchemy import Engine, select
 from sqlmodel import col
 from yarl import URL
 
+from catalog.addresses import callable_parts
 from catalog.discovered import RemoteListing
 from catalog.models import Listing, ListingMode, ListingOrigin
 from finance.buying.policy import BuyingPolicy
@@ -74,10 +75,10 @@ def load_sources(engine: Engine) -> Mapping[str, Source]:
     found = {}
     with engine.connect() as connection:
         for row in connection.execute(statement):
-            try:
-                found[row[1]] = _source(*row)
-            except ValueError:  # of its address; it must not take all others with it
-                _log.warning("listing %s has an address that cannot be called", row[1])
+            if callable_parts(row.base_url) is None:  # it must not take all others with it
+                _log.warning("listing %s has an address that cannot be called", row.slug)
+            else:
+                found[row.slug] = _source(*row)
     return found
 
 

@@ -380,7 +380,7 @@ async def test_two_peers_that_list_the_same_make_one_listing(migrated_engine: En
     assert rows(migrated_engine, "SELECT description FROM listing") == [("A service",)]
 
 
-@pytest.mark.parametrize("host", ["xn--é", "é" * 64 + ".example", "a\\b", "．"])
+@pytest.mark.parametrize("host", ["xn--é", "xn--a", "é" * 64 + ".example", "a\\b", "．"])
 async def test_a_host_that_cannot_be_is_left_out_and_stops_no_other(
     migrated_engine: Engine, host: str
 ) -> None:
