@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from sqlalchemy import Engine
 
@@ -11,6 +10,7 @@ from backups.errors import ChoiceInvalid
 from backups.folder import prepare_folder
 from backups.retention import Keeping
 from backups.schedule import INTERVALS_HOURS
+from catalog.addresses import callable_parts
 from node.accounts.audit import Actor
 from node.preferences import Preference, change_preference, read_preference
 
@@ -74,8 +74,7 @@ def change_choices(engine: Engine, choices: BackupChoices, actor: Actor, now: in
 def change_s3(engine: Engine, choices: S3Choices, actor: Actor, now: int) -> None:
     """Store where copies go (blocking). Raises ChoiceInvalid."""
     if choices.bucket:
-        parts = urlsplit(choices.endpoint_url)
-        if choices.endpoint_url and (parts.scheme not in ("http", "https") or not parts.netloc):
+        if choices.endpoint_url and callable_parts(choices.endpoint_url) is None:
             raise ChoiceInvalid("endpoint_url", "Give an address that begins with https://.")
         if not choices.access_key_id:
             raise ChoiceInvalid("access_key_id", "Enter the access key of the storage.")

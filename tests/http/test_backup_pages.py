@@ -102,6 +102,18 @@ def test_the_secret_key_of_the_storage_is_never_shown_again(console: Console) ->
     assert kept.status_code == 303, "an empty field keeps the stored one"
 
 
+@pytest.mark.parametrize("address", ["http://[", "https://\u2100.com", "https://xn--a", "ftp://x"])
+def test_an_address_of_the_storage_that_cannot_be_is_refused_at_its_field(
+    console: Console, address: str
+) -> None:
+    admin, api = console.client(Role.ADMIN), console.api(Role.ADMIN)
+    fields = {"bucket": "b", "region": "us-east-1", "access_key_id": "id", "secret_key": "s"}
+    page = console.send(admin, "/settings/backup/s3", **fields, endpoint_url=address)
+    assert page.status_code == 422 and "Give an address" in page.text
+    told = api.put("/api/backups/s3", json={**fields, "endpoint_url": address})
+    assert told.status_code == 422 and told.json()["errors"][0]["field"] == "endpoint_url"
+
+
 def test_only_admins_reach_backups(console: Console) -> None:
     for role in set(Role) - {Role.ADMIN}:
         assert console.client(role).get("/settings/backup").status_code == 403
