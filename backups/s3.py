@@ -135,5 +135,10 @@ def _client(bucket: Bucket) -> Iterator[S3Client]:
         raise DestinationFailed(
             f"The storage refused: {told.get('Code', '')} {told.get('Message', '')}".strip()[:300]
         ) from None
+    except RecursionError:  # botocore asks where the bucket is, is redirected, and asks again
+        raise DestinationFailed(
+            "The storage redirects, and does not say to which region. Check its address, which may"
+            " have to begin with https://, and the region."
+        ) from None
     except (BotoCoreError, Boto3Error, ValueError) as error:
         raise DestinationFailed(f"The storage cannot be used: {str(error)[:300]}") from None
