@@ -361,6 +361,9 @@ class Purchase(SQLModel, table=True):
     fingerprint: str = Field(description="hash of listing, method, target and body")
     listing_id: str
     url: str = Field(sa_type=Text)
+    method: str = ""
+    path: str = Field(default="", sa_type=Text, description="below the listing, without query")
+    route: str = Field(default="", description="as the call is counted, e.g. GET /forecast/{city}")
     state: str = Field(default=PurchaseState.INTENT)
     scheme: str
     amount_atoms: int = atoms("price signed for")

@@ -14,6 +14,7 @@ from finance.buying.answers import Sent, check_correction, check_receipt
 from finance.buying.channels import Channel
 from finance.buying.deposits import Deposits
 from finance.buying.limits import Spending
+from finance.buying.lost import ProvedLate
 from finance.buying.onchain import ChainView
 from finance.buying.pools import ChannelPools
 from finance.buying.proofs import adopt, adoption, find_charged, superseded
@@ -51,10 +52,11 @@ class Bookkeeper:
         view: ChainView,
         spending: Spending,
         announce: Announce,
+        proved_late: ProvedLate,
     ) -> None:
         self._store, self._network, self._payer = store, network, payer
         self._pools, self._deposits, self._view = pools, deposits, view
-        self._spending, self._announce = spending, announce
+        self._spending, self._announce, self._proved_late = spending, announce, proved_late
 
     def judge(self, payment: Payment, status: int, receipt_header: bytes | str | None) -> Verdict:
         """What an answer other than 402 says about our money. Never raises."""
@@ -259,10 +261,10 @@ class Bookkeeper:
             await self._book_open(payment, channel, verdict, (), ())
             return False
         now, purchase_id = int(time.time()), payment.order.purchase_id
-        writes = adoption(channel, charged, purchase_id, now, refused=purchase_id)
-        writes.append(channel_charged(channel, charged, now))
-        writes.append(ended(purchase_id, verdict, now))
-        await self._store.commit(Batch(writes))
+        late = self._proved_late
+        proof = await adoption(channel, charged, purchase_id, now, late, refused=purchase_id)
+        books = [channel_charged(channel, charged, now), ended(purchase_id, verdict, now)]
+        await self._store.commit(Batch([*proof.writes, *books], proof.increments))
         earlier = charged > payment.cumulative or find_charged(channel, charged) is not None
         payment.outdated = earlier and charged >= payment.cumulative
         channel.unresolved.append(payment.as_open())

@@ -16,6 +16,7 @@ from finance.buying.booking import Announce, Bookkeeper
 from finance.buying.channels import Channel, seller_of
 from finance.buying.deposits import Deposits, deposit_size, most_to_deposit
 from finance.buying.limits import Ask, Reservation, Spending
+from finance.buying.lost import ProvedLate
 from finance.buying.onchain import ChainReader, ChainView
 from finance.buying.policy import BuyingPolicy
 from finance.buying.pools import ChannelPools
@@ -59,13 +60,15 @@ class Buyer:
         network: Network,
         rpc: ChainReader,
         announce: Announce,
+        proved_late: ProvedLate,
         policy: BuyingPolicy | None = None,
     ) -> None:
         self.store, self.keys, self.network = store, keys, network
         self.policy = policy or BuyingPolicy()
         self.spending = Spending(store)
         self.view = ChainView(rpc, network)
-        self.deposits = Deposits(store, self.view, self.spending)
+        self.proved_late = proved_late
+        self.deposits = Deposits(store, self.view, self.spending, proved_late)
         self.pools = ChannelPools(keys, network, self.deposits, self.policy)
         self.books = Bookkeeper(
             store,
@@ -76,6 +79,7 @@ class Buyer:
             self.view,
             self.spending,
             announce,
+            proved_late,
         )
         self._domain = token_domain(network)
 

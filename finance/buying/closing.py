@@ -235,8 +235,10 @@ class Closings:
         if not channel.charged < charged <= channel.signed:
             return False
         now = int(time.time())
-        writes = adoption(channel, charged, f"closing:{charged}", now)
-        await self._buyer.store.commit(Batch([*writes, channel_charged(channel, charged, now)]))
+        late = self._buyer.proved_late
+        adopted = await adoption(channel, charged, f"closing:{charged}", now, late)
+        writes = [*adopted.writes, channel_charged(channel, charged, now)]
+        await self._buyer.store.commit(Batch(writes, adopted.increments))
         adopt(channel, charged)
         return True
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 from sqlalchemy import Engine, text
 
 from finance.buying.channels import Channel
 from finance.buying.limits import EVERY, Ask, Limits, Spending
+from finance.buying.lost import ProvedLate
 from finance.buying.onchain import ChainView, OnchainChannel
 from finance.buying.proofs import adopt, adoption, none_charged
 from finance.buying.purchase import channel_synced, deposited
@@ -16,7 +18,7 @@ from finance.buying.terms import Terms
 from finance.errors import RpcUnavailable
 from finance.ledger import Account, entry
 from finance.models import ChannelState
-from finance.store import Batch, Store, Write
+from finance.store import Batch, Increment, Store, Write
 
 _BOOKED = text(
     "SELECT COALESCE(SUM(amount), 0) FROM ledger_entry"
@@ -68,8 +70,11 @@ def booked_deposits(engine: Engine, channel_id_hex: str) -> int:
 class Deposits:
     """Keeps a channel's memory and row equal to the chain where it matters."""
 
-    def __init__(self, store: Store, view: ChainView, spending: Spending) -> None:
+    def __init__(
+        self, store: Store, view: ChainView, spending: Spending, proved_late: ProvedLate
+    ) -> None:
         self._store = store
+        self._proved_late = proved_late
         self._view = view
         self._spending = spending
 
@@ -84,6 +89,7 @@ class Deposits:
         charged = max(channel.charged, onchain.total_claimed)
         state = state_seen(ChannelState(channel.state), charged, onchain, pending)
         writes: list[Write] = []
+        increments: Sequence[Increment] = ()
         if channel.deposit and used:
             writes.append(deposited(channel, channel.deposit, now))
         if channel.stored and not (channel.verified or pending):
@@ -91,14 +97,16 @@ class Deposits:
             writes += await self._found(channel, onchain.balance - paid_in, now)
         if channel.stored and charged > channel.charged:
             # Only our own voucher can be claimed: we signed more than we remember.
-            writes += adoption(channel, charged, f"claimed:{charged}", now)
+            late = self._proved_late
+            proof = await adoption(channel, charged, f"claimed:{charged}", now, late)
+            writes, increments = [*writes, *proof.writes], proof.increments
         if channel.stored:
             writes.append(channel_synced(channel, charged, onchain, state, now))
             if channel.deposit_reservation and expired:
                 writes += self._spending.release(channel.deposit_reservation)
             if state == ChannelState.CLOSED:
                 writes += none_charged(channel, charged, self._spending, now)
-            await self._store.commit(Batch(writes))
+            await self._store.commit(Batch(writes, increments))
         if charged > channel.charged:
             adopt(channel, charged)
         if state == ChannelState.CLOSED:

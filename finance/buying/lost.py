@@ -7,7 +7,7 @@ same amount. The seller knows: it gives its kept answer to the signature it char
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from sqlalchemy import Engine, text
 from sqlmodel import Session, col, select
@@ -18,6 +18,11 @@ from finance.models import Purchase, PurchaseState
 from finance.store import Batch, Store, Write
 
 ANSWER_LOST = "answer_lost"
+
+ProvedLate = Callable[[str, int], Awaitable[Batch]]
+"""(purchase id, atoms) to what the journal of calls then says: the call cost so much more than
+was known at its end."""
+
 _FOUND = text(
     "UPDATE purchase SET state = 'paid', error = NULL, charged_atoms = amount_atoms,"
     " updated_at = :now WHERE call_id = :call_id AND state = :seen"
@@ -66,7 +71,7 @@ def lost(key_id: str, idempotency_key: str, now: int) -> Write:
     return Write(_LOST, key, rows=None)
 
 
-def found(purchase: Purchase, now: int) -> list[Write]:
+async def found(purchase: Purchase, engine: Engine, proved_late: ProvedLate, now: int) -> Batch:
     """The purchase got its answer after all; `purchase` as read before the seller was asked.
 
     If its charge was put down to another voucher over the same amount, or to none, it is
@@ -75,8 +80,8 @@ def found(purchase: Purchase, now: int) -> list[Write]:
     row = {"call_id": purchase.call_id, "seen": str(purchase.state), "now": now}
     writes = [Write(_FOUND, row)]
     if purchase.state == PurchaseState.PAID:
-        return writes
-    other = {
+        return Batch(writes)
+    params = {
         "call_id": purchase.call_id,
         "channel_id": purchase.channel_id,
         "cumulative": purchase.cumulative_atoms,
@@ -84,11 +89,26 @@ def found(purchase: Purchase, now: int) -> list[Write]:
     }
     moved = f"moved:{purchase.call_id}", purchase.amount_atoms
     booked = purchase_key(purchase.call_id), -purchase.amount_atoms
-    return [
-        *writes,
-        Write(_NOT_THAT_ONE, other, rows=None),
+    other = await asyncio.to_thread(_paid_instead, engine, purchase)
+    call = Batch([]) if other is None else await proved_late(other, -purchase.amount_atoms)
+    writes += [
+        *call.writes,
+        Write(_NOT_THAT_ONE, params, rows=None),
         *(
             entry(key, Account.SPENT, atoms, now, channel_id=purchase.channel_id)
             for key, atoms in (moved, booked)
         ),
     ]
+    return Batch(writes, call.increments)
+
+
+def _paid_instead(engine: Engine, purchase: Purchase) -> str | None:
+    other = select(Purchase.call_id).where(
+        Purchase.channel_id == purchase.channel_id,
+        Purchase.cumulative_atoms == purchase.cumulative_atoms,
+        Purchase.call_id != purchase.call_id,
+        Purchase.state == PurchaseState.PAID,
+        Purchase.error == ANSWER_LOST,
+    )
+    with Session(engine) as session:
+        return session.exec(other).first()

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from finance.buying.channels import Channel, OpenVoucher
 from finance.buying.limits import Spending
-from finance.buying.lost import ANSWER_LOST
+from finance.buying.lost import ANSWER_LOST, ProvedLate
 from finance.buying.purchase import Verdict, ended, spent
 from finance.ledger import Account, entry
 from finance.models import PurchaseState
-from finance.store import Write
+from finance.store import Batch, Increment, Write
 
 _UNUSED = Verdict(PurchaseState.FAILED, error="not_charged")
 
@@ -47,9 +47,14 @@ def found_onchain(channel: Channel, now: int) -> list[Write]:
     ]
 
 
-def adoption(
-    channel: Channel, charged: int, proof_id: str, now: int, refused: str = ""
-) -> list[Write]:
+async def adoption(
+    channel: Channel,
+    charged: int,
+    proof_id: str,
+    now: int,
+    proved_late: ProvedLate,
+    refused: str = "",
+) -> Batch:
     """Book a cumulative amount that differs from ours; `proof_id` makes its row unique,
     `refused` as in `find_charged`.
 
@@ -58,19 +63,23 @@ def adoption(
     paid = find_charged(channel, charged, refused)
     rest = charged - channel.charged
     writes: list[Write] = []
+    increments: Sequence[Increment] = ()
     if paid is not None:
         verdict = Verdict(PurchaseState.PAID, paid.amount_atoms, error=ANSWER_LOST)
-        writes.append(ended(paid.call_id, verdict, now, seen=False))
+        call = await proved_late(paid.call_id, paid.amount_atoms)
+        increments = call.increments
+        writes += [*call.writes, ended(paid.call_id, verdict, now, seen=False)]
         writes.append(spent(paid.call_id, paid.amount_atoms, channel, None, now))
         rest -= paid.amount_atoms
     if rest:
         key = f"adopted:{channel.id_hex}:{proof_id}"
         writes.append(entry(key, Account.SPENT, -rest, now, channel_id=channel.id_hex))
-    return writes + [
+    writes += [
         ended(each.call_id, _UNUSED, now, seen=False)
         for each in channel.unresolved
         if each is not paid and each.cumulative <= charged
     ]
+    return Batch(writes, increments)
 
 
 def adopt(channel: Channel, charged: int, refused: str = "") -> None:

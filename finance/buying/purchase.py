@@ -72,7 +72,8 @@ class Order:
     `guard` is written with the intent: where it does not hold, nothing is signed. `channel_id`:
     the one on which an earlier voucher of this call may have been charged; its next tells.
     `refused`: what was signed for this call already, and turned down; `earlier_id`: the purchase
-    that an earlier try has left under its Idempotency-Key."""
+    that an earlier try has left under its Idempotency-Key. `method`, `path` and `route` as in
+    finance.models.Purchase."""
 
     call_id: str
     key_id: str
@@ -86,6 +87,9 @@ class Order:
     channel_id: str | None = None
     refused: tuple[Payment, ...] = ()
     earlier_id: str | None = None
+    method: str = ""
+    path: str = ""
+    route: str = ""
 
     @property
     def signed_before(self) -> list[str]:
@@ -155,6 +159,9 @@ def intent(payment: Payment, now: int) -> list[Write]:
             "fingerprint": order.fingerprint,
             "listing_id": order.listing_id,
             "url": order.url,
+            "method": order.method,
+            "path": order.path,
+            "route": order.route,
             "state": PurchaseState.INTENT.value,
             "scheme": payment.scheme,
             "amount_atoms": payment.amount_atoms,

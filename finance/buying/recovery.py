@@ -148,9 +148,12 @@ async def _settle_one(buyer: Buyer, row: Purchase) -> bool:
     now = int(time.time())
     if found.used:
         verdict = Verdict(PurchaseState.PAID, row.amount_atoms, row.tx_hash, ANSWER_LOST)
-        writes = [ended(row.call_id, verdict, now)]
-        writes.append(spent(row.call_id, row.amount_atoms, None, row.tx_hash, now))
-        await buyer.store.commit(Batch(writes))
+        call = await buyer.proved_late(row.call_id, row.amount_atoms)
+        books = [
+            ended(row.call_id, verdict, now),
+            spent(row.call_id, row.amount_atoms, None, row.tx_hash, now),
+        ]
+        await buyer.store.commit(Batch([*call.writes, *books], call.increments))
         return True
     if not found.expired(authorization.valid_before):
         return False

@@ -12,10 +12,9 @@ from msgspec import structs
 from sqlalchemy import Engine, text
 
 from finance.errors import StoreConflict
-from finance.store import Batch, Increment, Store, Write
+from finance.store import Batch, Store, Write
 from node.gateway.stream_minutes import minute_back
-from node.usage.calls import CallRecord
-from node.usage.models import Side
+from node.usage.calls import CallRecord, replaced
 
 _UNPAID = text(
     "UPDATE call SET amount_atoms = 0, status = 402, bytes_out = 0, error = :error"
@@ -49,16 +48,10 @@ async def undo_call(store: Store, payment_id: str, code: str) -> None:
     unpaid = structs.replace(record, status=402, amount_atoms=0, bytes_out=0, error=code)
     writes = [Write(_UNPAID, {"id": payment_id, "error": code}), *minute_back(record.path)]
     writes += [Write(_FORGET, {"key": key, "id": payment_id}, rows=None) for key in keys]
-    sums = [_taken_back(record.increment()), unpaid.increment()]
     try:
-        await store.commit(Batch(writes, sums))
+        await store.commit(Batch(writes, replaced(record, unpaid)))
     except StoreConflict:
         return  # somebody else has done it
-
-
-def _taken_back(increment: Increment) -> Increment:
-    deltas = tuple((name, -delta) for name, delta in increment.deltas)
-    return Increment(increment.statement, increment.key, deltas)
 
 
 def _failed(engine: Engine) -> list[tuple[str, str | None]]:
@@ -74,5 +67,4 @@ def _find(engine: Engine, payment_id: str) -> tuple[CallRecord, list[str]] | Non
         if row is None:
             return None
         keys = list(connection.execute(_KEPT, {"id": payment_id}).scalars())
-    values = {name: getattr(row, name) for name in CallRecord.__struct_fields__}
-    return CallRecord(**{**values, "side": Side(row.side)}), keys
+    return CallRecord.of(row), keys

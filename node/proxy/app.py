@@ -44,6 +44,7 @@ from node.proxy.minutes import MinutePayer, Sold
 from node.proxy.plan_line import ask, place
 from node.proxy.plans import PlanKeys
 from node.proxy.routes import Routes
+from node.proxy.rows import failure_of
 from node.proxy.seller import SellerClient
 from node.proxy.sending import send_answer, send_whole
 from node.proxy.sources import Offered, Source, checked_path, load_sources, probe
@@ -58,8 +59,9 @@ from node.proxy.stream import (
 )
 from node.proxy.terms_cache import TermsCache
 from node.proxy.tryout import Trial, Tried, try_out
-from node.usage.calls import CallRecord, new_call_id
+from node.usage.calls import new_call_id
 from node.usage.keys import KeyRecord
+from node.usage.late_charges import late_charges
 from node.usage.models import Event, Side
 from node.usage.quotas import Quotas
 from node.usage.streams import Stream, Streams
@@ -93,7 +95,8 @@ class Proxy:
     ) -> None:
         """`egress` stands for `allowed_hosts` where several parts share one policy; `quotas`
         and `streams` are those of the process, which starts and stops the latter."""
-        self.buyer = Buyer(store, keys, network, rpc, _event, policy)
+        proved_late = late_charges(store.engine)
+        self.buyer = Buyer(store, keys, network, rpc, _event, proved_late, policy)
         self._store = store
         policed = egress or EgressPolicy(allowed_hosts)
         self._client = SellerClient(policed, answer_seconds=answer_seconds)
@@ -348,20 +351,9 @@ class Proxy:
                 held.release()
 
     async def _record_failure(self, request: Request, error: ProxyError) -> None:
-        status, _, _ = rendered(error, None)
-        record = CallRecord(
-            request.call_id,
-            Side.BOUGHT,
-            request.at_ms,
-            request.source.listing_id,
-            request.method,
-            "/" + request.path,
-            status,
-            int((time.perf_counter() - request.started) * 1_000_000),
-            key_id=request.key_id,
-            error=error.code,
-            route=request.route,
-        )
+        if request.recorded:
+            return
+        record = failure_of(request, rendered(error, None)[0], error.code)
         try:
             await self._store.commit(Batch([record.write()], [record.increment()]))
         except (StoreConflict, StoreUnavailable) as failure:

@@ -42,7 +42,7 @@ from node.proxy.refusal import (
     payment_refused,
     refusal_in,
 )
-from node.proxy.rows import counted_by, kept_of, record_of
+from node.proxy.rows import counted_by, failure_of, kept_of, record_of
 from node.proxy.seller import NotSent, SellerClient
 from node.proxy.sources import Source
 from node.proxy.terms_cache import TermsCache
@@ -73,6 +73,7 @@ class Request:
     order: Ordered | None = None  # it buys a plan
     agreed: Ordered | None = None  # above its price nothing is signed
     route: str = ""  # as it is counted, e.g. GET /forecast/{city}
+    recorded: bool = False  # in the journal, though it failed
     at_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     started: float = field(default_factory=time.perf_counter)
 
@@ -206,11 +207,15 @@ class Calls:
         except SellerFailed as error:
             raise broken_off(atoms) from error
         headers = to_buyer(answer.raw_headers, paid=True) + ours(request, atoms, earlier.scheme)
-        record = record_of(request, answer, earlier.scheme, atoms, len(start))
-        writes = [record.write(), *found(earlier, int(time.time()))]
+        known = earlier.state == PurchaseState.PAID  # and so the call it was signed for says
+        record = record_of(request, answer, earlier.scheme, 0 if known else atoms, len(start))
+        store, late = self._buyer.store, self._buyer.proved_late
+        books = await found(earlier, store.engine, late, int(time.time()))
+        writes = [record.write(), *books.writes]
         if complete:
             writes.append(kept_of(request, answer.status, headers, start))
-        await self._buyer.store.commit(Batch(writes, counted_by(request, record)))
+        increments = [*counted_by(request, record), *books.increments]
+        await store.commit(Batch(writes, increments))
         return answer_of(answer, headers, start, complete)
 
     async def _row(self, purchase_id: str) -> Purchase:
@@ -324,9 +329,11 @@ class Calls:
             # The receipt came before the body broke: what was charged is booked all the same,
             # and its answer can still be asked for.
             paid = verdict.state == PurchaseState.PAID
-            lost = replace(verdict, error=ANSWER_LOST) if paid else verdict
-            await self._buyer.books.book(payment, lost)
-            if paid and isinstance(error, SellerFailed):
+            if not paid:
+                await self._buyer.books.book(payment, verdict)
+                raise
+            await self._book_lost(request, payment, verdict)
+            if isinstance(error, SellerFailed):
                 raise broken_off(verdict.charged_atoms) from error
             raise
         cost = verdict.charged_atoms
@@ -344,6 +351,14 @@ class Calls:
         if result.minutes is None and answer.header(b"farebox-stream") is not None:
             self._terms.drop(request)  # they are not what they were
         return result
+
+    async def _book_lost(self, request: Request, payment: Payment, verdict: Verdict) -> None:
+        """A call that was charged, and whose answer did not come whole."""
+        cost = verdict.charged_atoms
+        record = failure_of(request, 502, broken_off(cost).code, payment.scheme, cost)
+        lost = replace(verdict, error=ANSWER_LOST)
+        await self._buyer.books.book(payment, lost, [record.write()], [record.increment()])
+        request.recorded = True
 
 
 _MAY_BE_CHARGED = (PurchaseState.INTENT, PurchaseState.UNKNOWN)
@@ -369,6 +384,9 @@ def _order(
         None if earlier is None else earlier.channel_id,
         tuple(refused),
         None if earlier is None else earlier.call_id,
+        request.method,
+        "/" + request.path,
+        request.route,
     )
 
 

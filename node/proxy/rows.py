@@ -40,6 +40,26 @@ def record_of(
     )
 
 
+def failure_of(
+    request: Request, status: int, code: str, scheme: str | None = None, charged: int = 0
+) -> CallRecord:
+    return CallRecord(
+        request.call_id,
+        Side.BOUGHT,
+        request.at_ms,
+        request.source.listing_id,
+        request.method,
+        "/" + request.path,
+        status,
+        int((time.perf_counter() - request.started) * 1_000_000),
+        key_id=request.key_id,
+        scheme=scheme,
+        amount_atoms=charged,
+        error=code,
+        route=request.route,
+    )
+
+
 def counted_by(request: Request, record: CallRecord) -> list[Increment]:
     """What a call adds up to. An answer counts against the quota, unless the seller failed
     and took nothing."""

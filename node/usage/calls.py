@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import Any, Self
 
 import msgspec
-from sqlalchemy import TextClause, insert, text
+from sqlalchemy import Row, TextClause, insert, text
 
 from finance.store import Increment, Write
 from node.usage.models import Call, Side
@@ -72,6 +73,12 @@ class CallRecord(msgspec.Struct, frozen=True):
     bytes_out: int = 0
     route: str = ""
 
+    @classmethod
+    def of(cls, row: Call | Row[Any]) -> Self:
+        """A call as it is journaled."""
+        values = {name: getattr(row, name) for name in cls.__struct_fields__}
+        return cls(**{**values, "side": Side(row.side)})
+
     def write(self) -> Write:
         """The row of `call`."""
         return Write(
@@ -116,3 +123,10 @@ class CallRecord(msgspec.Struct, frozen=True):
                 ("bytes_out", self.bytes_out),
             ),
         )
+
+
+def replaced(before: CallRecord, after: CallRecord) -> list[Increment]:
+    """What the sums change by where a call is journaled anew."""
+    was = before.increment()
+    taken_back = tuple((name, -delta) for name, delta in was.deltas)
+    return [Increment(was.statement, was.key, taken_back), after.increment()]

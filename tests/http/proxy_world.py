@@ -32,7 +32,7 @@ from finance.wallet.signer import Keys, Signer
 from node.db.engine import open_engine, writer
 from node.db.journal import Journal
 from node.proxy.app import Proxy
-from node.usage.models import Call, ConsumerKey, Event
+from node.usage.models import Call, CallRollup, CallTotal, ConsumerKey, Event
 from tests.chain_fixtures import ChainProcess
 from tests.http.scripted_seller import Behave, ScriptedSeller, hangs, honest
 from tests.ports import free_port
@@ -176,6 +176,16 @@ class BuyerNode:
         with self.engine.connect() as connection:
             bad = "SELECT count(*) FROM buyer_channel WHERE charged_atoms > signed_atoms"
             assert connection.execute(text(bad)).scalar() == 0
+        self.check_calls()
+
+    def check_calls(self) -> None:
+        """What calls cost, on the pages, is what the ledger says was spent on calls."""
+        spent = [row for row in self.rows(LedgerEntry) if row.account == "spent"]
+        on_calls = -sum(row.amount for row in spent if not row.key.startswith("adopted:"))
+        assert sum(row.amount_atoms for row in self.calls) == on_calls
+        sums = [*self.rows(CallRollup), *self.rows(CallTotal)]
+        assert sum(row.amount_atoms for row in sums) == on_calls
+        assert sum(row.calls for row in sums) == len(self.calls)
 
 
 class Running:

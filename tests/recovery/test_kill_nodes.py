@@ -75,6 +75,9 @@ async def _check_books(market: Market, before: int) -> None:
     assert await seller.booked(Account.EXACT) == transferred
     assert await buyer.booked(Account.SPENT) == -called
     assert await buyer.number("SELECT SUM(charged_atoms) FROM buyer_channel") == called
+    cost = "SELECT SUM(amount_atoms) FROM call"
+    assert await buyer.number(cost) == called
+    assert await seller.number(cost) == called + transferred
     paid = "SELECT COUNT(*) FROM purchase WHERE state = 'paid'"
     assert await buyer.number(paid) == ROUNDS * CALLS
     assert market.usdc(seller) == before + called + transferred
