@@ -111,7 +111,7 @@ async def settle_exact(buyer: Buyer, older_than_seconds: int = 0) -> int:
 
     A used nonce is a charge. One that was not used and has expired can never be: what was
     counted for it is given back. Younger purchases than asked for are left alone, their
-    call may still be running.
+    call may still be running; so are those of another network, where this chain says nothing.
     """
     rows = await asyncio.to_thread(_open_exact, buyer, older_than_seconds)
     left = 0
@@ -140,8 +140,9 @@ def _open_exact(buyer: Buyer, older_than_seconds: int) -> Sequence[Purchase]:
 
 
 async def _settle_one(buyer: Buyer, row: Purchase) -> bool:
-    payload = decode_payment(row.payment_header, _MAX_HEADER_BYTES).payload
-    if not isinstance(payload, ExactPayment):
+    payment = decode_payment(row.payment_header, _MAX_HEADER_BYTES)
+    payload, elsewhere = payment.payload, payment.accepted.network != buyer.network.caip2
+    if elsewhere or not isinstance(payload, ExactPayment):
         return True
     authorization = payload.authorization
     found = await buyer.view.authorization(authorization.from_address, authorization.nonce)

@@ -27,7 +27,7 @@ from finance.buying.models import SpendCounter, SpendLimit
 from finance.buying.policy import BuyingPolicy
 from finance.chain.rpc import Rpc
 from finance.models import BuyerChannel, LedgerEntry, Purchase
-from finance.networks import NETWORKS
+from finance.networks import NETWORKS, Network
 from finance.wallet.signer import Keys, Signer
 from node.db.engine import open_engine, writer
 from node.db.journal import Journal
@@ -129,12 +129,16 @@ class BuyerNode:
 
     @asynccontextmanager
     async def running(
-        self, policy: BuyingPolicy | None = None, rpc_url: str | None = None, **options: Any
+        self,
+        policy: BuyingPolicy | None = None,
+        rpc_url: str | None = None,
+        network: Network = NETWORK,
+        **options: Any,
     ) -> AsyncIterator[Running]:
         journal = Journal(self.engine)
-        async with Rpc([rpc_url or self.chain.rpc_url], NETWORK.chain_id) as rpc:
+        async with Rpc([rpc_url or self.chain.rpc_url], network.chain_id) as rpc:
             allowed = ("127.0.0.1", "localhost")
-            proxy = Proxy(journal, self.keys, NETWORK, rpc, allowed, policy, **options)
+            proxy = Proxy(journal, self.keys, network, rpc, allowed, policy, **options)
             await proxy.start()
             async with served(proxy) as base, httpx.AsyncClient(timeout=60, verify=False) as client:
                 yield Running(proxy, base, client)

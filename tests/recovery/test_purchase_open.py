@@ -3,13 +3,14 @@
 import asyncio
 import itertools
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 
-from finance.buying import channels
+from finance.buying import channels, onchain
 from finance.buying.recovery import settle_channels, settle_exact
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.models import BuyerChannel
@@ -20,7 +21,7 @@ from finance.x402.values import DepositPayment, ExactPayment, Payment, Receipt
 from finance.x402.vouchers import deposit_calldata
 from finance.x402.wire import decode_payment
 from tests.chain_fixtures import DevchainProcess
-from tests.http.proxy_world import BuyerNode, buying, left_open, served
+from tests.http.proxy_world import NETWORK, BuyerNode, buying, left_open, served
 from tests.http.scripted_seller import ScriptedSeller, charges_double, hangs, honest
 from tests.recovery.faulty_rpc import FaultyRpc
 
@@ -74,6 +75,26 @@ async def test_an_authorization_is_paid_or_open_as_the_chain_says(
     assert node.booked("spent") == (-PRICE if settled else 0)
     assert node.counted("day") == PRICE
     node.check_books()
+
+
+async def test_an_authorization_is_open_while_the_node_is_on_another_network(
+    tmp_path: Path, chain: DevchainProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That chain knows nothing of it: it is neither unused nor run out there."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller("exact")
+    async with buying(node, seller, answer_seconds=0.5) as proxy:
+        await left_open(proxy, seller, "x/y", "k")
+    monkeypatch.setattr(onchain, "EXPIRED_SECONDS", -600)
+    with DevchainProcess(chain_id=31338) as other:
+        network = replace(NETWORK, chain_id=31338)
+        async with node.running(rpc_url=other.rpc_url, network=network) as proxy:
+            await settle_exact(proxy.proxy.buyer)
+    assert [row.state for row in node.purchases] == ["unknown"]
+    assert node.counted("day") == PRICE
+    async with node.running() as proxy:
+        assert await settle_exact(proxy.proxy.buyer) == 0
+    assert [row.error for row in node.purchases] == ["authorization_expired"]
+    assert node.counted("day") == 0
 
 
 async def test_a_clock_that_runs_ahead_gives_no_deposit_up(
