@@ -15,14 +15,18 @@ from finance.store import Batch, Write
 from node.usage.calls import CallRecord, replaced
 from node.usage.models import Call, Side
 
+# Its own row may be written in the same moment, by whoever gave up: the proof, on which money is
+# booked, depends on neither order.
+_NAMES = CallRecord.__struct_fields__
 _COSTS = text(
-    "UPDATE call SET amount_atoms = :atoms, scheme = :scheme"
-    " WHERE id = :id AND amount_atoms = :seen"
+    f"INSERT INTO call ({', '.join(_NAMES)}) VALUES ({', '.join(f':{name}' for name in _NAMES)})"
+    " ON CONFLICT (id) DO UPDATE SET amount_atoms = call.amount_atoms + excluded.amount_atoms,"
+    " scheme = excluded.scheme"
 )
 
 
 def late_charges(engine: Engine) -> ProvedLate:
-    """Asks what is journaled in `engine`; guarded by that."""
+    """Asks what is journaled in `engine`."""
 
     async def proved_late(purchase_id: str, atoms: int) -> Batch:
         return await asyncio.to_thread(_journal, engine, purchase_id, atoms)
@@ -35,17 +39,15 @@ def _journal(engine: Engine, purchase_id: str, atoms: int) -> Batch:
     with Session(engine) as session:
         purchase = session.get_one(Purchase, purchase_id)
         call = session.get(Call, call_id)
-        if call is None:
-            lost = _lost(call_id, purchase, atoms)
-            return Batch([lost.write()], [lost.increment()])
-        known = CallRecord.of(call)
-        total = known.amount_atoms + atoms
-        charged = structs.replace(known, amount_atoms=total, scheme=purchase.scheme)
-    row = {"id": call_id, "seen": known.amount_atoms, "atoms": total, "scheme": charged.scheme}
-    return Batch([Write(_COSTS, row)], replaced(known, charged))
+        known = CallRecord.of(call) if call else _lost(call_id, purchase)
+    charged = structs.replace(
+        known, amount_atoms=known.amount_atoms + atoms, scheme=purchase.scheme
+    )
+    costs = Write(_COSTS, {**charged.write().params, "amount_atoms": atoms})
+    return Batch([costs], replaced(known, charged) if call else [charged.increment()])
 
 
-def _lost(call_id: str, purchase: Purchase, atoms: int) -> CallRecord:
+def _lost(call_id: str, purchase: Purchase) -> CallRecord:
     """A call that nobody has seen the end of: its process was killed, and with it what asked."""
     return CallRecord(
         call_id,
@@ -57,8 +59,6 @@ def _lost(call_id: str, purchase: Purchase, atoms: int) -> CallRecord:
         502,
         0,
         key_id=purchase.key_id,
-        scheme=purchase.scheme,
-        amount_atoms=atoms,
         error=ANSWER_LOST,
         route=purchase.route,
     )
