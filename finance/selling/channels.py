@@ -31,6 +31,8 @@ MAX_IN_MEMORY = 100_000
 # may take then: the shortest delay of a withdrawal is 900 s (x402 batch-settlement).
 LOOK_SECONDS = 5.0
 LEAVE_SECONDS = 60.0
+# How long a request waits for what one before it has still to write.
+ENDING_SECONDS = 5.0
 
 _CHARGED = (
     "UPDATE seller_channel SET charged_atoms = :charged, signed_atoms = :signed,"
@@ -65,6 +67,7 @@ class Channel:
         "charged",
         "checked_for",
         "config",
+        "ending",
         "id",
         "key",
         "payer",
@@ -88,6 +91,7 @@ class Channel:
         self.payer = "0x" + config.payer.hex()
         self.busy = False
         self.turn = 0  # counts the requests that held it
+        self.ending: asyncio.Event | None = None  # of an answer that was given whole
         self.settling = False  # a deposit or refund is on its way: nothing else goes
         self.checked_for: object = None  # the terms its configuration was found to fit
         self.state = str(ChannelState.OPENING)
@@ -198,7 +202,7 @@ class SellerChannels:
             self._channels.pop(channel_id, None)
             return
         for name in Channel.__slots__:
-            if name not in ("busy", "turn", "checked_for"):
+            if name not in ("busy", "turn", "ending", "checked_for"):
                 setattr(channel, name, getattr(loaded, name))
 
     def is_fresh(self, channel: Channel, now: int) -> bool:
@@ -221,8 +225,12 @@ class SellerChannels:
         return self._locks is not None
 
     async def take(self, channel: Channel) -> int:
-        """`reserve`, against other processes too; memory is what the database says then.
-        Raises ChannelBusy. Where no other process sells nothing awaits in here."""
+        """`reserve`, against other processes too; memory is what the database says then. Waits,
+        not for long, while a long answer's end is being written: whoever has it may ask again at
+        once. Raises ChannelBusy."""
+        if channel.ending is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(channel.ending.wait(), ENDING_SECONDS)
         turn = self.reserve(channel)
         if self._locks is None:
             return turn
@@ -237,23 +245,22 @@ class SellerChannels:
         return turn
 
     def reserve(self, channel: Channel) -> int:
-        """Take the channel for one request of this process; its turn. Raises ChannelBusy."""
-        self.check_free(channel)
+        """Take the channel for one request of this process; its turn. Raises ChannelBusy while
+        another request holds it, or a deposit is on its way to the chain."""
+        if channel.busy or channel.settling:
+            raise ChannelBusy("Another request of this channel is in flight.")
         channel.busy = True
         channel.turn += 1
         return channel.turn
-
-    def check_free(self, channel: Channel) -> None:
-        """Raise ChannelBusy while another request holds the channel, or a deposit is on
-        its way to the chain."""
-        if channel.busy or channel.settling:
-            raise ChannelBusy("Another request of this channel is in flight.")
 
     def release(self, channel: Channel, turn: int | None = None) -> None:
         """Give the channel back. With `turn`, only if it is still that request's: one that
         gave it back before its answer left must not take it from the next."""
         if channel.busy and (turn is None or turn == channel.turn):
             channel.busy = False
+            if channel.ending is not None:
+                channel.ending.set()
+                channel.ending = None
             if self._locks is not None:
                 end_turn(self._locks, channel.id)
 

@@ -22,7 +22,6 @@ async def serve_refund(desk: Desk, call: Call, terms: Terms, refund: RefundPayme
         refund.config, refund.channel_id, refund.max_claimable, refund.signature
     )
     channel = await find_channel(desk, call, voucher, terms)
-    channels.check_free(channel)
     # Before the amounts: only whoever signs for the channel is told its state.
     vouchers.check_voucher_signature(refund, terms)
     await channels.take(channel)

@@ -276,6 +276,7 @@ async def _charge_stream(
         await _write_end(desk, channel, Batch(stream_broken(given, call.at)))
         channel.charged -= amount
         raise
+    channel.ending = asyncio.Event()
     record = desk.record(
         call, match, answer.status, call.sent, channel.payer, BATCH_SETTLEMENT_SCHEME, amount
     )

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import hashlib
 import json
+import sqlite3
 from collections.abc import AsyncIterator
 
 import httpx
@@ -114,6 +115,26 @@ async def test_a_long_answer_is_streamed_and_charged_once(market: Market) -> Non
     await until(lambda: bool(market.rows("SELECT 1 FROM call WHERE status = 200")))
     (row,) = market.rows("SELECT charged_atoms, streaming_atoms FROM seller_channel")
     assert tuple(row) == (PRICE, 0)
+
+
+async def test_a_caller_may_ask_again_as_soon_as_it_has_a_long_answer(market: Market) -> None:
+    """The database takes its time to note that it was given whole."""
+    market.sell()
+    payer = await market.payer()
+    required = await market.offer("/v1/api/echo")
+    headers = {"PAYMENT-SIGNATURE": payer.voucher(required)}
+    address = market.url + "/v1/api/stream/200/65536"
+    busy = sqlite3.connect(str(market.journal.engine.url.database), isolation_level=None)
+    async with market.client.stream("GET", address, headers=headers) as answer:
+        busy.execute("BEGIN IMMEDIATE")
+        assert len(await answer.aread()) == 200 * 65536
+    payer.charged = PRICE
+    again = asyncio.create_task(market.buy(payer, "/v1/api/echo", required=required))
+    await asyncio.sleep(0.3)
+    busy.execute("ROLLBACK")
+    busy.close()
+    assert (await again).status_code == 200
+    assert await market.charged(payer) == 2 * PRICE
 
 
 async def test_a_stream_cut_by_a_crash_is_taken_back_at_the_next_start(market: Market) -> None:

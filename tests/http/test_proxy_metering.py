@@ -226,9 +226,9 @@ async def test_ten_thousand_keys_are_no_slower_than_ten(node: BuyerNode) -> None
     async def seconds(proxy: Running) -> float:
         find, gate = proxy.proxy._keys.find, proxy.proxy.gate
         best = 1e9
-        for _ in range(5):
+        for _ in range(50):  # short ones: some of them nothing else on the machine interrupts
             started = time.perf_counter()
-            for _ in range(2_000):
+            for _ in range(200):
                 key = find(f"Bearer {SECRET}".encode())
                 assert key is not None
                 held = await gate.claim(key, 1_780_000_000)
