@@ -123,15 +123,18 @@ def claim_reference(channels: Sequence[Claimable]) -> str:
     return to_hex(keccak(msgspec.msgpack.encode(entries)))
 
 
-def next_reference(engine: Engine, purpose: str, base: str) -> str:
-    """`base`, or its next turn if the chain reverted the transactions before."""
-    reverted = select(func.count()).where(
+def next_reference(engine: Engine, purpose: str, base: str, sender: str) -> str:
+    """`base`, or its next turn if the chain reverted the transactions before, or they are of a
+    wallet that `sender` has replaced: nobody can see to it that they are mined. For what the chain
+    does once however often it is sent."""
+    unsigned = _TX.c.state.in_([TxState.INTENDED, TxState.REJECTED])
+    over = select(func.count()).where(
         _TX.c.purpose == purpose,
         _TX.c.ref.startswith(f"{base}:", autoescape=True),
-        _TX.c.state == TxState.REVERTED,
+        (_TX.c.state == TxState.REVERTED) | ((_TX.c.sender != sender) & ~unsigned),
     )
     with engine.connect() as connection:
-        return f"{base}:{connection.scalar(reverted) or 0}"
+        return f"{base}:{connection.scalar(over) or 0}"
 
 
 def raise_claimed(channel_id: str, total_claimed: int) -> Write:

@@ -163,7 +163,7 @@ class Claims:
             return
         ids = [row.channel_id for row in good]
         base = claim_reference(good)
-        ref = await asyncio.to_thread(next_reference, self._store.engine, CLAIM, base)
+        ref = await self._reference(base)
         data = await self._calldata(good)
         try:
             tx_id = await self._sender.send(CLAIM, ref, BATCH_SETTLEMENT_ADDRESS, data)
@@ -204,6 +204,10 @@ class Claims:
             return False
         return True
 
+    async def _reference(self, base: str) -> str:
+        wallet = self._sender.address
+        return await asyncio.to_thread(next_reference, self._store.engine, CLAIM, base, wallet)
+
     async def _sweep(self) -> None:
         """Move what was claimed while the token moved to nobody."""
         engine, chain_id = self._store.engine, self._network.chain_id
@@ -214,7 +218,7 @@ class Claims:
             if claimed == settled:
                 continue
             base = f"sweep:{chain_id}:{to_hex(receiver)}:{to_hex(claimed)}"
-            ref = await asyncio.to_thread(next_reference, engine, CLAIM, base)
+            ref = await self._reference(base)
             data = settle_calldata(receiver, token)
             with suppress(CallReverted):  # then it does still
                 await self._sender.send(CLAIM, ref, BATCH_SETTLEMENT_ADDRESS, data)

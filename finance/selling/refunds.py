@@ -186,8 +186,7 @@ class Refunds:
         return await self._finish(row.channel_id, nonce)
 
     async def _send(self, row: Row[Any], atoms: int, nonce: int) -> None:
-        base = f"{row.channel_id}:{nonce}"
-        ref = await asyncio.to_thread(next_reference, self._store.engine, REFUND, base)
+        ref = await self._reference(row.channel_id, nonce)
         data = vouchers.multicall_calldata(await self._calls(row, atoms, nonce))
         closed = Write(_STILL_CLOSED, {"id": row.channel_id, "charged": row.charged_atoms})
         await self._sender.send(
@@ -247,12 +246,15 @@ class Refunds:
         calls = vouchers.calls_of_multicall(tx.data)
         if len(calls) == 1:
             return
-        base = f"{channel_id}:{nonce}"
-        ref = await asyncio.to_thread(next_reference, self._store.engine, REFUND, base)
+        ref = await self._reference(channel_id, nonce)
         alone = vouchers.multicall_calldata(calls[-1:])
         with suppress(CallReverted):
             await self._sender.send(REFUND, ref, BATCH_SETTLEMENT_ADDRESS, alone)
             raise SettlementUnknown("the refund is sent without the claims before it")
+
+    async def _reference(self, channel_id: str, nonce: int) -> str:
+        base, wallet = f"{channel_id}:{nonce}", self._sender.address
+        return await asyncio.to_thread(next_reference, self._store.engine, REFUND, base, wallet)
 
     async def _reopen(self, channel_id: str, newest: int) -> None:
         """As the mirror has it: it may know a refund already that a former run did not end."""

@@ -19,6 +19,7 @@ from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.fees import GasCaps, read_fees
 from finance.errors import GasCapExceeded
 from finance.ledger import Account
+from finance.selling import claims
 from finance.selling.channels import charge_writes, note_charge
 from finance.selling.claim_policy import ClaimPolicy, Reason
 from finance.selling.gas_cost import GasCost, gas_per_usdc
@@ -273,6 +274,27 @@ async def test_claim_is_seen_by_memory_and_costs_are_known(world: World) -> None
     assert gas_per_usdc(world.engine, NETWORK.chain_id, 0).earned_atoms == PRICE + 12_000
     # A node that was on another network before.
     assert gas_per_usdc(world.engine, NETWORK.chain_id + 1, 0) == GasCost(0, 0)
+
+
+async def test_a_claim_that_its_wallet_could_not_pay_for_any_more_is_made_by_the_next_wallet(
+    chain: DevchainProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chain forgot the first one's, which only that wallet could have outbid."""
+    monkeypatch.setattr(claims, "_OUTCOME_SECONDS", 1.0)
+    first, receiver, payer = Signer.random(), Signer.random(), Payer(chain)
+    async with World(chain, tmp_path, first, receiver) as world:
+        channel = await world.open_channel(payer, 20_000)
+        await world.charge(payer, channel.channel_id, 12_000)
+        chain.rpc("evm_setAutomine", False)
+        assert (await world.claims.claim_all()).open_transactions == 1
+    (sent,) = chain.rpc("eth_getBlockByNumber", "pending", False)["transactions"]
+    chain.rpc("anvil_dropTransaction", sent)
+    chain.rpc("anvil_setBalance", first.address, hex(0))
+    chain.rpc("evm_setAutomine", True)
+    monkeypatch.setattr(claims, "_OUTCOME_SECONDS", 20.0)
+    async with World(chain, tmp_path, Signer.random(), receiver) as world:
+        assert (await world.claims.claim_all()).claimed_atoms == 12_000
+        assert usdc_of(chain, first.address) == 12_000
 
 
 @pytest.mark.parametrize("commit", range(1, 6))
