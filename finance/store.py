@@ -70,3 +70,13 @@ class Store(Protocol):
         """The first row of a short question that an index answers, quicker than by a thread of
         one's own. Raises SQLAlchemyError if the database cannot be asked."""
         ...
+
+
+class Locks(Protocol):
+    """Locks by number, of all processes (node.db.locks); its methods block."""
+
+    def take(self, number: int) -> bool: ...
+
+    def give_back(self, number: int) -> None: ...
+
+    def close(self) -> None: ...

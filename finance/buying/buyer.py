@@ -44,7 +44,7 @@ from finance.errors import (
 )
 from finance.models import ChannelState
 from finance.networks import Network
-from finance.store import Batch, Store, Write
+from finance.store import Batch, Locks, Store, Write
 from finance.wallet.signer import Keys
 from finance.x402.values import BATCH_SETTLEMENT_SCHEME, EXACT
 from finance.x402.vouchers import sign_voucher
@@ -62,6 +62,7 @@ class Buyer:
         announce: Announce,
         proved_late: ProvedLate,
         policy: BuyingPolicy | None = None,
+        locks: Locks | None = None,
     ) -> None:
         self.store, self.keys, self.network = store, keys, network
         self.policy = policy or BuyingPolicy()
@@ -69,7 +70,7 @@ class Buyer:
         self.view = ChainView(rpc, network)
         self.proved_late = proved_late
         self.deposits = Deposits(store, self.view, self.spending, proved_late)
-        self.pools = ChannelPools(keys, network, self.deposits, self.policy)
+        self.pools = ChannelPools(keys, network, self.deposits, self.policy, store.engine, locks)
         self.books = Bookkeeper(
             store,
             network,

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterable
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from finance.buying.channels import Channel, SellerChannels, SellerId, channel_config
 from finance.buying.deposits import Deposits
 from finance.buying.policy import BuyingPolicy
+from finance.buying.stored import load_channel
 from finance.chain.events import SeenEvent
-from finance.errors import ChannelBusy, RpcUnavailable
+from finance.errors import ChannelBusy, RpcUnavailable, StoreUnavailable
+from finance.models import ChannelState
 from finance.networks import Network
+from finance.store import Locks
 from finance.wallet.signer import Keys
 from finance.x402 import digest, text
 
@@ -21,11 +28,42 @@ class ChannelPools:
     """One node's channels, by seller."""
 
     def __init__(
-        self, keys: Keys, network: Network, deposits: Deposits, policy: BuyingPolicy
+        self,
+        keys: Keys,
+        network: Network,
+        deposits: Deposits,
+        policy: BuyingPolicy,
+        engine: Engine,
+        locks: Locks | None = None,
     ) -> None:
+        """`locks` where other processes buy with the same keys."""
         self.sellers: dict[SellerId, SellerChannels] = {}
         self._keys, self._network, self._policy = keys, network, policy
         self._deposits = deposits
+        self._engine, self._locks = engine, locks
+
+    async def stop(self) -> None:
+        """Let other processes have our channels."""
+        if self._locks is not None:
+            await asyncio.to_thread(self._locks.close)
+
+    async def hold(self, channel: Channel) -> bool:
+        """Whether the channel is this process's from now on, or nobody's: it is closed. Raises
+        StoreUnavailable."""
+        return channel.state == ChannelState.CLOSED or await self._take(channel.id)
+
+    async def hold_on(self) -> None:
+        """Have all that is ours again, should the locks have ended with a connection."""
+        for channel in [each for pool in self.sellers.values() for each in pool.channels]:
+            await self.hold(channel)
+
+    async def _take(self, channel_id: bytes) -> bool:
+        if self._locks is None:
+            return True
+        try:
+            return await asyncio.to_thread(self._locks.take, _number(channel_id))
+        except SQLAlchemyError as error:
+            raise StoreUnavailable("whose the channel is cannot be asked now") from error
 
     def pool(self, seller: SellerId) -> SellerChannels:
         """The channels to one seller, known or none yet."""
@@ -68,28 +106,43 @@ class ChannelPools:
 
     async def _open(self, pool: SellerChannels) -> Channel:
         """The next channel to a seller; if the chain knows it, with what is in it."""
-        channel = self._next_channel(pool)
+        channel = await self._next_channel(pool)
         pool.channels.append(channel)
         try:
             await self._deposits.sync(channel)
         except RpcUnavailable:
             # A corrective 402 mends a base that is too low; nothing is lost by it.
-            channel.stale = False
+            channel.stale = channel.stored and channel.stale
         except BaseException:
             self.release(channel)
             raise
         return channel
 
-    def _next_channel(self, pool: SellerChannels) -> Channel:
-        """The channel with the lowest number that is not known yet."""
+    async def _next_channel(self, pool: SellerChannels) -> Channel:
+        """The channel with the lowest number that neither we nor another process has; as one that
+        is gone has left it. Without other processes nothing awaits in here."""
         payer, authorizer = self._keys.wallet.address_bytes, self._keys.voucher.address_bytes
-        known = {each.id for each in pool.channels}
-        for index in range(len(known) + 1):
+        for index in itertools.count():
             config = channel_config(pool.seller, index, payer, authorizer, self._network)
             channel_id = digest.channel_id(config, self._network.chain_id)
-            if channel_id not in known:
-                break
-        return Channel(channel_id, text.to_hex(channel_id), config, pool.seller, busy=True)
+            if any(each.id == channel_id for each in pool.channels):
+                continue
+            if not await self._take(channel_id):
+                continue
+            channel = await self._left(text.to_hex(channel_id))
+            if channel is None:
+                return Channel(channel_id, text.to_hex(channel_id), config, pool.seller, busy=True)
+            if channel.usable:
+                channel.busy = True
+                return channel
+            pool.channels.append(channel)
+        raise AssertionError
+
+    async def _left(self, channel_id_hex: str) -> Channel | None:
+        """The channel as another process had it; our own were loaded at the start."""
+        if self._locks is None:
+            return None
+        return await asyncio.to_thread(load_channel, self._engine, channel_id_hex)
 
     async def reserve(self, channel_id_hex: str, seller: SellerId | None = None) -> Channel | None:
         """One certain channel, to a certain `seller` if need be, once no other call has it; None
@@ -130,3 +183,8 @@ class ChannelPools:
         then calls go through others, or open one."""
         seconds = self._policy.elsewhere_seconds
         asyncio.get_running_loop().call_later(seconds, self.release, channel)
+
+
+def _number(channel_id: bytes) -> int:
+    """Another one than its seller takes, who may be this very node (finance.selling.turns)."""
+    return int.from_bytes(channel_id[-8:], "big", signed=True)

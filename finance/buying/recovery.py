@@ -11,99 +11,31 @@ import logging
 import time
 from collections.abc import Sequence
 
-from sqlalchemy import text as sql
 from sqlmodel import Session, col, func, select
 
 from finance.buying.buyer import Buyer
-from finance.buying.channels import Channel, OpenVoucher, channel_of_row
 from finance.buying.limits import Reservation, utc_day
 from finance.buying.lost import ANSWER_LOST
-from finance.buying.purchase import Verdict, deposit_key, ended, spent
-from finance.buying.signing import SignedDeposit
+from finance.buying.purchase import Verdict, ended, spent
+from finance.buying.stored import MAX_HEADER_BYTES, load_channels
 from finance.errors import PaymentMalformed, RpcUnavailable, StoreConflict
-from finance.models import BuyerChannel, ChannelState, LedgerEntry, Purchase, PurchaseState
+from finance.models import Purchase, PurchaseState
 from finance.store import Batch
-from finance.x402.values import EXACT, DepositPayment, ExactPayment
-from finance.x402.vouchers import deposit_authorization
+from finance.x402.values import EXACT, ExactPayment
 from finance.x402.wire import decode_payment
 
 _log = logging.getLogger(__name__)
 _OPEN = (PurchaseState.INTENT.value, PurchaseState.UNKNOWN.value)
-# Into all others a deposit may be on its way: also into one that was stopped, or is being left.
-_SETTLED = (ChannelState.OPEN, ChannelState.CLOSED)
-_MAX_HEADER_BYTES = 1 << 20
 _NEVER = Verdict(PurchaseState.FAILED, error="authorization_expired")
-
-# The vouchers that may still be proved: those above what their channel was charged.
-_UNRESOLVED = sql(
-    "SELECT p.call_id, p.channel_id, p.cumulative_atoms, p.amount_atoms FROM purchase p"
-    " JOIN buyer_channel c ON c.channel_id = p.channel_id"
-    " WHERE p.state IN ('intent', 'refused', 'failed', 'unknown')"
-    " AND p.cumulative_atoms > c.charged_atoms"
-    " ORDER BY p.created_at, p.call_id"
-)
 
 
 async def restore(buyer: Buyer) -> None:
     """Load counters, channels and what is open. Call once, before the first payment."""
     await asyncio.to_thread(buyer.spending.load, time.time())
-    for channel in await asyncio.to_thread(_load_channels, buyer):
-        buyer.pools.pool(channel.seller).channels.append(channel)
-
-
-def _load_channels(buyer: Buyer) -> list[Channel]:
-    with Session(buyer.store.engine) as session:
-        rows = session.exec(
-            select(BuyerChannel)
-            .where(
-                BuyerChannel.chain_id == buyer.network.chain_id,
-                BuyerChannel.payer == buyer.keys.wallet.address,
-                BuyerChannel.payer_authorizer == buyer.keys.voucher.address,
-            )
-            .order_by(col(BuyerChannel.updated_at))
-        ).all()
-        channels = {row.channel_id: channel_of_row(row) for row in rows}
-        for call_id, channel_id, cumulative, amount in session.execute(_UNRESOLVED):
-            if (channel := channels.get(channel_id)) is not None:
-                # Reservations of a former life stay counted.
-                open_voucher = OpenVoucher(call_id, cumulative, amount, None)
-                channel.unresolved.append(open_voucher)
-        for channel in channels.values():
-            if channel.state not in _SETTLED:
-                channel.deposit = _open_deposit(session, channel)
-                channel.stale = channel.stale or channel.deposit is not None
-    return list(channels.values())
-
-
-def _open_deposit(session: Session, channel: Channel) -> SignedDeposit | None:
-    """The newest deposit signed for a channel, if it is not booked; the chain says whether it
-    arrived."""
-    deposit = _last_deposit(session, channel)
-    if deposit is None:
-        return None
-    booked = LedgerEntry.key == deposit_key(channel.id_hex, deposit.nonce)
-    return None if session.exec(select(LedgerEntry.id).where(booked)).first() else deposit
-
-
-def _last_deposit(session: Session, channel: Channel) -> SignedDeposit | None:
-    row = session.exec(
-        select(Purchase)
-        # The 0 in the statement's words, or the database does not see that its index fits.
-        .where(Purchase.channel_id == channel.id_hex, col(Purchase.deposit_atoms) > sql("0"))
-        .order_by(col(Purchase.created_at).desc(), col(Purchase.call_id).desc())
-    ).first()
-    if row is None:
-        return None
-    payload = decode_payment(row.payment_header, _MAX_HEADER_BYTES).payload
-    if not isinstance(payload, DepositPayment):
-        return None
-    return SignedDeposit(
-        payload.deposit_amount,
-        payload.valid_before,
-        payload.deposit_salt,
-        payload.deposit_signature,
-        deposit_authorization(payload).nonce,
-    )
+    engine, keys, network = buyer.store.engine, buyer.keys, buyer.network
+    for channel in await asyncio.to_thread(load_channels, engine, keys, network):
+        if await buyer.pools.hold(channel):
+            buyer.pools.pool(channel.seller).channels.append(channel)
 
 
 async def settle_exact(buyer: Buyer, older_than_seconds: int = 0) -> int:
@@ -140,7 +72,7 @@ def _open_exact(buyer: Buyer, older_than_seconds: int) -> Sequence[Purchase]:
 
 
 async def _settle_one(buyer: Buyer, row: Purchase) -> bool:
-    payment = decode_payment(row.payment_header, _MAX_HEADER_BYTES)
+    payment = decode_payment(row.payment_header, MAX_HEADER_BYTES)
     payload, elsewhere = payment.payload, payment.accepted.network != buyer.network.caip2
     if elsewhere or not isinstance(payload, ExactPayment):
         return True
@@ -167,6 +99,7 @@ async def _settle_one(buyer: Buyer, row: Purchase) -> bool:
 async def settle_channels(buyer: Buyer) -> int:
     """Ask the chain about idle channels with an open deposit, or that something happened to;
     return how many stay open."""
+    await buyer.pools.hold_on()
     left = 0
     for pool in list(buyer.pools.sellers.values()):
         for channel in pool.channels:

@@ -21,8 +21,8 @@ from finance.models import ChannelState
 from finance.selling.admission import ChannelBooks
 from finance.selling.long_answers import broken_streams, stream_broken
 from finance.selling.mirror import Mirror, OnchainState, config_of
-from finance.selling.turns import Locks, await_turn, end_turn
-from finance.store import Batch, Store, Write
+from finance.selling.turns import await_turn, end_turn
+from finance.store import Batch, Locks, Store, Write
 from finance.x402.values import ChannelConfig, VoucherState
 from finance.x402.values import ChannelState as WireState
 

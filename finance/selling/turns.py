@@ -7,21 +7,13 @@ lock of the database does so between them, and ends with the process that holds 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
 
 from finance.errors import ChannelBusy
+from finance.store import Locks
 
 # How long a call waits for another process to be done with its channel, in ever longer looks.
 TURN_SECONDS = 0.25
 _FIRST_LOOK_SECONDS = 0.002
-
-
-class Locks(Protocol):
-    """Locks by number, of all processes (node.db.locks); both methods block."""
-
-    def take(self, number: int) -> bool: ...
-
-    def give_back(self, number: int) -> None: ...
 
 
 async def await_turn(locks: Locks, channel_id: bytes) -> None:

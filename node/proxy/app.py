@@ -28,6 +28,7 @@ from finance.models import Purchase
 from finance.networks import Network
 from finance.store import Batch, Store, Write
 from finance.wallet.signer import Keys
+from node.db.locks import locks_of
 from node.egress import EgressPolicy
 from node.lines.websocket import Handshake
 from node.plans.buying.ports import Asked, PlacedOrder, Told
@@ -95,8 +96,8 @@ class Proxy:
     ) -> None:
         """`egress` stands for `allowed_hosts` where several parts share one policy; `quotas`
         and `streams` are those of the process, which starts and stops the latter."""
-        proved_late = late_charges(store.engine)
-        self.buyer = Buyer(store, keys, network, rpc, _event, proved_late, policy)
+        proved_late, locks = late_charges(store.engine), locks_of(store.engine)
+        self.buyer = Buyer(store, keys, network, rpc, _event, proved_late, policy, locks)
         self._store = store
         policed = egress or EgressPolicy(allowed_hosts)
         self._client = SellerClient(policed, answer_seconds=answer_seconds)
@@ -128,13 +129,12 @@ class Proxy:
     async def stop(self) -> None:
         if self._upkeep is not None:
             self._upkeep.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._upkeep
+            await asyncio.gather(self._upkeep, return_exceptions=True)
         await self.minutes.stop()
         if self._counts_itself:
             await self._streams.stop()
         await self.gate.stop()
-        await self._client.stop()
+        await asyncio.gather(self._client.stop(), self.buyer.pools.stop())
 
     async def reload(self) -> None:
         """Take over changed keys, listings and limits. Call it after each such change."""
