@@ -119,11 +119,13 @@ class Upstream:
             send, 200, b"{}", *listed, (b"x-hop", b"1"), (b"x-leap", b"1"), (b"x-end", b"2")
         )
 
-    async def do_redirect(self, scope: Any, receive: Any, send: Any, _: Any) -> None:
-        host = dict(scope["headers"])[b"host"]
+    async def do_redirect(self, scope: Any, receive: Any, send: Any, how: Any) -> None:
+        """Also `/redirect/by-path`, as most frameworks write it."""
+        host = b"" if how == ["by-path"] else b"http://" + dict(scope["headers"])[b"host"]
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
-        location = b"http://" + host + b"/base/echo" + query
-        await _answer(send, 302, b"", (b"location", location))
+        pages = b"<%b/base/page/2>; rel=next, <%b/base>; rel=first" % (host, host)
+        location = host + b"/base/echo" + query
+        await _answer(send, 302, b"", (b"location", location), (b"link", pages))
 
     async def do_gzip(self, scope: Any, receive: Any, send: Any, _: Any) -> None:
         body = gzip.compress(b"plain text " * 20, mtime=0)

@@ -7,6 +7,7 @@ method or host than the one that was paid for never reach it (law 11).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from node.gateway.match import Upstream
@@ -83,6 +84,7 @@ _NEVER_DOWNSTREAM = _HOP_BY_HOP | {
     b"farebox-paid-until",
 }
 _ADDRESSES = frozenset((b"location", b"content-location", b"refresh", b"link"))
+_BEGUN = rb"(?i)(^|<|url=['\"]?)"  # where an address begins in them
 
 
 def to_upstream(
@@ -136,12 +138,16 @@ def to_caller(given: RawHeaders, upstream: Upstream, paid: bool) -> Headers:
 
 
 def _public_address(value: bytes, upstream: Upstream) -> bytes:
-    """An address at the upstream becomes one at the gateway; its credential goes."""
+    """An address at the upstream, or its path alone, becomes one at the gateway; its credential
+    goes."""
     if upstream.query:
         given = upstream.query
         for joint in (b"?" + given + b"&", b"&" + given, b"?" + given):
             value = value.replace(joint, b"?" if joint.endswith(b"&") else b"")
-    return value.replace(upstream.base.encode(), upstream.public_base.encode())
+    base, path = upstream.public_base.encode(), upstream.path
+    end = rb"(?=[/?#>;]|$)" if path else rb"(?=/(?!/))"
+    value = re.sub(_BEGUN + re.escape(path) + end, lambda begun: begun[1] + base, value)
+    return value.replace(upstream.base.encode(), base)
 
 
 def _connection_listed(headers: RawHeaders) -> frozenset[bytes]:

@@ -40,14 +40,26 @@ async def test_a_not_modified_answer_costs_nothing(market: Market) -> None:
     assert await market.charged(payer) == 0
 
 
-async def test_a_redirect_is_not_followed_and_points_at_the_gateway(market: Market) -> None:
+@pytest.mark.parametrize("path", ["redirect", "redirect/by-path"])
+async def test_a_redirect_is_not_followed_and_points_at_the_gateway(
+    market: Market, path: str
+) -> None:
     market.sell(credential_kind="query", credential_name="key", credential_secret=SECRET.hex())
-    payer = await market.payer()
-    answer = await market.buy(payer, "/v1/api/redirect?a=1")
+    payer, ours = await market.payer(), market.url + "/v1/api"
+    answer = await market.buy(payer, f"/v1/api/{path}?a=1")
     assert answer.status_code == 302
-    assert answer.headers["location"] == market.url + "/v1/api/echo?a=1"
-    assert list(market.upstream.calls) == ["/base/redirect"]
+    assert answer.headers["location"] == f"{ours}/echo?a=1"
+    assert answer.headers["link"] == f"<{ours}/page/2>; rel=next, <{ours}>; rel=first"
+    assert list(market.upstream.calls) == [f"/base/{path}"]
     assert await market.charged(payer) == 0
+
+
+async def test_a_path_of_an_api_at_the_root_of_its_host_becomes_one_at_the_gateway(
+    market: Market,
+) -> None:
+    market.sell(base=market.upstream_url, price_atoms=0)
+    answer = await market.client.get(market.url + "/v1/api/redirect/by-path")
+    assert answer.headers["location"] == market.url + "/v1/api/base/echo"
 
 
 async def test_an_unreachable_upstream_is_504_and_costs_nothing(market: Market) -> None:
