@@ -31,7 +31,7 @@ from node.plans.buying.keys import HeldKey
 from node.proxy.answer import Answer, answer_of, ours, read_start
 from node.proxy.body import Body
 from node.proxy.errors import ProxyError, RequestRefused, SellerFailed, translated
-from node.proxy.headers import to_buyer, to_seller
+from node.proxy.headers import here, to_buyer, to_seller
 from node.proxy.minutes import sold_by_minute
 from node.proxy.plans import KEY_HEADER, SCHEME, Ordered, PlanKeys
 from node.proxy.refusal import (
@@ -276,9 +276,12 @@ class Calls:
             headers.append((KEY_HEADER, secret))
         if header is not None:
             headers.append((PAYMENT_SIGNATURE_HEADER, header))
-        return await self._seller.send(
+        answer = await self._seller.send(
             request.method, request.url, headers, request.body, request.handshake
         )
+        source = request.source
+        answer.raw_headers = here(answer.raw_headers, request.url, source.base, source.slug)
+        return answer
 
     def _read_terms(self, request: Request, required: PaymentRequired) -> Terms:
         """The terms to take from an offer, remembered; raise PaymentImpossible."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from urllib.parse import urljoin
+
+from yarl import URL
 
 Pairs = Iterable[tuple[bytes, bytes]]
 
@@ -82,6 +85,25 @@ def to_buyer(headers: Pairs, *, paid: bool) -> list[tuple[bytes, bytes]]:
     if paid:
         kept.append((b"cache-control", b"no-store"))
     return [*kept, *_SANDBOX]
+
+
+def here(headers: Pairs, url: URL, base: str, slug: str) -> list[tuple[bytes, bytes]]:
+    """The seller's headers in answer to `url`; a redirect to what is below the listing leads here:
+    whoever followed it to the seller would have left its payments behind."""
+    return [
+        (name, _leading_here(value, url, base, slug) if name.lower() == b"location" else value)
+        for name, value in headers
+    ]
+
+
+def _leading_here(value: bytes, url: URL, base: str, slug: str) -> bytes:
+    try:
+        target = urljoin(str(url), value.decode("latin-1"))
+    except ValueError:
+        return value  # no address
+    if not (f"{target}/".startswith(f"{base}/") or target.startswith(f"{base}?")):
+        return value
+    return f"/call/{slug}{target[len(base) :]}".encode("latin-1")
 
 
 def find(headers: Pairs, wanted: bytes) -> bytes | None:

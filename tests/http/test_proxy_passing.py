@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import SECRET, BuyerNode, buying, served
 from tests.http.scripted_seller import ScriptedSeller
@@ -106,3 +108,32 @@ async def test_events_asked_for_under_an_idempotency_key_come_as_they_happen(
         again = await proxy.call("x/y", key="k")
         assert (again.status_code, again.json()["code"]) == (409, "answer_not_kept")
     assert len(seller.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("{base}/api/b?q=1", "/call/x/b?q=1"),
+        ("/api/b", "/call/x/b"),
+        ("c", "/call/x/a/c"),
+        ("{base}/api", "/call/x"),
+        ("{base}/apis", "{base}/apis"),
+        ("https://elsewhere.example/", "https://elsewhere.example/"),
+        ("http://[broken", "http://[broken"),
+    ],
+)
+async def test_a_redirect_of_a_seller_leads_through_the_proxy_again(
+    tmp_path: Path, chain: DevchainProcess, said: str, told: str
+) -> None:
+    async def away(_scope: Any, _receive: Any, send: Any) -> None:
+        headers = [(b"location", said.format(base=base).encode()), (b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 302, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    node = BuyerNode(tmp_path, chain)
+    async with served(away) as base, node.running() as proxy:
+        node.list("x", f"{base}/api")
+        await proxy.proxy.reload()
+        answer = await proxy.call("x/a/b")
+    assert answer.status_code == 302
+    assert answer.headers["location"] == told.format(base=base)
