@@ -120,6 +120,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._bare = 0
         super().on_message_complete()
 
+    def _get_upgrade(self) -> bytes | None:
+        """The protocol wished for. uvicorn looks at the last line of `Connection` only."""
+        given = [value for name, value in self.headers if name == b"connection"]
+        listed = {each.strip().lower() for value in given for each in value.split(b",")}
+        wished = [value for name, value in self.headers if name == b"upgrade"]
+        return wished[-1].lower() if wished and b"upgrade" in listed else None
+
     def _should_upgrade(self) -> bool:
         """Whether uvicorn is to leave the request alone: it has a WebSocket's handshake made of it,
         or it is read again."""

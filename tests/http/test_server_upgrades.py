@@ -11,6 +11,7 @@ from tests.http.test_server_limits import app as app
 
 # As Java's HttpClient sends it with every request to http://, and `curl --http2`.
 H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAAA\r\n"
+KEPT = b"connection: keep-alive\r\n"
 WEBSOCKET = (
     b"GET /v1/api HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
     b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -22,6 +23,7 @@ WEBSOCKET = (
     [
         (POST + H2C + b"content-length: 5\r\n\r\n", b"hello"),
         (CHUNKED.replace(b"host", H2C + b"host"), b"5\r\nhello\r\n0\r\n\r\n"),
+        (POST + H2C + KEPT + b"content-length: 5\r\n\r\n", b"hello"),
     ],
 )
 @pytest.mark.parametrize("at_once", [True, False])
@@ -62,3 +64,9 @@ async def test_a_handshake_that_cannot_be_read_is_answered(
 ) -> None:
     answer = await told(app[1], WEBSOCKET + more + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 " + status)
+
+
+async def test_a_handshake_is_one_though_its_connection_has_two_lines(app: tuple[App, int]) -> None:
+    """Else it were served, and charged, as a plain GET."""
+    answer = await told(app[1], WEBSOCKET + KEPT + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 500")  # of an app that knows no WebSocket
