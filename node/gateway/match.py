@@ -207,9 +207,11 @@ def _compile(
 
 def _upstream(listing: PricedListing, sale: Sale, unseal: Callable[[str], bytes]) -> Upstream:
     url = URL(listing.base_url)
-    if url.scheme not in ("http", "https") or not url.host or not url.port:
+    if url.scheme not in ("http", "https") or not url.raw_host or not url.port:
         raise ValueError("only http and https addresses can be called")
-    origin = Origin(url.scheme == "https", url.host, url.port)
+    # As IDNA 2008 writes it: resolvers and TLS here know the older one, for which ß is ss, and
+    # that may be somebody else's.
+    origin = Origin(url.scheme == "https", url.raw_host, url.port)
     path = url.raw_path.rstrip("/")
     base, path_bytes = str(url.origin()) + path, path.encode()
     public = sale.address(listing)

@@ -6,8 +6,10 @@ import asyncio
 import gzip
 import hashlib
 import json
+import socket
 import sqlite3
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -70,6 +72,26 @@ async def test_an_unreachable_upstream_is_504_and_costs_nothing(market: Market) 
     assert answer.status_code == 504
     assert answer.json()["code"] == "upstream_unreachable"
     assert await market.charged(payer) == 0
+
+
+async def test_an_upstream_with_an_international_name_is_asked_for_by_that_name(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not by one that an older reading makes of it: the credential would go there."""
+    names, look_up = [], socket.getaddrinfo
+
+    def asked(host: Any, *rest: Any, **options: Any) -> Any:
+        names.append(host)
+        return look_up("127.0.0.1" if host != "127.0.0.1" else host, *rest, **options)
+
+    port = market.upstream_url.rpartition(":")[2]
+    market.seller.egress.allow_also([f"xn--fa-hia.example:{port}"])
+    market.sell(base=f"http://faß.example:{port}/base", price_atoms=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", asked)
+        answer = await market.client.get(market.url + "/v1/api/echo")
+    assert answer.status_code == 200
+    assert {name for name in names if "example" in name} == {"xn--fa-hia.example"}
 
 
 async def test_a_private_upstream_is_refused_unless_the_operator_allows_it(
