@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from backups.folder import sweep
 from finance.chain.rpc import Rpc
+from finance.errors import WalletError
 from finance.selling.claims import Claims
 from finance.store import Store
 from finance.wallet.signer import Keys
@@ -89,7 +90,7 @@ def mail_post(mailer: Mailer) -> Post:
         file = Attachment(parcel.name, parcel.content)
         try:
             state = await mailer.send(Letter(parcel.subject, parcel.text, attachments=(file,)))
-        except AlertsError as error:
+        except (AlertsError, WalletError) as error:
             return str(error)
         kept = state is MailState.KEPT
         return "There is no mail server yet: set one in Settings > Email." if kept else ""

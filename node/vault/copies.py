@@ -15,9 +15,11 @@ from sqlalchemy import Engine
 from backups.bucket import Bucket
 from backups.client import run_task
 from backups.errors import BackupError
+from backups.folder import unusable
 from backups.models import BackupState, CopyState
 from backups.retention import Keeping
 from backups.tasks import Done, Prune, Pruned, Upload
+from finance.errors import WalletError
 from node.preferences import read_preference
 from node.vault import records
 from node.vault.choices import BackupChoices, S3Choices
@@ -64,20 +66,22 @@ class Copies:
             return ""
         rows = await asyncio.to_thread(records.copied, self._engine)
         keys = await asyncio.to_thread(records.read_keys, self._engine)
-        request = Prune(
-            bucket=self._bucket(choices),
-            prefix=choices.prefix,
-            keeping=keeping,
-            now=now,
-            good={each.s3_key: each.started_at for each in rows if each.s3_state is CopyState.SENT},
-            unsure={
-                each.s3_key: each.started_at for each in rows if each.s3_state is CopyState.FAILED
-            },
-            recipients=[each.key.recipient for each in keys],
-        )
+        times = {
+            state: {each.s3_key: each.started_at for each in rows if each.s3_state is state}
+            for state in (CopyState.SENT, CopyState.FAILED)
+        }
         try:
+            request = Prune(
+                bucket=self._bucket(choices),
+                prefix=choices.prefix,
+                keeping=keeping,
+                now=now,
+                good=times[CopyState.SENT],
+                unsure=times[CopyState.FAILED],
+                recipients=[each.key.recipient for each in keys],
+            )
             found = await run_task(request, Pruned)
-        except BackupError as error:
+        except (BackupError, WalletError) as error:
             return str(error)
         for each in rows:
             if each.s3_key in found.missing and each.state is BackupState.GOOD:
@@ -94,14 +98,12 @@ class Copies:
         choices = await asyncio.to_thread(read_preference, self._engine, S3Choices)
         if not choices.bucket:
             return True
-        key = f"{choices.prefix}{backup.name}"
-        request = Upload(
-            bucket=self._bucket(choices), key=key, path=str(backup.path), sha256=backup.sha256
-        )
+        key, path = f"{choices.prefix}{backup.name}", str(backup.path)
         await self._note(backup, s3_state=CopyState.SENDING, s3_key=key)
         try:
-            await run_task(request, Done)
-        except BackupError as error:
+            bucket = self._bucket(choices)
+            await run_task(Upload(bucket=bucket, key=key, path=path, sha256=backup.sha256), Done)
+        except (BackupError, WalletError) as error:
             await self._note(backup, s3_state=CopyState.FAILED, s3_error=str(error))
             return False
         await self._note(backup, s3_state=CopyState.SENT, s3_error="")
@@ -116,18 +118,24 @@ class Copies:
             await self._note(backup, mail_state=CopyState.SKIPPED, mail_error=why)
             return True
         await self._note(backup, mail_state=CopyState.SENDING)
-        content = await asyncio.to_thread(backup.path.read_bytes)
+        if why := await self._deliver(backup, self._post):
+            await self._note(backup, mail_state=CopyState.FAILED, mail_error=why)
+            return False
+        await self._note(backup, mail_state=CopyState.SENT, mail_error="")
+        return True
+
+    async def _deliver(self, backup: BackupView, post: Post) -> str:
+        """Why it could not be mailed, as a sentence."""
+        try:
+            content = await asyncio.to_thread(backup.path.read_bytes)
+        except OSError as error:
+            return str(unusable(backup.path, error))
         text = (
             "The attached file is an encrypted backup of your Farebox node, opened again and"
             " checked after it was written. It opens with the backup password:\n\n"
             f"    farebox backup restore {backup.name}\n\nSHA-256: {backup.sha256}\n"
         )
-        parcel = Parcel(f"Backup {backup.name}", text, backup.name, content)
-        if why := await self._post(parcel):
-            await self._note(backup, mail_state=CopyState.FAILED, mail_error=why)
-            return False
-        await self._note(backup, mail_state=CopyState.SENT, mail_error="")
-        return True
+        return await post(Parcel(f"Backup {backup.name}", text, backup.name, content))
 
     def _bucket(self, choices: S3Choices) -> Bucket:
         return Bucket(
