@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from backups.models import BackupState
 from backups.schedule import Overdue
 from backups.tasks import Create, MadeKey, MakeKey, Outcome
 from finance.chain.rpc import Rpc
-from finance.errors import FinanceError
+from finance.errors import FinanceError, WalletError
 from finance.money import Usdc
 from finance.selling.claims import Claims
 from finance.wallet.signer import Keys
@@ -100,7 +100,8 @@ class Vault:
         """The identity of a key of ours (blocking). Raises BackupUnknown."""
         for stored in records.read_keys(self.engine):
             if stored.key.recipient == recipient:
-                return self.around.keys.unseal(stored.identity_sealed).decode()
+                with suppress(WalletError):  # sealed in a data directory that is lost
+                    return self.around.keys.unseal(stored.identity_sealed).decode()
         raise BackupUnknown("The key of this backup is not known here. Give its password.")
 
     # Writing

@@ -7,6 +7,7 @@ from pathlib import Path
 from backups.folder import sweep
 from backups.header import BackupKey
 from backups.models import BackupState
+from finance.wallet.signer import Keys, Signer
 from node.accounts.audit import SYSTEM
 from node.alerts.rules import Rule
 from node.vault import records
@@ -98,3 +99,18 @@ async def test_a_backup_that_ends_well_beside_a_node_that_starts_says_nothing_of
 
     await until("it is good", good)
     assert records.read_backup(home.engine, backup_id).error == ""
+
+
+async def test_an_old_key_that_no_wallet_here_opens_does_not_keep_the_schedule_up(
+    home: Home,
+) -> None:
+    """As of books on a server whose data directory was lost and made anew."""
+    other = Keys(Signer.random(), Signer.random(), Signer.random(), b"k" * 32)
+    lost = BackupKey("age1ofanotherdirectory", home.key.key_block)
+    records.store_key(home.engine, lost, other.seal(b"AGE-SECRET-KEY-1"), SYSTEM, 1)
+    vault, upkeep = keeper(home, Told())
+    strange = await vault.back_up_now("manual")
+    values = {"state": BackupState.FAILED, "recipient": lost.recipient, "started_at": 1}
+    records.change(home.engine, strange.id, **values)
+    await upkeep.run(strange.started_at + 1)
+    assert [each.reason for each in records.good_backups(home.engine)] == ["scheduled"]
