@@ -62,14 +62,18 @@ async def adopt(vault: Vault, backup_id: str) -> BackupView:
 
 
 async def _check(vault: Vault, backup: BackupView) -> Outcome | None:
-    """Read every byte; None for a damaged one, whose row then says so."""
-    identity = await asyncio.to_thread(vault.identity_of, backup.recipient)
-    request = Check(path=str(backup.path), work=str(backup.path.parent), identity=identity)
+    """Read every byte; None for a damaged one. Its row says so, and why one could not be read."""
+    path = backup.path
     try:
+        identity = await asyncio.to_thread(vault.identity_of, backup.recipient)
+        request = Check(path=str(path), work=str(path.parent), identity=identity)
         return await run_task(request, Outcome, vault.report)
     except _NOT_GOOD as error:
         await _change(vault, backup.id, state=BackupState.DAMAGED, error=str(error))
         return None
+    except BackupError as error:
+        await _change(vault, backup.id, error=f"It could not be checked: {error}")
+        raise
 
 
 async def _found_good(vault: Vault, backup_id: str, **values: object) -> None:

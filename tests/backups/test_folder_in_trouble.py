@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from pathlib import Path
 
+import pytest
+
+from backups.errors import WorkerDied
 from backups.folder import sweep
 from backups.header import BackupKey
 from backups.models import BackupState
@@ -17,6 +23,7 @@ from node.vault.copies import Copies
 from node.vault.service import Surroundings, Vault
 from node.vault.upkeep import Upkeep
 from tests.backups.home import Home
+from tests.backups.processes import children_at_work
 from tests.backups.told import Told
 from tests.recovery.node_home import until
 
@@ -99,6 +106,24 @@ async def test_a_backup_that_ends_well_beside_a_node_that_starts_says_nothing_of
 
     await until("it is good", good)
     assert records.read_backup(home.engine, backup_id).error == ""
+
+
+async def test_a_check_that_could_not_be_made_is_said_on_the_page_that_promised_it(
+    home: Home,
+) -> None:
+    """The file is what it was; a check that ends well ends the sentence, too."""
+    vault, _ = keeper(home, Told())
+    made = await vault.back_up_now("manual")
+    checking = asyncio.create_task(verify(vault, made.id))
+    while not (workers := children_at_work()):
+        await asyncio.sleep(0.01)
+    os.kill(workers[0], signal.SIGKILL)
+    with pytest.raises(WorkerDied):
+        await checking
+    found = records.read_backup(home.engine, made.id)
+    assert found.state is BackupState.GOOD and found.verified_at == made.verified_at
+    assert "could not be checked" in found.error
+    assert (await verify(vault, made.id)).error == ""
 
 
 async def test_an_old_key_that_no_wallet_here_opens_does_not_keep_the_schedule_up(
