@@ -26,6 +26,7 @@ from node.console.forms import FieldError, Form
 from node.console.pager import numbered, page_number
 from node.console.pages import Pages
 from node.console.visit import Visit
+from node.preferences import read_preference
 from node.vault import records
 from node.vault.checks import test_restore, verify
 from node.vault.choices import BackupChoices, S3Choices, change_choices, change_s3
@@ -63,11 +64,11 @@ class BackupPages:
         return visit.redirect(PATH, "A backup is being written; calls go on meanwhile.")
 
     async def change(self, visit: Visit) -> Response:
+        engine = self._vault.engine
+        stored = await asyncio.to_thread(read_preference, engine, BackupChoices)
         try:
-            choices = _choices(visit.form)
-            await asyncio.to_thread(
-                change_choices, self._vault.engine, choices, visit.actor, visit.now
-            )
+            choices = _choices(Form(visit.form).merged(_choices_form(stored).values).values)
+            await asyncio.to_thread(change_choices, engine, choices, visit.actor, visit.now)
         except ChoiceInvalid as error:
             return await self._page(visit, choices=Form(visit.form).refused(error), status=422)
         except FolderUnusable as error:
@@ -166,7 +167,7 @@ class BackupPages:
             pager=numbered(PATH, visit.query, page, ROWS, total),
             older=[row_of(each, now, zone) for each in overview.older],
             restored=restored_of(overview.restored, now, zone),
-            choices=choices or _choices_form(overview.choices),
+            choices=choices or _choices_form(overview.choices).as_shown(),
             s3=s3 or _s3_form(overview.s3),
             s3_secret_set=bool(overview.s3.secret_key_sealed),
             password=password or Form(),

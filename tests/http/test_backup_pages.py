@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,21 @@ def test_choices_are_kept_checked_and_told_alike(console: Console) -> None:
     refused = api.put("/api/backups/choices", json={"every_hours": 5})
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["field"] == "every_hours"
+
+
+def test_what_another_tab_has_saved_meanwhile_is_not_taken_back(console: Console) -> None:
+    """Else backups silently go to the folder again that somebody has just moved them from."""
+    admin, api = console.client(Role.ADMIN), console.api(Role.ADMIN)
+    page = admin.get("/settings/backup").text
+    shown = dict(re.findall(r'name="was-([a-z_]+)" value="([^"]*)"', page))
+    stale = {**shown, **{f"was-{name}": text for name, text in shown.items()}}
+    folder = str(console.parts.settings.data_dir / "elsewhere")
+    before = api.get("/api/backups/choices").json()
+    api.put("/api/backups/choices", json={**before, "folder": folder, "mail": True, "keep_days": 9})
+    saved = console.send(admin, "/settings/backup/choices", **{**stale, "keep_days": "3"})
+    assert saved.status_code == 303
+    found = api.get("/api/backups/choices").json()
+    assert (found["folder"], found["mail"], found["keep_days"]) == (folder, True, 3)
 
 
 def test_the_secret_key_of_the_storage_is_never_shown_again(console: Console) -> None:
