@@ -286,7 +286,7 @@ class Node:
         bought = renewals.renewals_job(self._parts.controls.subscriptions)
         jobs.every(renewals.EVERY_SECONDS, "renewals", bought)
         backups = self._parts.backups
-        jobs.every(backup.EVERY_SECONDS, "backup", backup.backup_job(backups.upkeep))
+        backup.add_all(jobs, backups.upkeep)
         jobs.every(backup.WALLET_SECONDS, "wallet", backup.wallet_job(backups.after))
         held = self._parts.ready
         checked = backup.restored_job(backups.after, self._paying_channels, lambda: held.books_held)

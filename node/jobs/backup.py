@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
-from node.jobs.runner import Job
+from node.jobs.runner import Job, Jobs
 from node.vault.restored import AfterRestore, Stale
 from node.vault.upkeep import Upkeep
 
@@ -17,13 +17,18 @@ _LOOK_SECONDS = 0.5
 _LOOKS = 20
 
 
-def backup_job(upkeep: Upkeep) -> Job:
-    """A run does what is due; a backup that is being written is not begun again."""
+def add_all(jobs: Jobs, upkeep: Upkeep, seconds: float = EVERY_SECONDS) -> None:
+    """What is due, and the warning: apart, since a folder whose server is gone may hold the work
+    for ever. A backup that is being written is not begun again."""
 
     async def run() -> None:
         await upkeep.run(int(time.time()))
 
-    return run
+    async def warn() -> None:
+        await upkeep.warn(int(time.time()))
+
+    jobs.every(seconds, "backup", run)
+    jobs.every(seconds, "overdue", warn)
 
 
 def wallet_job(after: AfterRestore) -> Job:

@@ -39,7 +39,6 @@ class Upkeep:
     async def run(self, now: int) -> None:
         """Everything that is due."""
         await self._mark_missing()
-        await self._warn(now)
         if self._vault.working is not None:
             return
         with suppress(BackupBusy, NoBackupKey):
@@ -49,6 +48,22 @@ class Upkeep:
                 await self._back_up()
             elif (due := await self._due_test(now)) is not None:
                 await self._test(due)
+
+    async def warn(self, now: int) -> None:
+        """Open the incident of one that is overdue, or end it."""
+        alarm = self._vault.around.alarm
+        if alarm is None:
+            return
+        found = await asyncio.to_thread(self._vault.overdue, now)
+        if found.overdue:
+            since = (
+                f"The last backup is {found.days} days old."
+                if found.ever
+                else (f"This node has run for {found.days} days and was never backed up.")
+            )
+            await alarm.raise_(Rule.BACKUP_OVERDUE, "", since, LINK)
+        else:
+            await alarm.resolve(Rule.BACKUP_OVERDUE, "")
 
     async def send(self, backup: BackupView) -> None:
         """Copies of a new backup; what could not be sent is an incident."""
@@ -158,18 +173,3 @@ class Upkeep:
         for backup in await asyncio.to_thread(records.good_backups, engine):
             if not await asyncio.to_thread(is_there, backup.path):
                 await asyncio.to_thread(mark_lost, engine, backup)
-
-    async def _warn(self, now: int) -> None:
-        alarm = self._vault.around.alarm
-        if alarm is None:
-            return
-        found = await asyncio.to_thread(self._vault.overdue, now)
-        if found.overdue:
-            since = (
-                f"The last backup is {found.days} days old."
-                if found.ever
-                else (f"This node has run for {found.days} days and was never backed up.")
-            )
-            await alarm.raise_(Rule.BACKUP_OVERDUE, "", since, LINK)
-        else:
-            await alarm.resolve(Rule.BACKUP_OVERDUE, "")

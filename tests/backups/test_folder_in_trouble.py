@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,12 @@ from backups.models import BackupState
 from finance.wallet.signer import Keys, Signer
 from node.accounts.audit import SYSTEM
 from node.alerts.rules import Rule
+from node.db.journal import Journal
+from node.jobs.backup import add_all
+from node.jobs.runner import Jobs
 from node.vault import records
 from node.vault.checks import verify
-from node.vault.choices import first_start
+from node.vault.choices import BackupChoices, change_choices, first_start
 from node.vault.copies import Copies
 from node.vault.service import Surroundings, Vault
 from node.vault.upkeep import Upkeep
@@ -64,6 +68,7 @@ async def test_a_folder_that_answers_with_errors_is_an_alarm_and_good_again_when
     away = take_away(home.folder)
     sweep(home.folder)  # as a start does
     await upkeep.run(made.started_at + 31 * DAY)
+    await upkeep.warn(made.started_at + 31 * DAY)
     assert records.read_backup(home.engine, made.id).state is BackupState.MISSING
     assert told.given and "cannot be used" in told.open[""]
     home.folder.unlink()
@@ -139,3 +144,36 @@ async def test_an_old_key_that_no_wallet_here_opens_does_not_keep_the_schedule_u
     records.change(home.engine, strange.id, **values)
     await upkeep.run(strange.started_at + 1)
     assert [each.reason for each in records.good_backups(home.engine)] == ["scheduled"]
+
+
+async def test_a_backup_that_hangs_does_not_keep_back_the_warning_that_there_is_none(
+    home: Home,
+) -> None:
+    """A process that waits for a mount whose server is gone cannot even be killed."""
+    told, now = Overdue(), int(time.time())
+    vault, upkeep = keeper(home, told)
+    change_choices(home.engine, BackupChoices(every_hours=1, overdue_days=30), SYSTEM, now)
+    first_start(home.engine, SYSTEM, now - 4 * DAY)
+    journal = Journal(home.engine)
+    jobs = Jobs(journal, told)
+    add_all(jobs, upkeep, 0.1)
+    jobs.start()
+
+    async def at_work() -> bool:
+        return bool(children_at_work())
+
+    async def given() -> bool:
+        return told.given
+
+    try:
+        await until("it is being written", at_work)
+        [worker] = children_at_work()
+        os.kill(worker, signal.SIGSTOP)
+        assert not told.given
+        change_choices(home.engine, BackupChoices(every_hours=1, overdue_days=3), SYSTEM, now)
+        await until("the warning is given", given, 10)
+    finally:
+        jobs.stop()
+        os.kill(worker, signal.SIGKILL)
+        await vault.stop()
+        journal.close()
