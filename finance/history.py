@@ -35,13 +35,15 @@ _HASH = re.compile("0x[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which lines; times are Unix seconds, `since` included and `before` not."""
+    """Which lines; times are Unix seconds, `since` included and `before` not. `chain_id` None:
+    of every network the node has been on."""
 
     action: Action | None = None
     token: Token | None = None
     since: int | None = None
     before: int | None = None
     text: str = ""
+    chain_id: int | None = None
 
 
 class Place(NamedTuple):
@@ -175,6 +177,7 @@ def _newest(source: str, wanted: Filter, after: Place | None) -> Any:
     return (
         select(*columns, action.label("action"))
         .where(*_conditions(source, wanted), *_within(_LEDGER.c.at, wanted))
+        .where(*_of_network(source, wanted))
         .where(*_older(source, _LEDGER.c.at, _LEDGER.c.id, after))
         .order_by(_LEDGER.c.at.desc(), _LEDGER.c.id.desc())
     )
@@ -190,6 +193,17 @@ def _conditions(source: str, wanted: Filter) -> list[Any]:
     if action:
         return [_LEDGER.c.action == action]
     return [_LEDGER.c.account == account, _LEDGER.c.tx_hash.is_not(None)]
+
+
+def _of_network(source: str, wanted: Filter) -> list[Any]:
+    """Rows of the ledger name no chain: their transaction does."""
+    if wanted.chain_id is None:
+        return []
+    seen = _EVENT if source == "w" else _TX
+    elsewhere = select(seen.c.id).where(
+        seen.c.tx_hash == _LEDGER.c.tx_hash, seen.c.chain_id != wanted.chain_id
+    )
+    return [~elsewhere.exists()]
 
 
 def _end(connection: Connection, source: str, wanted: Filter, after: Place | None) -> Place | None:
@@ -232,6 +246,8 @@ def _sent_eth(source: str, wanted: Filter, after: Place | None, count: int) -> A
         .where(*_within(_TX.c.created_at, wanted))
         .where(*_older(source, _TX.c.created_at, _TX.c.id, after))
     )
+    if wanted.chain_id is not None:
+        query = query.where(_TX.c.chain_id == wanted.chain_id)
     if wanted.text:
         query = query.where(_mentions(wanted.text, _TX.c.tx_hash, _TX.c.purpose, _TX.c.to))
     return query.order_by(_TX.c.created_at.desc(), _TX.c.id.desc()).limit(count)
@@ -257,6 +273,8 @@ def _arrived_eth(source: str, wanted: Filter, after: Place | None, count: int) -
         .where(*_within(_ARRIVAL.c.at, wanted))
         .where(*_older(source, _ARRIVAL.c.at, _ARRIVAL.c.block_number, after))
     )
+    if wanted.chain_id is not None:
+        query = query.where(_ARRIVAL.c.chain_id == wanted.chain_id)
     if wanted.action:
         query = query.where(action == wanted.action.value)
     if wanted.text:

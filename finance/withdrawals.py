@@ -282,27 +282,28 @@ def find_withdrawal(engine: Engine, withdrawal_id: str) -> WithdrawalView | None
     return found[0] if found else None
 
 
-def recent_withdrawals(engine: Engine, count: int, skip: int = 0) -> list[WithdrawalView]:
-    """The newest first (blocking)."""
-    return _read(engine, None, count, skip)
+def recent_withdrawals(
+    engine: Engine, chain_id: int, count: int, skip: int = 0
+) -> list[WithdrawalView]:
+    """Of a network, the newest first (blocking)."""
+    return _read(engine, _ROWS.c.chain_id == chain_id, count, skip)
 
 
-def export_withdrawals(engine: Engine) -> Iterator[WithdrawalView]:
+def export_withdrawals(engine: Engine, chain_id: int) -> Iterator[WithdrawalView]:
     """All of them, the newest first."""
 
     def read(last: WithdrawalView | None) -> list[WithdrawalView]:
-        if last is None:
-            return _read(engine, None, CHUNK, 0)
-        at = _ROWS.c.created_at
-        later = (at < last.created_at) | ((at == last.created_at) & (_ROWS.c.id > last.id))
-        return _read(engine, later, CHUNK, 0)
+        at, wanted = _ROWS.c.created_at, _ROWS.c.chain_id == chain_id
+        if last is not None:
+            wanted &= (at < last.created_at) | ((at == last.created_at) & (_ROWS.c.id > last.id))
+        return _read(engine, wanted, CHUNK, 0)
 
     return in_chunks(read)
 
 
-def count_withdrawals(engine: Engine) -> int:
+def count_withdrawals(engine: Engine, chain_id: int) -> int:
     with engine.connect() as connection:
-        return int(connection.scalar(select(func.count()).select_from(_ROWS)) or 0)
+        return connection.scalar(select(func.count()).where(_ROWS.c.chain_id == chain_id)) or 0
 
 
 def _joined() -> Any:
@@ -328,12 +329,11 @@ def _read(engine: Engine, where: Any, count: int, skip: int) -> list[WithdrawalV
             _TX.c.error.label("tx_error"),
         )
         .select_from(_joined())
+        .where(where)
         .order_by(_ROWS.c.created_at.desc(), _ROWS.c.id)
         .limit(count)
         .offset(skip)
     )
-    if where is not None:
-        query = query.where(where)
     with engine.connect() as connection:
         rows: Any = connection.execute(query)
         return [_view(row) for row in rows]

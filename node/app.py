@@ -57,6 +57,7 @@ from node.process import configure_logging, limit_recursion, spare_the_collector
 from node.server import Server, bind, make_server
 from node.settings import Bind, Settings
 from node.usage.events import Severity, event
+from node.usage.set_aside import show_calls_of
 from node.vault.before import upgrade_with_backup
 from node.vault.restore import Staged, swap
 from node.vault.restored import mark_stale
@@ -102,6 +103,7 @@ def _swap_in(staged: Staged, settings: Settings) -> None:
 async def _run(settings: Settings, keys: Keys, engine: Engine, lock: DataDirLock) -> Staged | None:
     """Returns a data directory that is to take this one's place, if a restore left one."""
     await require_chain(settings.chain)
+    show_calls_of(engine, settings.chain, int(time.time()))
     with (
         bind(settings.gateway, "FAREBOX_GATEWAY_BIND") as gateway_socket,
         bind(settings.console, "FAREBOX_CONSOLE_BIND") as console_socket,

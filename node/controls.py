@@ -243,7 +243,7 @@ def endpoint_modules(controls: Controls) -> list[Endpoints]:
         api_my_usage.endpoints(controls.engine, controls.live),
         api_audit.endpoints(accounts),
         api_drafts.endpoints(controls.publisher),
-        *api_plans.endpoints(controls.engine),
+        *api_plans.endpoints(controls.engine, controls.network.chain_id),
         api_listings.endpoints(controls.publisher),
         api_backups.endpoints(controls.backups.vault),
         *api_finance.endpoints(controls.treasury, accounts),

@@ -122,7 +122,7 @@ def _serving(treasury: Treasury) -> shapes.ServingOut:
 
 
 def _withdrawals(area: Endpoints, treasury: Treasury, guarded: Guarded) -> None:
-    engine, service = treasury.engine, treasury.withdrawals
+    engine, service, chain_id = treasury.engine, treasury.withdrawals, treasury.network.chain_id
 
     @area.post("/withdrawals/quote", Permission.MOVE_MONEY)
     async def quote(wish: shapes.QuoteIn) -> shapes.WithdrawalQuoteOut:
@@ -150,8 +150,8 @@ def _withdrawals(area: Endpoints, treasury: Treasury, guarded: Guarded) -> None:
     async def withdrawals(page: PageNumber = 1) -> Listed[shapes.WithdrawalOut]:
         """Newest first."""
         skip = PAGE_SIZE * (page - 1)
-        found = await asyncio.to_thread(recent_withdrawals, engine, PAGE_SIZE, skip)
-        total = await asyncio.to_thread(count_withdrawals, engine)
+        found = await asyncio.to_thread(recent_withdrawals, engine, chain_id, PAGE_SIZE, skip)
+        total = await asyncio.to_thread(count_withdrawals, engine, chain_id)
         return _paged([shapes.WithdrawalOut.of(each) for each in found], total, page)
 
     @area.get("/withdrawals/{withdrawal_id}", Permission.SEE_FINANCE)
@@ -304,7 +304,7 @@ def _books(area: Endpoints, treasury: Treasury) -> None:
         place = Place.parse(after)
         if after and place is None:
             raise TreasuryInvalid("after", "This is no place in the history.")
-        wanted = Filter(action, token, since, before, text)
+        wanted = Filter(action, token, since, before, text, treasury.network.chain_id)
         page = await asyncio.to_thread(read_history, engine, wanted, place, PAGE_SIZE)
         return books.HistoryOut(
             items=[books.MovementOut.of(each) for each in page.lines],

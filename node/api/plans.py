@@ -202,9 +202,9 @@ class InvoiceOut(BaseModel):
     paid_at: int
 
 
-def endpoints(engine: Engine) -> list[Endpoints]:
+def endpoints(engine: Engine, chain_id: int) -> list[Endpoints]:
     """`/api/listings/{id}/plans`, `/api/customers`, `/api/invoices`."""
-    return [_plans(engine), _customers(engine), _invoices(engine)]
+    return [_plans(engine), _customers(engine), _invoices(engine, chain_id)]
 
 
 def _plans(engine: Engine) -> Endpoints:
@@ -277,7 +277,7 @@ def _customers(engine: Engine) -> Endpoints:
     return api
 
 
-def _invoices(engine: Engine) -> Endpoints:
+def _invoices(engine: Engine, chain_id: int) -> Endpoints:
     api, see = Endpoints("/invoices", ["plans"]), Permission.SEE_FINANCE
 
     @api.get("", see)
@@ -285,7 +285,7 @@ def _invoices(engine: Engine) -> Endpoints:
         side: Annotated[InvoiceSide | None, Query()] = None, page: PageNumber = 1
     ) -> Listed[InvoiceOut]:
         """Sold and bought, newest first."""
-        found = await asyncio.to_thread(list_invoices, engine, side, page, PAGE_SIZE)
+        found = await asyncio.to_thread(list_invoices, engine, chain_id, side, page, PAGE_SIZE)
         items = [_invoice(each) for each in found.invoices]
         pages = max(-(-found.total // PAGE_SIZE), 1)
         return Listed(items=items, total=found.total, page=page, pages=pages)

@@ -82,10 +82,12 @@ def pages(treasury: Treasury) -> Pages:
 
 def _view(treasury: Treasury, visit: Visit) -> FinanceView:
     network, purse = treasury.network, treasury.purse
-    in_channels, unclaimed = money_in_books(treasury.engine, network.chain_id)
-    moves = read_history(treasury.engine, Filter(), None, _LINES).lines
+    chain_id = network.chain_id
+    in_channels, unclaimed = money_in_books(treasury.engine, chain_id)
+    moves = read_history(treasury.engine, Filter(chain_id=chain_id), None, _LINES).lines
     link = pay_link(treasury)
-    open_ = [each for each in recent_withdrawals(treasury.engine, _LINES) if not each.ended]
+    recent = recent_withdrawals(treasury.engine, chain_id, _LINES)
+    open_ = [each for each in recent if not each.ended]
     return FinanceView(
         usdc=amount(purse.balances.usdc),
         eth=amount(purse.balances.gas),

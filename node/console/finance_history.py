@@ -101,7 +101,8 @@ def pages(treasury: Treasury) -> Pages:
     @pages.get(f"{PATH}.csv", Permission.SEE_FINANCE)
     async def export(visit: Visit) -> Response:
         wanted, _ = read_filter(visit.query, visit.zone)
-        lines = all_history(treasury.engine, wanted)
+        here = replace(wanted, chain_id=treasury.network.chain_id)
+        lines = all_history(treasury.engine, here)
         return visit.csv("history.csv", _HEADER, _csv_rows(lines))
 
     return pages
@@ -110,7 +111,8 @@ def pages(treasury: Treasury) -> Pages:
 def _view(treasury: Treasury, visit: Visit) -> HistoryView:
     wanted, form = read_filter(visit.query, visit.zone)
     after = Place.parse(visit.query.get("before", ""))
-    page = read_history(treasury.engine, wanted, after, PER_PAGE)
+    here = replace(wanted, chain_id=treasury.network.chain_id)
+    page = read_history(treasury.engine, here, after, PER_PAGE)
     query = {name: form.value(name) for name in _FIELDS}
     older = page.older.text() if page.older else None
     rows = [history_row(each, treasury.network, visit) for each in page.lines]

@@ -118,7 +118,7 @@ def pages(engine: Engine, network: Network) -> Pages:
 
     @pages.get(f"{PATH}.csv", SEE)
     async def export(visit: Visit) -> Response:
-        found = every_invoice(engine, _side(visit))
+        found = every_invoice(engine, network.chain_id, _side(visit))
         return visit.csv("invoices.csv", _CSV, (_line(each) for each in found))
 
     @pages.get(f"{PATH}/{{invoice_id:int}}", SEE)
@@ -137,7 +137,7 @@ def _side(visit: Visit) -> InvoiceSide | None:
 
 def _view(engine: Engine, network: Network, visit: Visit) -> InvoicesView:
     side, page = _side(visit), page_number(visit.query)
-    found = list_invoices(engine, side, page, PER_PAGE)
+    found = list_invoices(engine, network.chain_id, side, page, PER_PAGE)
     query = {"side": side.value if side else ""}
     return InvoicesView(
         rows=tuple(_row(each, network, visit) for each in found.invoices),

@@ -261,8 +261,9 @@ def _confirm_view(treasury: Treasury, form: Form, quote: Quote) -> ConfirmView:
 
 
 def _list_view(treasury: Treasury, visit: Visit) -> ListView:
-    page, total = page_number(visit.query), count_withdrawals(treasury.engine)
-    found = recent_withdrawals(treasury.engine, PER_PAGE, PER_PAGE * (page - 1))
+    chain_id, page = treasury.network.chain_id, page_number(visit.query)
+    total = count_withdrawals(treasury.engine, chain_id)
+    found = recent_withdrawals(treasury.engine, chain_id, PER_PAGE, PER_PAGE * (page - 1))
     rows = [withdrawal_row(each, treasury.network, visit) for each in found]
     amounts = aligned([row.amount for row in rows])
     return ListView(
@@ -307,7 +308,7 @@ def stages_of(stage: Stage, sent: bool = True) -> tuple[tuple[str, str], ...]:
 
 
 def _csv_rows(treasury: Treasury) -> Iterator[list[object]]:
-    for each in export_withdrawals(treasury.engine):
+    for each in export_withdrawals(treasury.engine, treasury.network.chain_id):
         kind = Usdc if each.token is Token.USDC else Wei
         number = exact_text(kind(each.amount)).replace(",", "")
         about = (each.id, each.created_at, each.token, number, each.destination)

@@ -25,7 +25,7 @@ _KEPT = text("SELECT key FROM stored_answer WHERE call_id = :id")
 _BOOKED = text("SELECT * FROM call WHERE id = :id AND amount_atoms > 0")
 _FAILED = text(
     "SELECT p.id, p.error FROM onchain_payment p JOIN call c ON c.id = p.id"
-    " WHERE p.state = 'failed' AND c.amount_atoms > 0"
+    " WHERE p.state = 'failed' AND c.amount_atoms > 0 AND c.side = 'served'"
 )
 
 

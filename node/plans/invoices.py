@@ -56,10 +56,11 @@ class InvoicePage:
     amount_atoms: int
 
 
-def list_invoices(engine: Engine, side: InvoiceSide | None, page: int, size: int) -> InvoicePage:
-    """A page of one side's or of all; the first is 1."""
-    table = _TABLE
-    where = [] if side is None else [table.c.side == side]
+def list_invoices(
+    engine: Engine, chain_id: int, side: InvoiceSide | None, page: int, size: int
+) -> InvoicePage:
+    """A page of one side's or of all, paid on one network; the first is 1."""
+    table, where = _TABLE, _wanted(chain_id, side)
     statement = select(table).where(*where).order_by(table.c.paid_at.desc(), table.c.id.desc())
     sums = select(func.count(), func.coalesce(func.sum(table.c.amount_atoms), 0)).where(*where)
     with engine.connect() as connection:
@@ -68,12 +69,11 @@ def list_invoices(engine: Engine, side: InvoiceSide | None, page: int, size: int
     return InvoicePage(tuple(_view(row) for row in rows), int(total), int(amount))
 
 
-def every_invoice(engine: Engine, side: InvoiceSide | None) -> Iterator[InvoiceView]:
+def every_invoice(engine: Engine, chain_id: int, side: InvoiceSide | None) -> Iterator[InvoiceView]:
     """All of one side or both, newest first, read as they are taken."""
     table = _TABLE
     newest = select(table).order_by(table.c.paid_at.desc(), table.c.id.desc()).limit(CHUNK)
-    if side is not None:
-        newest = newest.where(table.c.side == side)
+    newest = newest.where(*_wanted(chain_id, side))
 
     def read(last: InvoiceView | None) -> list[InvoiceView]:
         key = tuple_(table.c.paid_at, table.c.id)
@@ -82,6 +82,11 @@ def every_invoice(engine: Engine, side: InvoiceSide | None) -> Iterator[InvoiceV
             return [_view(row) for row in connection.execute(newest.where(older))]
 
     return in_chunks(read)
+
+
+def _wanted(chain_id: int, side: InvoiceSide | None) -> list[Any]:
+    here = _TABLE.c.chain_id == chain_id
+    return [here] if side is None else [here, _TABLE.c.side == side]
 
 
 def read_invoice(engine: Engine, invoice_id: int) -> InvoiceView:

@@ -46,7 +46,8 @@ class ConsumerKey(SQLModel, table=True):
 
 
 class Call(SQLModel, table=True):
-    """One proxied request, bought or served."""
+    """One proxied request, bought or served. `side` is of `Side`; of a call of another network
+    than the node's, and of its sums, see node.usage.set_aside."""
 
     __tablename__ = "call"
     # The only index beside the key, since every paid call writes it. It holds all that is

@@ -66,7 +66,7 @@ def _move(engine: Engine, before: int) -> int:
 
 def _some(connection: Connection, before: int) -> list[ColumnElement[bool]]:
     """The rows of one step: those that come first among the quiet ones."""
-    quiet = col(CallRollup.slot) < before
+    quiet = (col(CallRollup.slot) < before) & col(CallRollup.side).in_(list(Side))
     keys = select(*_KEY).where(quiet).order_by(*_KEY)
     last = connection.execute(keys.offset(ROWS_AT_ONCE - 1).limit(1)).first()
     return [quiet] if last is None else [quiet, tuple_(*_KEY) <= tuple_(*last)]

@@ -318,6 +318,12 @@ def test_an_invoice_is_a_page_a_line_and_a_document(console: Console) -> None:
     assert (line["number"], line["transaction"]) == (number, item["tx_hash"])
     assert console.api(Role.FINANCE).get("/api/invoices?side=bought").json()["total"] == 0
     assert finance.get("/finance/invoices/2").status_code == 404
+    with writer(console.engine).begin() as connection:
+        connection.execute(text("UPDATE invoice SET chain_id = 84532"))
+    assert number not in finance.get("/finance/invoices?side=sold").text
+    assert list(csv.DictReader(io.StringIO(finance.get("/finance/invoices.csv").text))) == []
+    assert console.api(Role.FINANCE).get("/api/invoices").json()["total"] == 0
+    assert "base-sepolia" in finance.get("/finance/invoices/1").text
 
 
 def test_plans_by_the_api(console: Console) -> None:

@@ -12,10 +12,17 @@ from finance.chain.fees import GasCaps
 from finance.chain.rpc import Rpc
 from finance.chain.sender import Sender
 from finance.chain.watcher import Watcher
+from finance.history import Filter, all_history
 from finance.operations import Token
 from finance.reconcile import reconcile
 from finance.wallet.signer import Signer
-from finance.withdrawals import Withdrawals, find_withdrawal
+from finance.withdrawals import (
+    Withdrawals,
+    count_withdrawals,
+    export_withdrawals,
+    find_withdrawal,
+    recent_withdrawals,
+)
 from node.purse import Purse
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.market_world import transfer
@@ -78,3 +85,30 @@ async def test_eth_arrives_beside_what_was_sent_in_such_a_block_of_another_netwo
     assert world.rows("SELECT chain_id, amount FROM arrival WHERE token = 'ETH'") == [
         (31338, "777")
     ]
+
+
+async def test_history_and_withdrawals_are_those_of_the_network_the_node_is_on(
+    world: WalletWorld, other_chain: DevchainProcess
+) -> None:
+    network, source = replace(NETWORK, chain_id=31338), Signer.from_hex(other_chain.keys[9])
+    view = await world.withdraw(Token.USDC, 1_000)
+    await world.until(lambda: (found := find_withdrawal(world.engine, view.id)) and found.ended)
+    eth = await world.withdraw(Token.ETH, 10**15)
+    await world.until(lambda: (found := find_withdrawal(world.engine, eth.id)) and found.ended)
+    await world.watcher.catch_up()
+    async with Rpc([other_chain.rpc_url], 31338) as rpc:
+        watcher = Watcher(rpc, world.store, network, world.wallet.address)
+        await watcher.catch_up()
+        transfer(other_chain, source, world.wallet.address, 77)
+        await watcher.catch_up()
+    [there, here] = [
+        [each.amount for each in all_history(world.engine, Filter(chain_id=chain_id))]
+        for chain_id in (NETWORK.chain_id, 31338)
+    ]
+    assert here == [77]
+    assert {-1_000, -(10**15)} <= set(there) and 77 not in there
+    assert sorted(here + there) == sorted(e.amount for e in all_history(world.engine, Filter()))
+    assert [each.id for each in export_withdrawals(world.engine, 31338)] == []
+    assert recent_withdrawals(world.engine, 31338, 5) == []
+    assert count_withdrawals(world.engine, 31338) == 0
+    assert count_withdrawals(world.engine, NETWORK.chain_id) == 2

@@ -328,7 +328,7 @@ async def test_a_withdrawal_that_an_outage_kept_from_being_signed_ends(
             await world.withdraw(Token.USDC, 1_000)
         job = withdrawn_job(world.withdrawals, world.store)
         await job()
-        [view] = recent_withdrawals(world.engine, 5)
+        [view] = recent_withdrawals(world.engine, NETWORK.chain_id, 5)
         assert view.stage is Stage.REQUESTED, "another process may be sending it"
         with world.engine.begin() as connection:
             for table, at in (("withdrawal", "created_at"), ("chain_tx", "updated_at")):
@@ -376,6 +376,8 @@ async def test_withdrawals_and_their_end_are_kept_on_postgresql_too(
         await job()
         lines = world.rows("SELECT message FROM event WHERE type = 'withdrawn'")
         assert [row[0] for row in lines] == [f"Withdrew 0.001 USDC to {to}."]
-        assert recent_withdrawals(world.engine, 5) == [find_withdrawal(world.engine, view.id)]
+        assert recent_withdrawals(world.engine, NETWORK.chain_id, 5) == [
+            find_withdrawal(world.engine, view.id)
+        ]
         assert world.usdc_of(to) == 1_000
         await world.assert_books_equal_chain()

@@ -76,14 +76,18 @@ def _entry(number: int) -> AuditEntry:
 LISTS: dict[str, tuple[Callable[[int], SQLModel], Callable[[Engine], Iterator[Any]], str]] = {
     "sold": (_sold, lambda engine: channel_views.export_sold(engine, CHAIN), "channel_id"),
     "bought": (_bought, lambda engine: channel_views.export_bought(engine, CHAIN), "channel_id"),
-    "withdrawals": (_withdrawal, withdrawals.export_withdrawals, "id"),
+    "withdrawals": (
+        _withdrawal,
+        lambda engine: withdrawals.export_withdrawals(engine, CHAIN),
+        "id",
+    ),
     "mails": (_mail, mailbox.export_mail, "subject"),
     "deliveries": (
         _delivery,
         lambda engine: reading.export_deliveries(engine, reading.DeliveryFilter()),
         "id",
     ),
-    "invoices": (_invoice, lambda engine: invoices.every_invoice(engine, None), "number"),
+    "invoices": (_invoice, lambda engine: invoices.every_invoice(engine, CHAIN, None), "number"),
     "trail": (_entry, lambda engine: trail.all_entries(engine, trail.TrailFilter()), "at"),
 }
 

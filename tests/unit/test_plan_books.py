@@ -100,7 +100,7 @@ def test_a_period_counts_in_step_with_its_payment(books: Books) -> None:
             connection.execute(set_state, {"state": state})
         assert len(books.subscriber.settled) == settled
     assert (Clerk(books.engine).issue(), Clerk(books.engine).issue()) == (1, 0)
-    page = list_invoices(books.engine, InvoiceSide.SOLD, 1, 10)
+    page = list_invoices(books.engine, 1, InvoiceSide.SOLD, 1, 10)
     assert (page.total, page.amount_atoms) == (1, first_stretch(books.plan.deal, NOW).price_atoms)
 
 
@@ -173,7 +173,7 @@ def test_the_gate_follows_payments_rotations_and_overrides(books: Books) -> None
         held = gate.find(old, LISTING)
         assert held is not None and gate.find(old, "another") is None
         assert held.limit(Meter.CALLS, NOW) == stretch.calls
-        assert list_invoices(books.engine, InvoiceSide.SOLD, 1, 10).total == 1
+        assert list_invoices(books.engine, 1, InvoiceSide.SOLD, 1, 10).total == 1
         asked = orders.ask(SUBSCRIPTION, "override", "calls", 9_000, NOW + 900, "More", NOW)
         await books.journal.commit(Batch([asked]))
         assert open_by_subscription(books.engine) == {SUBSCRIPTION: 1}
