@@ -212,7 +212,9 @@ def _sums(engine: Engine, now: int) -> dict[tuple[str, str], Sums]:
 def _endpoints(engine: Engine, whose: str, now: int) -> tuple[EndpointUse, ...]:
     month = window_of(now)
     with snapshot(engine) as connection:
-        return read_endpoints(connection, Side.SERVED, month.start, month.end, whose=whose)
+        return read_endpoints(
+            connection, Side.SERVED, month.start, month.end, whose=whose, without=_ORDERS
+        )
 
 
 def _names(engine: Engine) -> dict[str, str]:

@@ -55,14 +55,22 @@ def read_endpoints(
     *,
     whose: str | None = None,
     listing_id: str | None = None,
+    without: Sequence[str] = (),
 ) -> tuple[EndpointUse, ...]:
     """Calls that arrived in [since, until), Unix seconds, most of them first (blocking).
 
-    `whose`: of one consumer key (bought) or one customer (served), None for all of them.
-    Ask inside a snapshot, so that hours and calls are of one moment.
+    `whose`: of one consumer key (bought) or one customer (served), None for all of them;
+    `without` as in `read_sums`. Ask inside a snapshot, so that hours and calls are of one moment.
     """
     found = read_sums(
-        connection, side, since, until, _ENDPOINTS, whose=whose, listing_id=listing_id
+        connection,
+        side,
+        since,
+        until,
+        _ENDPOINTS,
+        whose=whose,
+        listing_id=listing_id,
+        without=without,
     )
     return _endpoints(connection, found)
 

@@ -218,6 +218,28 @@ def test_customers_are_counted_to_the_call_at_the_edge_of_the_month(books: Books
     assert read_payer(books.engine, PAYER, NOW).customer == payer_
 
 
+def test_what_a_plan_cost_is_no_call_of_its_payer_anywhere(books: Books) -> None:
+    for number, (route, atoms) in enumerate((("GET /x", 5), ("POST /.farebox/plans/p", 900))):
+        record = CallRecord(
+            id=f"c{number}",
+            side=Side.SERVED,
+            at_ms=NOW * 1000,
+            listing_id=LISTING,
+            method="GET",
+            path="/",
+            status=200,
+            latency_us=1,
+            payer=PAYER,
+            scheme="exact",
+            amount_atoms=atoms,
+            route=route,
+        )
+        books.run(books.journal.commit(Batch([record.write()], [record.increment()])))
+    detail = read_payer(books.engine, PAYER, NOW)
+    assert (detail.customer.calls, detail.customer.amount_atoms) == (1, 5)
+    assert [(each.route, each.sums.calls) for each in detail.endpoints] == [("GET /x", 1)]
+
+
 def test_customers_of_one_listing_are_not_those_of_another_of_the_same_name(books: Books) -> None:
     books.pay("p1", "confirmed")
     books.subscribe("p1")
