@@ -264,14 +264,19 @@ class Closings:
         if unspent <= 0:
             return await self._closed(row, channel, "Nothing unspent was left.")
         data = initiate_withdraw_calldata(channel.config, unspent)
-        why = await self._send(LEAVE, row, data)
+        try:
+            why = await self._send(LEAVE, row, data)
+        except CallReverted as error:
+            why = str(error)
         if why and not (await self._pending(channel))[0]:
             return await self._failed(row, channel, f"The withdrawal could not be announced: {why}")
         return False
 
     async def _take(self, row: ClosingRow, channel: Channel) -> bool:
         """After the delay: the money to the wallet. Before, a chain without the withdrawal has
-        not finished it: a reorg took it out for a while, or an endpoint lags behind."""
+        not finished it: a reorg took it out for a while, or an endpoint lags behind. What it would
+        not do now it may do later: an endpoint may be behind the one that told the time, and the
+        token may move for nobody for a while."""
         now = (await self._rpc.head()).timestamp
         if (left := row.finalize_after - now) > 0:
             await asyncio.sleep(min(left, _LONGEST_PAUSE_SECONDS))  # each look may cost money
@@ -290,15 +295,14 @@ class Closings:
         return False
 
     async def _send(self, purpose: str, row: ClosingRow, data: bytes) -> str:
-        """Once per attempt; why it did not work, empty when it did or is on its way."""
+        """Once per attempt; why it did not work, empty when it did or is on its way. Raises
+        ChainError when nothing was sent, CallReverted if the chain would refuse it now."""
         ref = f"{row.channel_id}:{row.attempt}"
         try:
             tx_id = await self._sender.send(purpose, ref, BATCH_SETTLEMENT_ADDRESS, data)
             outcome = await self._sender.outcome(tx_id, _OUTCOME_SECONDS)
         except SettlementUnknown:
             return ""
-        except CallReverted as error:
-            return str(error)
         if outcome.state in (TxState.MINED, TxState.FINAL):
             return ""
         return outcome.error or "the chain refused it"
