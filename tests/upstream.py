@@ -106,6 +106,7 @@ class Upstream:
             (b"x-hop", b"1"),
             (b"keep-alive", b"timeout=5"),
             (b"x-end", b"2"),
+            (b"access-control-allow-origin", b"https://only.example"),
             (b"set-cookie", b"a=1"),
             (b"set-cookie", b"b=2"),
             (b"payment-response", b"forged"),

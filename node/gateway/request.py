@@ -287,9 +287,12 @@ class Call:
         await self._send({"type": "http.response.start", "status": status, "headers": out})
 
     def with_own(self, headers: Headers) -> Headers:
-        """With what every answer has of ours."""
+        """With what every answer has of ours. Whom the preflight let pay, or show its key, from
+        whichever page, may read the answer, whatever pages the upstream has in mind."""
         out = [*headers, (CALL_ID, self.id.encode())]
-        return out + _cors(headers) if self.origin else out
+        if self.origin and (self.payment is not None or self.key is not None):
+            out = [header for header in out if header[0] != _ALLOWED]
+        return out + _cors(out) if self.origin else out
 
     async def send(self, chunk: bytes, more: bool) -> None:
         """Send a part of the body."""
@@ -302,6 +305,7 @@ class Call:
         await self._send({"type": "http.response.body", "body": body})
 
 
+_ALLOWED = b"access-control-allow-origin"
 _EXPOSE = (
     b"PAYMENT-REQUIRED, PAYMENT-RESPONSE, Farebox-Call-Id, Farebox-Demo, Farebox-Stream,"
     b" Farebox-Paid-Until, Retry-After"
@@ -310,6 +314,6 @@ _EXPOSE = (
 
 def _cors(headers: Headers) -> Headers:
     """Let browsers pay: no cookie or secret of ours is at stake on this side."""
-    if any(name == b"access-control-allow-origin" for name, _ in headers):
+    if any(name == _ALLOWED for name, _ in headers):
         return [(b"access-control-expose-headers", _EXPOSE)]
-    return [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", _EXPOSE)]
+    return [(_ALLOWED, b"*"), (b"access-control-expose-headers", _EXPOSE)]

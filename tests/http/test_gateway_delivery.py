@@ -239,6 +239,18 @@ async def test_a_preflight_is_answered_without_the_upstream(market: Market) -> N
     assert (await market.client.options(market.url + "/v1/api/echo")).status_code == 402
 
 
+async def test_a_page_that_may_pay_may_read_what_it_paid_for(market: Market) -> None:
+    market.sell()
+    market.sell("free", price_atoms=0)
+    page, path = {"origin": "https://any.example"}, "/v1/api/headers"
+    asked = await market.client.get(market.url + path, headers=page)
+    paid = await market.buy(await market.payer(), path, headers=page)
+    free = await market.client.get(market.url + "/v1/free/headers", headers=page)
+    allowed = [each.headers.get_list("access-control-allow-origin") for each in (asked, paid, free)]
+    assert allowed == [["*"], ["*"], ["https://only.example"]]
+    assert "PAYMENT-RESPONSE" in paid.headers["access-control-expose-headers"]
+
+
 async def test_a_free_route_needs_no_payment_and_is_booked(market: Market) -> None:
     market.sell()
     market.price("GET", "/free/{x}", 0)
