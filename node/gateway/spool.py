@@ -7,6 +7,7 @@ database it is whole in memory, and then one at a time.
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -16,6 +17,10 @@ from node.gateway.desk import Refused, Room
 from node.gateway.forward import BUFFER_BYTES, Answer
 from node.gateway.request import Call, CallerGone
 from node.problems import Headers
+
+log = logging.getLogger("farebox.gateway")
+
+TAKE_SECONDS = 120.0
 
 
 class Spool:
@@ -74,11 +79,17 @@ class Spool:
         return await asyncio.to_thread(self._read, 0, self.size)
 
     async def give(self, call: Call, status: int, headers: Headers) -> None:
-        """Answer with it, piece by piece. Its length is in `headers`."""
+        """Answer with it, piece by piece. Its length is in `headers`. A caller that takes no piece
+        for TAKE_SECONDS is given no more: it can ask again, and others need the room."""
         await call.start(status, headers)
-        async for piece in self._pieces():
-            await call.send(piece, True)
-        await call.send(b"", False)
+        try:
+            async for piece in self._pieces():
+                async with asyncio.timeout(TAKE_SECONDS):
+                    await call.send(piece, True)
+        except TimeoutError:
+            log.info("call %s: its caller takes nothing of a long answer that is kept", call.id)
+        else:
+            await call.send(b"", False)
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         for start in range(0, self.size, BUFFER_BYTES):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from finance.x402.wire import decode_response
-from node.gateway import desk
+from node.gateway import desk, spool
 from tests.chain_fixtures import DevchainProcess
 from tests.http.conftest import Market, open_market
 from tests.http.test_gateway_onchain import get, header
@@ -138,3 +139,24 @@ async def test_what_has_no_room_costs_nothing_and_can_be_bought_later(
     market.gateway._desk.room = desk.Room()
     if room:
         assert len((await get(market, headers, long_path(size))).content) == size
+
+
+async def test_a_caller_that_takes_nothing_of_its_answer_leaves_its_room_to_others(
+    market: Market, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "TAKE_SECONDS", 0.5)
+    room, path = market.gateway._desk.room, long_path(ANSWER_MIB * MIB)
+    headers = header(await market.offer(path), world.exact(Payer(world.chain)))
+    with socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.connect(("127.0.0.1", int(market.url.rpartition(":")[2])))
+        lines = [f"GET {path} HTTP/1.1", "host: a", *(f"{k}: {v}" for k, v in headers.items())]
+        line.send("\r\n".join([*lines, "", ""]).encode())
+        async with asyncio.timeout(30):
+            while room.taken < ANSWER_MIB * MIB:
+                await asyncio.sleep(0.05)
+            while room.taken:
+                await asyncio.sleep(0.05)
+    again = await get(market, headers, path)
+    assert (again.status_code, len(again.content)) == (200, ANSWER_MIB * MIB)
+    assert market.upstream.total == 1
