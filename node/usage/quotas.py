@@ -18,8 +18,10 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col
 
+from finance.errors import StoreUnavailable
 from finance.store import Increment, Write
 from node.usage.leases import ADD_TO_LEASED_QUOTA, TAKE_BACK_LEASED, Holder, Leases
 from node.usage.metering import QuotaUsage
@@ -158,20 +160,22 @@ class Quotas:
         self._counters: dict[tuple[str, Meter, int], _Counter] = {}
         self._places: dict[tuple[str, Meter], _Place] = {}
         self._window = Window(0, 0)
-        self._loaded = False
+        self._months: set[int] = set()  # of which all that was used is known
+        self._loading = asyncio.Lock()
 
     async def load(self, now: int) -> None:
         """What was used this month before the start, of all subjects in one query. Later
         calls do nothing: what is not there was not used."""
-        if self._loaded:
-            return
-        self._loaded = True
-        window = self._window_at(now)
-        if self._leases is not None:
-            await self._leases.start(window.start)
-        for subject, meter, used in await asyncio.to_thread(_read, self._engine, window.start):
-            self._find(subject, meter, window.start).taken += used
-            self._find(_pool(subject), meter, window.start).taken += used
+        async with self._loading:
+            start = self._window_at(now).start
+            if start in self._months:
+                return
+            if self._leases is not None:
+                await self._leases.start(start)
+            for subject, meter, used in await asyncio.to_thread(_read, self._engine, start):
+                self._find(subject, meter, start).taken += used
+                self._find(_pool(subject), meter, start).taken += used
+            self._months.add(start)
 
     def reserve(
         self,
@@ -218,7 +222,10 @@ class Quotas:
         *,
         shared: bool = False,
     ) -> Reservation:
-        """The same; where this process has used up its share, it first asks for more."""
+        """The same; where this process has used up its share, it first asks for more. Raises
+        StoreUnavailable."""
+        if self._window_at(now).start not in self._months:
+            await self._load_again(now)
         try:
             return self.reserve(subject, meter, amount, limit, now, shared=shared)
         except QuotaExceeded:
@@ -229,6 +236,14 @@ class Quotas:
             # What was just made room for is taken at once: nothing runs in between.
             self._leases.put_back(holder, amount)
         return self.reserve(subject, meter, amount, limit, now, shared=shared)
+
+    async def _load_again(self, now: int) -> None:
+        """The clock was wrong when this process began, or since, by months."""
+        try:
+            await self.load(now)
+        except SQLAlchemyError as error:
+            message = f"what was used of a quota cannot be read: {error}"
+            raise StoreUnavailable(message) from error
 
     async def tidy(self) -> None:
         """Give back what others may need more; every few seconds."""
@@ -247,14 +262,17 @@ class Quotas:
 
     def _window_at(self, now: int) -> Window:
         if not self._window.start <= now < self._window.end:
-            self._window = window_of(now)
+            last, self._window = self._window, window_of(now)
             self._forget(self._window.start)
+            if last.end == self._window.start:
+                self._months.add(last.end)  # it has just begun
         return self._window
 
     def _forget(self, start: int) -> None:
         """Months that are long over. The one before stays, for clocks that are set back."""
         oldest = window_of(start - 1).start
         self._counters = {key: each for key, each in self._counters.items() if key[2] >= oldest}
+        self._months = {each for each in self._months if each >= oldest}
         self._places.clear()
 
     def _settle(self, subject: str, meter: Meter, start: int) -> _Place:

@@ -164,6 +164,26 @@ async def test_each_month_begins_at_nothing_and_a_late_call_counts_where_it_bega
     assert [tuple(row) for row in rows] == [(at(2028, 2, 1, 0, 1), 1), (first, 1)]
 
 
+@pytest.mark.parametrize("wrong", [at(1970, 1, 1, 12), at(2027, 5, 12)])
+async def test_a_clock_that_was_wrong_by_months_gives_no_quota_twice(
+    engine: Engine, wrong: int
+) -> None:
+    """A machine without a battery begins in 1970, until the network tells it the time."""
+    journal, before = Journal(engine), Quotas(engine)
+    await before.load(NOW)
+    await journal.commit(Batch([], [before.reserve(KEY, Meter.CALLS, 90, 100, NOW).commit()]))
+    for quotas, seen in ((Quotas(engine), (wrong, NOW)), (before, (NOW, wrong, NOW))):
+        await quotas.load(seen[0])
+        for moment in seen[:-1]:
+            (await quotas.claim(KEY, Meter.CALLS, 1, None, moment)).release()
+        held = await asyncio.gather(
+            *(quotas.claim(KEY, Meter.CALLS, 1, 100, seen[-1]) for _ in range(20)),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(each, QuotaExceeded) for each in held) == 10
+    journal.close()
+
+
 async def test_seconds_of_streams_are_a_meter_of_their_own(engine: Engine) -> None:
     quotas = Quotas(engine)
     await quotas.load(NOW)
