@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 import time
@@ -41,7 +42,7 @@ OLD_NODE = (
     " If its machine still works, stop it there and remove its data directory."
 )
 
-
+_NAMED = re.compile(r"""^\s*(network|chain_id)\s*=\s*["']?([\w-]*)""", re.MULTILINE)
 _BY_ITSELF = frozenset(
     {
         "alembic_version",
@@ -250,17 +251,20 @@ def _mark(url: str, manifest: Manifest) -> None:
 
 
 def _name_network(toml: Path, manifest: Manifest) -> None:
-    """A node whose network came from the environment finds it in its settings."""
+    """A node whose network came from the environment finds it in its settings, also where those
+    name another that never held."""
     there = toml.read_text() if toml.exists() else ""
-    named = {line.split("=")[0].strip() for line in there.splitlines()}
-    lines = [] if "network" in named else [f'network = "{manifest.network}"\n']
-    if "chain_id" not in named and NETWORKS[manifest.network].chain_id != manifest.chain_id:
-        lines.append(f"chain_id = {manifest.chain_id}\n")
-    if not lines:
+    usual, chain_id = NETWORKS[manifest.network].chain_id, str(manifest.chain_id)
+    named = dict(_NAMED.findall(there))
+    if (named.get("network"), named.get("chain_id", str(usual))) == (manifest.network, chain_id):
         return
+    lines = [f'network = "{manifest.network}"\n']
+    if manifest.chain_id != usual:
+        lines.append(f"chain_id = {chain_id}\n")
+    others = [line for line in there.splitlines(keepends=True) if not _NAMED.match(line)]
     handle = os.open(toml, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w") as file:
-        file.write("".join(lines) + there)
+        file.write("".join((*lines, *others)))
 
 
 def mark_restored(connection: Connection, manifest: Manifest, now: int) -> None:

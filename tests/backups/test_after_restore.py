@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from backups.header import BackupKey
 from backups.models import BackupState
 from node.accounts.audit import SYSTEM
@@ -42,3 +44,20 @@ async def test_the_file_of_a_restore_is_kept_by_the_rule_like_every_other(
     assert records.read_backup(restored.engine, made.id).state is BackupState.REMOVED
     assert not made.path.exists()
     restored.engine.dispose()
+
+
+@pytest.mark.parametrize("chain_id", [31337, 4711])
+def test_the_network_that_held_is_the_one_of_the_restored_settings(
+    home: Home, tmp_path: Path, chain_id: int
+) -> None:
+    """Its environment had another than its file; else it looks for its books on that chain."""
+    toml = home.settings.data_dir / "farebox.toml"
+    toml.write_text('# of the first days\n network= "base-sepolia"  # once\nchain_id = 1\n')
+    home.settings = home.settings.model_copy(update={"chain_id": chain_id})
+    path, target = home.back_up(), tmp_path / "restored"
+    manifest = asyncio.run(look_inside(path, PASSWORD)).manifest
+    staged = asyncio.run(stage(path, PASSWORD, manifest, Settings(data_dir=target)))
+    swap(staged, Settings(data_dir=target))
+    chain = Settings(data_dir=target).chain
+    assert (chain.name, chain.chain_id) == ("devnet", chain_id)
+    assert "# of the first days" in (target / "farebox.toml").read_text()
