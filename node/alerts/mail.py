@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -21,6 +22,7 @@ from node.alerts.text import one_line
 from node.preferences import read_preference
 
 SUBJECT_CHARACTERS = 150
+AT_ONCE = 8  # as many as a round of deliveries has
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Mailer:
         self._engine = engine
         self._unseal = unseal
         self._clock = clock
+        # Of its own: a server that says nothing holds each of them, and nobody else's.
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="mail")
 
     async def send(self, letter: Letter, delivery_id: str = "") -> MailState:
         """Send to the configured recipients; KEPT when no server is set. With a `delivery_id`
@@ -61,7 +65,8 @@ class Mailer:
 
         Raises NotConfigured (a server, but nobody to write to) or SendFailed.
         """
-        return await asyncio.to_thread(self._send, letter, delivery_id)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._send, letter, delivery_id)
 
     def _send(self, letter: Letter, delivery_id: str) -> MailState:
         settings = read_preference(self._engine, EmailSettings)

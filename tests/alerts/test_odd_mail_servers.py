@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
@@ -60,3 +65,22 @@ async def test_a_password_beyond_ascii_is_said_to_be_unfit_and_not_shown(world: 
     [(error,)] = world.rows("SELECT last_error FROM delivery")
     assert "xf6" not in error and "ö" not in error
     assert "password" in error
+
+
+async def test_a_mail_server_that_says_nothing_holds_up_mail_alone(world: World) -> None:
+    """Pages and paid calls look things up in threads, too, of which a small machine has few."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(4))
+    silent = socket.create_server(("127.0.0.1", 0))
+    world.use_mail(silent.getsockname()[1])
+    world.speak(Rule.PEER_UNREACHABLE, Level.EMAIL)
+    for number in range(8):
+        await world.alerts.raise_(Rule.PEER_UNREACHABLE, str(number), "A peer is away.", "/")
+    sending = asyncio.create_task(world.courier.deliver_due())
+    try:
+        for _ in range(50):
+            await asyncio.wait_for(asyncio.to_thread(time.monotonic), 2)
+            await asyncio.sleep(0.01)
+        assert not sending.done()
+    finally:
+        silent.close()
+        await sending
