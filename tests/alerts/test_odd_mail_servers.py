@@ -84,3 +84,17 @@ async def test_a_mail_server_that_says_nothing_holds_up_mail_alone(world: World)
     finally:
         silent.close()
         await sending
+
+
+async def test_a_clock_that_was_a_year_ahead_puts_no_mail_off_for_a_year(
+    world: World, post_office: PostOffice
+) -> None:
+    world.use_mail(post_office.port)
+    world.speak(Rule.LOW_GAS, Level.EMAIL)
+    today, world.now = world.now, world.now + 365 * 86_400
+    post_office.closed = True
+    await world.alerts.raise_(Rule.LOW_GAS, "", "Gas is low.", "/finance")
+    await world.courier.deliver_due()
+    post_office.closed, world.now = False, today
+    await world.courier.deliver_due()
+    assert len(post_office.letters) == 1
