@@ -12,6 +12,7 @@ import secrets
 import shutil
 import time
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 from sqlalchemy import Connection, text
@@ -189,7 +190,7 @@ def discard(staged: Staged) -> None:
 def sweep_staged(data_dir: Path) -> None:
     """Clear up after restores that were killed (blocking). Only for whoever holds the data
     directory: what has a lock file was in use, and is the old one; the rest never was."""
-    for folder in data_dir.parent.glob(f".{data_dir.name}.restoring-*"):
+    for folder in data_dir.parent.glob(f".{escape(data_dir.name)}.restoring-*"):
         if (folder / LOCK_NAME).exists():
             folder.rename(_kept_name(data_dir))
         else:

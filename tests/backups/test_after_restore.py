@@ -14,7 +14,7 @@ from node.settings import Settings
 from node.vault import records
 from node.vault.choices import BackupChoices, change_choices
 from node.vault.copies import Copies
-from node.vault.restore import look_inside, stage, swap
+from node.vault.restore import look_inside, stage, swap, sweep_staged
 from node.vault.upkeep import Upkeep
 from tests.backups.home import PASSWORD, Home, at
 
@@ -61,3 +61,16 @@ def test_the_network_that_held_is_the_one_of_the_restored_settings(
     chain = Settings(data_dir=target).chain
     assert (chain.name, chain.chain_id) == ("devnet", chain_id)
     assert "# of the first days" in (target / "farebox.toml").read_text()
+
+
+def test_what_a_killed_restore_left_is_found_whatever_the_directory_is_called(
+    tmp_path: Path,
+) -> None:
+    data_dir = tmp_path / "node[1]*"
+    never, old = (tmp_path / f".{data_dir.name}.restoring-{each}" for each in ("ab", "cd"))
+    never.mkdir()
+    old.mkdir()
+    (old / "node.lock").touch()
+    sweep_staged(data_dir)
+    [kept] = tmp_path.iterdir()
+    assert kept.name.startswith(f"{data_dir.name}.before-restore-")
