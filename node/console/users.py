@@ -136,8 +136,7 @@ class UsersPages:
             visit.now,
             without_factor=visit.form.get("without_factor") == "on",
         )
-        if user_id == visit.identity.user_id:  # this session ended with all others
-            return visit.redirect("/sign-in")
+        # Also one's own, though this session ended with all others: nobody else will see it.
         return await self._show(visit, user_id, Form(), password)
 
     async def _show_all(self, visit: Visit, form: Form, status: int = 200) -> Response:

@@ -296,6 +296,22 @@ def test_the_last_admin_cannot_be_shut_out_on_the_page(tmp_path: Path) -> None:
         assert admin.get("/").status_code == 200
 
 
+def test_a_temporary_password_of_ones_own_is_shown_before_one_is_signed_out(tmp_path: Path) -> None:
+    """Nobody knows it otherwise, and the old one is worth nothing: the only admin is shut out."""
+    engine = open_engine(f"sqlite:///{tmp_path / 'farebox.db'}")
+    upgrade(engine)
+    with serve_console(engine, tmp_path) as console:
+        admin, path = console.client(Role.ADMIN), f"/settings/users/{console.users[Role.ADMIN]}"
+        made = console.send(admin, f"{path}/reset-password", reset_confirm=PASSWORD)
+        password = re.search(r'code--line">([^<]+)<', made.text)
+        assert password, made.text
+        assert admin.get(path).headers["location"].startswith("/sign-in")
+        with httpx.Client(base_url=console.url, trust_env=False) as visitor:
+            signed_in = sign_in(visitor, Role.ADMIN, password=password[1])
+        assert signed_in.status_code == 303
+    engine.dispose()
+
+
 def test_a_secret_of_an_app_is_shown_once_and_works_until_it_is_revoked(
     console: Console,
 ) -> None:
