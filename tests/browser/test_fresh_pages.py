@@ -15,7 +15,12 @@ from finance.money import Usdc, Wei
 from finance.networks import NETWORKS
 from finance.operations import Token, Withdrawal
 from node.db.engine import writer
+from node.plans.buying.models import BoughtOrder, BoughtState, BoughtSubscription
 from node.usage.kpis import Balances
+from node.usage.metering import QuotaUsage
+from node.usage.models import ConsumerKey
+from node.usage.windows import window_of
+from tests.browser.filled_plans import fill_plans
 from tests.console_world import PASSWORD, Console
 
 pytestmark = pytest.mark.browser
@@ -107,6 +112,46 @@ def test_the_first_channel_appears_by_itself(page: Page, console: Console, path:
     store(console, BuyerChannel(**channel(1), origin="https://seller.example", updated_at=1))
     page.clock.run_for(31_000)
     expect(page.locator("main tbody tr")).to_have_count(1)
+
+
+def test_what_integrators_use_appears_by_itself_and_goes_with_its_month(
+    page: Page, console: Console
+) -> None:
+    page.goto("/developers")
+    expect(page.locator("#integrators .empty")).to_be_visible()
+    now = int(time.time())
+    store(console, ConsumerKey(id="k1", name="Kim", secret_hash="x", integrator=True))
+    month = window_of(now).start
+    store(console, QuotaUsage(subject="key:k1", meter="calls", window_start=month, used=7))
+    page.clock.run_for(11_000)
+    expect(page.locator("#shares")).to_contain_text("Kim")
+    expect(page.locator("#calls-per-hour")).to_be_visible()
+    with writer(console.engine).begin() as connection:
+        connection.execute(update(QuotaUsage).values(window_start=0))
+    page.clock.run_for(11_000)
+    expect(page.locator("#integrators")).to_contain_text("Kim")
+    expect(page.locator("#shares")).to_be_hidden()
+
+
+def test_a_subscription_that_is_paid_at_last_says_so_by_itself(
+    page: Page, console: Console
+) -> None:
+    """And offers no more to give up what was bought."""
+    fill_plans(console, "http://127.0.0.1:9", ("Pro", "Pro", "Pro", "Pro"))
+    page.goto("/developers/subscriptions/sub-0")
+    expect(page.locator("#state")).to_contain_text(BoughtState.ORDERED)
+    expect(page.get_by_text("Give it up")).to_be_visible()
+    month = window_of(int(time.time()))
+    with writer(console.engine).begin() as connection:
+        connection.execute(update(BoughtOrder).values(state="done"))
+        paid = {"state": "active", "paid_until": month.end, "renews": True}
+        connection.execute(update(BoughtSubscription).values(paid))
+    page.clock.run_for(31_000)
+    expect(page.locator("#state")).to_contain_text("active")
+    expect(page.get_by_text("Give it up")).to_be_hidden()
+    expect(page.get_by_text("the plan begins when")).to_be_hidden()
+    expect(page.get_by_role("link", name="Renew now")).to_be_visible()
+    expect(page.locator("#billing")).to_contain_text("9.999999 USDC")
 
 
 def test_money_that_cannot_be_read_anew_says_how_old_it_is(page: Page) -> None:
