@@ -13,6 +13,8 @@ from sqlmodel import col
 from finance.models import OnchainPayment, PaymentState
 from node.plans.models import Plan, Subscription, SubscriptionPeriod
 from node.plans.terms import Beyond, Deal, Kind, Period, Standing, Stretch, standing_at
+from node.preferences import read_preference
+from node.usage.set_aside import ShownCalls
 
 SUBJECT: Final = "sub:"
 _ON_ITS_WAY: Final = (PaymentState.RESERVED, PaymentState.OWED, PaymentState.SENT)
@@ -139,9 +141,12 @@ def read_subscribers(engine: Engine, ids: Iterable[str] | None = None) -> list[S
 
 
 def subscribers_in(connection: Connection, ids: Iterable[str] | None = None) -> list[Subscriber]:
-    """The same over a connection."""
+    """The same over a connection. What was paid on another network than the node's is left out."""
     subscriptions = select(_SUBSCRIPTION).order_by(_SUBSCRIPTION.c.id)
     periods = _PERIODS.order_by(_PERIOD.c.subscription_id, _PERIOD.c.number)
+    if chain_id := read_preference(connection, ShownCalls).chain_id:
+        free = _PERIOD.c.payment_id.is_(None)
+        periods = periods.where(free | (col(OnchainPayment.chain_id) == chain_id))
     if ids is not None:
         wanted = list(ids)
         subscriptions = subscriptions.where(_SUBSCRIPTION.c.id.in_(wanted))

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, delete, insert, text
 from catalog.models import Listing
 from finance.errors import StoreConflict
 from finance.models import OnchainPayment
+from finance.networks import NETWORKS
 from finance.store import Batch, Write
 from node.accounts.audit import SYSTEM
 from node.db.engine import open_engine, writer
@@ -28,10 +29,11 @@ from node.plans.models import InvoiceSide
 from node.plans.offered import add_plan, change_plan, choices
 from node.plans.requests import grant, open_by_subscription, read_requests
 from node.plans.subscribers import Offered, Subscriber, read_subscribers
-from node.plans.terms import Kind, State, first_stretch, renewal_stretch
+from node.plans.terms import Kind, Standing, State, first_stretch, renewal_stretch
 from node.usage.calls import CallRecord
 from node.usage.models import Side
 from node.usage.quotas import Meter, Quotas
+from node.usage.set_aside import show_calls_of
 from node.usage.windows import window_of
 
 NOW = int(time.time())
@@ -59,12 +61,18 @@ class Books:
     def commit(self, *writes: Write) -> None:
         self.run(self.journal.commit(Batch(list(writes))))
 
-    def pay(self, payment_id: str, state: str) -> None:
+    def pay(self, payment_id: str, state: str, chain_id: int = 1) -> None:
         names = [name for name, field in OnchainPayment.model_fields.items() if field.is_required()]
         row: dict[str, Any] = dict.fromkeys(names, "")
         numbers = ("chain_id", "valid_after", "valid_before")
         row |= dict.fromkeys(numbers, 1) | {"payer": PAYER, "pay_to": "0x5e", "tx_hash": "0xab"}
-        row |= {"id": payment_id, "nonce": payment_id, "state": state, "updated_at": NOW}
+        row |= {
+            "chain_id": chain_id,
+            "id": payment_id,
+            "nonce": payment_id,
+            "state": state,
+            "updated_at": NOW,
+        }
         with writer(self.engine).begin() as connection:
             connection.execute(insert(OnchainPayment).values(row))
 
@@ -77,6 +85,10 @@ class Books:
     def subscriber(self) -> Subscriber:
         [found] = read_subscribers(self.engine, [SUBSCRIPTION])
         return found
+
+    @property
+    def standings(self) -> list[Standing]:
+        return [each.standing(NOW) for each in read_subscribers(self.engine)]
 
 
 @pytest.fixture
@@ -102,6 +114,17 @@ def test_a_period_counts_in_step_with_its_payment(books: Books) -> None:
     assert (Clerk(books.engine).issue(), Clerk(books.engine).issue()) == (1, 0)
     page = list_invoices(books.engine, 1, InvoiceSide.SOLD, 1, 10)
     assert (page.total, page.amount_atoms) == (1, first_stretch(books.plan.deal, NOW).price_atoms)
+
+
+def test_what_was_paid_on_another_network_serves_nobody_here(books: Books) -> None:
+    """A month for money of a test network is none on the main one, and one again there."""
+    test, main = NETWORKS["base-sepolia"], NETWORKS["base"]
+    books.pay("p1", "confirmed", test.chain_id)
+    books.subscribe("p1")
+    for network, served in ((test, True), (main, False), (test, True)):
+        show_calls_of(books.engine, network, NOW)
+        assert [each.served for each in books.standings] == ([True] if served else [])
+        assert len(list_customers(books.engine, NOW)) == int(served)
 
 
 def test_of_two_orders_with_one_number_one_is_kept(books: Books) -> None:
