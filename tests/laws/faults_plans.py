@@ -127,3 +127,12 @@ def paid_plans_forgotten(patch: MonkeyPatch) -> None:
 )
 def signatures_believed(patch: MonkeyPatch) -> None:
     patch.setattr(plans, "signed_by", lambda *_: True)
+
+
+@fault(
+    4,
+    "what was paid on a test network counts on the main one",
+    "test_a_plan_paid_on_another_network_serves_nobody_here",
+)
+def any_network_counts(patch: MonkeyPatch) -> None:
+    patch.setattr(subscribers, "read_preference", lambda _, kind: kind())

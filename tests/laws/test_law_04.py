@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
 import pytest
 from sqlalchemy import text
 
+from finance.networks import NETWORKS
 from finance.store import Batch, Write
 from finance.x402.digest import channel_id
 from finance.x402.exact import sign_authorization
 from finance.x402.text import checksum
 from finance.x402.wire import decode_required
+from node.usage.set_aside import show_calls_of
 from tests.http.conftest import CHAIN_ID, PRICE, Market
 from tests.http.plans_world import BELOW, Seller
 from tests.laws.worlds import Shop
@@ -133,3 +136,16 @@ async def test_a_payment_sent_again_finds_its_answer_though_the_plan_has_changed
         connection.execute(text(f"UPDATE plan SET {change}"))
     again = await planned.pay(path, customer, body, payment)
     assert (again.status_code, again.content) == (200, first.content)
+
+
+async def test_a_plan_paid_on_another_network_serves_nobody_here(planned: Seller) -> None:
+    """Whose node moved from a test network to the main one was paid nothing there."""
+    engine, here = planned.world.engine, NETWORKS["devnet"]
+    show_calls_of(engine, here, int(time.time()))
+    customer = await planned.subscribe(planned.plan())
+    statuses = []
+    for network in (here, NETWORKS["base"], here):
+        show_calls_of(engine, network, int(time.time()))
+        await planned.gate.load()
+        statuses.append((await planned.call(customer)).status_code)
+    assert statuses == [200, 401, 200]
