@@ -288,7 +288,7 @@ def _invoices(engine: Engine, chain_id: int) -> Endpoints:
         found = await asyncio.to_thread(list_invoices, engine, chain_id, side, page, PAGE_SIZE)
         items = [_invoice(each) for each in found.invoices]
         pages = max(-(-found.total // PAGE_SIZE), 1)
-        return Listed(items=items, total=found.total, page=page, pages=pages)
+        return Listed(items=items, total=found.total, page=found.page, pages=pages)
 
     @api.get("/{invoice_id}", see)
     async def one(invoice_id: Number) -> InvoiceOut:

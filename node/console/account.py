@@ -21,7 +21,7 @@ from node.accounts.totp import FactorState, read_factor
 from node.accounts.users import change_email, read_user
 from node.console.format import Moment, moment
 from node.console.forms import Form
-from node.console.pager import Pager, numbered, page_number
+from node.console.pager import Pager, page_of
 from node.console.pages import Pages
 from node.console.people import (
     SESSIONS_CSV,
@@ -181,12 +181,12 @@ class AccountPages:
         self, visit: Visit, form: Form, made: NewToken | None = None, status: int = 200
     ) -> Response:
         rows = await self._accounts.read(list_tokens, visit.identity.user_id)
-        page = page_number(visit.query)
+        shown, pager = page_of("/account/tokens", visit.query, rows, PAGE_SIZE)
         view = TokensView(
             form=form,
             roles=role_options(roles_within(visit.identity.role)),
-            tokens=token_lines(visit, rows[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]),
-            pager=numbered("/account/tokens", visit.query, page, PAGE_SIZE, len(rows)),
+            tokens=token_lines(visit, shown),
+            pager=pager,
             made=made,
         )
         return visit.page("account/tokens.html", view, "Tokens", status)

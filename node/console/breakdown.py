@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from finance.money import Usdc
 from node.console.format import NOT_KNOWN, Amount, cell_amount, count, latency, percent
-from node.console.pager import Pager, link, numbered, page_number
+from node.console.pager import Pager, link, page_of
 from node.usage.breakdown import ApiSums, SortBy, sort_breakdown
 from node.usage.models import Side
 from node.usage.windows import Sums
@@ -79,14 +79,13 @@ class Order:
 
 def breakdown_view(apis: Sequence[ApiSums], side: Side, query: Mapping[str, str]) -> BreakdownView:
     """One page of the table in the order asked for."""
-    order, page = Order.of(query), page_number(query)
+    order = Order.of(query)
     rows = sort_breakdown(apis, order.by, order.descending)
-    page = min(page, max((len(rows) + PAGE_ROWS - 1) // PAGE_ROWS, 1))
-    first = (page - 1) * PAGE_ROWS
+    shown, pager = page_of("/", query, rows, PAGE_ROWS)
     return BreakdownView(
         _headings(side, order, query),
-        tuple(_row(row, side) for row in rows[first : first + PAGE_ROWS]),
-        _placed(numbered("/", query, page, PAGE_ROWS, len(rows))),
+        tuple(_row(row, side) for row in shown),
+        _placed(pager),
         link("/breakdown.csv", {}, side=SIDE_NAMES[side], sort=order.by, order=_text(order)),
     )
 

@@ -37,7 +37,7 @@ from node.console.developers_view import NAMES, utc
 from node.console.format import Amount, Moment, Short, address, cell_amount, moment
 from node.console.forms import FieldError, Form, read_whole
 from node.console.gauge import Gauge
-from node.console.pager import Pager, link, numbered, page_number
+from node.console.pager import Pager, link, numbered, page_within
 from node.console.pages import Pages
 from node.console.visit import Visit
 from node.durations import HOUR
@@ -217,10 +217,10 @@ def _only(visit: Visit) -> str:
 
 
 def _list(engine: Engine, network: Network, visit: Visit) -> CustomersView:
-    only, page = _only(visit), page_number(visit.query)
-    found = list_customers(engine, visit.now, only)
+    only = _only(visit)
+    found, query = list_customers(engine, visit.now, only), {"listing": only}
+    page = page_within(visit.query, PAGE_ROWS, len(found))
     shown = found[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
-    query = {"listing": only}
     return CustomersView(
         rows=tuple(customer_row(each, network) for each in shown),
         total=_total(found),

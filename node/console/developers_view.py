@@ -12,7 +12,7 @@ from node.console.charts import Chart, Part, Slot, bars
 from node.console.figures import call_rate_chart
 from node.console.format import NOT_KNOWN, Moment, count, moment
 from node.console.gauge import Gauge, gauge
-from node.console.pager import Pager, numbered, page_number
+from node.console.pager import Pager, page_of
 from node.durations import HOUR
 from node.usage.call_rate import HourBucket
 from node.usage.integrators import Integrator, MeterUse, Overview, StreamHour
@@ -77,8 +77,7 @@ def developers_view(
     overview: Overview, query: Mapping[str, str], zone: ZoneInfo, may_keys: bool
 ) -> DevelopersView:
     now, found = overview.now, overview.integrators
-    page = page_number(query)
-    first = (page - 1) * PAGE_ROWS
+    shown, pager = page_of(PATH, query, found, PAGE_ROWS)
     return DevelopersView(
         meters=tuple(meter_card(each, now, zone) for each in overview.meters),
         days_left=f"{overview.days_left} day{'' if overview.days_left == 1 else 's'}",
@@ -86,8 +85,8 @@ def developers_view(
         calls=call_rate_chart(overview.hours, zone),
         streams=stream_chart(overview.streams, zone),
         shares=_shares(found),
-        rows=tuple(_row(each, now, zone) for each in found[first : first + PAGE_ROWS]),
-        pager=numbered(PATH, query, page, PAGE_ROWS, len(found)),
+        rows=tuple(_row(each, now, zone) for each in shown),
+        pager=pager,
         may_keys=may_keys,
         read_at=full_moment(now, now, zone),
     )

@@ -39,7 +39,7 @@ from node.console.format import (
     moment,
     short,
 )
-from node.console.pager import Pager, numbered, page_number
+from node.console.pager import Pager, numbered, page_within
 from node.console.pages import Pages
 from node.console.visit import Visit
 from node.treasury.treasury import Treasury
@@ -278,8 +278,9 @@ def _close_deed(treasury: Treasury, channel_id: str) -> Deed | None:
 
 
 def _sold_view(treasury: Treasury, visit: Visit) -> SoldView:
-    chain_id, page = treasury.network.chain_id, page_number(visit.query)
+    chain_id = treasury.network.chain_id
     totals = sold_totals(treasury.engine, chain_id)
+    page = page_within(visit.query, PER_PAGE, totals.channels)
     found = sold_channels(treasury.engine, chain_id, PER_PAGE, PER_PAGE * (page - 1))
     return SoldView(
         rows=tuple(_sold_row(each, treasury, visit) for each in found),
@@ -314,9 +315,10 @@ def _sold_row(found: SoldChannel, treasury: Treasury, visit: Visit) -> SoldRow:
 
 
 def _bought_view(treasury: Treasury, visit: Visit) -> BoughtView:
-    chain_id, page = treasury.network.chain_id, page_number(visit.query)
-    found = bought_channels(treasury.engine, chain_id, PER_PAGE, PER_PAGE * (page - 1))
+    chain_id = treasury.network.chain_id
     total = count_bought(treasury.engine, chain_id)
+    page = page_within(visit.query, PER_PAGE, total)
+    found = bought_channels(treasury.engine, chain_id, PER_PAGE, PER_PAGE * (page - 1))
     return BoughtView(
         rows=tuple(_bought_row(each, visit) for each in found),
         transactions=transaction_rows(treasury, visit, _PURPOSES[2:]),

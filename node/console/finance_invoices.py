@@ -136,15 +136,15 @@ def _side(visit: Visit) -> InvoiceSide | None:
 
 
 def _view(engine: Engine, network: Network, visit: Visit) -> InvoicesView:
-    side, page = _side(visit), page_number(visit.query)
-    found = list_invoices(engine, network.chain_id, side, page, PER_PAGE)
+    side = _side(visit)
+    found = list_invoices(engine, network.chain_id, side, page_number(visit.query), PER_PAGE)
     query = {"side": side.value if side else ""}
     return InvoicesView(
         rows=tuple(_row(each, network, visit) for each in found.invoices),
         sides=tuple((link(PATH, {}, side=v), label, v == query["side"]) for v, label in _SIDES),
         total=count(found.total),
         sum=cell_amount(Usdc(found.amount_atoms)) if side else None,
-        pager=numbered(PATH, query, page, PER_PAGE, found.total),
+        pager=numbered(PATH, query, found.page, PER_PAGE, found.total),
         csv=link(f"{PATH}.csv", query),
     )
 

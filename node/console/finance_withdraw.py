@@ -38,7 +38,7 @@ from node.console.format import (
     transaction,
 )
 from node.console.forms import FieldError, Form
-from node.console.pager import Pager, numbered, page_number
+from node.console.pager import Pager, numbered, page_within
 from node.console.pages import Pages
 from node.console.visit import Visit
 from node.treasury.sending import send_withdrawal
@@ -261,8 +261,9 @@ def _confirm_view(treasury: Treasury, form: Form, quote: Quote) -> ConfirmView:
 
 
 def _list_view(treasury: Treasury, visit: Visit) -> ListView:
-    chain_id, page = treasury.network.chain_id, page_number(visit.query)
+    chain_id = treasury.network.chain_id
     total = count_withdrawals(treasury.engine, chain_id)
+    page = page_within(visit.query, PER_PAGE, total)
     found = recent_withdrawals(treasury.engine, chain_id, PER_PAGE, PER_PAGE * (page - 1))
     rows = [withdrawal_row(each, treasury.network, visit) for each in found]
     amounts = aligned([row.amount for row in rows])

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from finance.money import Usdc
 from node.console.developers_view import utc
 from node.console.format import Amount, Moment, Short, exact_amount, moment, short
-from node.console.pager import Pager, numbered, page_number
+from node.console.pager import Pager, page_of
 from node.usage.key_record import Kind, RecordLine
 from node.usage.keys import KeyView
 
@@ -49,9 +49,8 @@ class RecordView:
 def record_view(
     key: KeyView, lines: Sequence[RecordLine], query: Mapping[str, str], now: int, zone: ZoneInfo
 ) -> RecordView:
-    page, path = page_number(query), f"{PATH}/{key.id}/record"
-    shown = lines[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
-    pager = numbered(path, query, page, PAGE_ROWS, len(lines))
+    path = f"{PATH}/{key.id}/record"
+    shown, pager = page_of(path, query, lines, PAGE_ROWS)
     return RecordView(
         key.id, key.name, tuple(record_line(each, now, zone) for each in shown), pager, path
     )

@@ -30,7 +30,7 @@ from node.console.format import (
 from node.console.forms import Form
 from node.console.gauge import Gauge, gauge
 from node.console.key_record_view import PAGE_ROWS, PATH, Line, record_line
-from node.console.pager import Pager, link, numbered, page_number
+from node.console.pager import Pager, link, numbered, page_within
 from node.plans.buying.read import SubscriptionView
 from node.usage.endpoints import EndpointUse
 from node.usage.key_record import RecordLine
@@ -175,9 +175,9 @@ def my_usage_view(
     """`query`: what the address has, kept by links; `days`: what was typed into the range."""
     now, key = usage.now, usage.key
     kept = {"key": key.id, **{name: query[name] for name in ("first", "last") if name in query}}
-    page, one = page_number(query), f"{PATH}/{key.id}"
-    asked = {**kept, "span": period.span.value}
+    one, asked = f"{PATH}/{key.id}", {**kept, "span": period.span.value}
     whole = add_up(each.sums for each in endpoints)
+    page = page_within(query, PAGE_ROWS, len(endpoints))
     shown = endpoints[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
     return MyUsageView(
         path=one,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import urlencode
 
 from node.console.format import count
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,20 @@ def page_number(query: Mapping[str, str]) -> int:
     """`?page=`; what is no page is the first."""
     text = query.get("page", "")
     return max(int(text), 1) if text.isascii() and text.isdigit() and len(text) < 8 else 1
+
+
+def page_within(query: Mapping[str, str], size: int, total: int) -> int:
+    """The same, but none behind the last: a list that became shorter is not an empty one."""
+    return min(page_number(query), max((total + size - 1) // size, 1))
+
+
+def page_of(
+    path: str, query: Mapping[str, str], rows: Sequence[T], size: int
+) -> tuple[Sequence[T], Pager]:
+    """The rows of the page that is asked for, and the way to the others."""
+    page = page_within(query, size, len(rows))
+    shown = rows[(page - 1) * size : page * size]
+    return shown, numbered(path, query, page, size, len(rows))
 
 
 def keyset(

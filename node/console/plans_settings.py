@@ -16,7 +16,7 @@ from node.accounts.errors import AccountInvalid
 from node.console.developers_view import NAMES, MeterCard, meter_card, quantity, utc
 from node.console.format import Moment, moment
 from node.console.forms import FieldError, Form, in_units, read_units, read_whole
-from node.console.pager import Pager, numbered, page_number
+from node.console.pager import Pager, page_of
 from node.console.pages import Pages
 from node.console.visit import Visit
 from node.durations import HOUR
@@ -140,8 +140,7 @@ def _view(
     meters: tuple[MeterUse, ...],
     overrides: list[Override],
 ) -> PlansView:
-    page = page_number(visit.query)
-    shown = overrides[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
+    shown, pager = page_of(PATH, visit.query, overrides, PAGE_ROWS)
     return PlansView(
         form=form,
         grant=grant,
@@ -149,7 +148,7 @@ def _view(
         tiers=_TIERS,
         meter_names=_METERS,
         overrides=tuple(_row(each, visit) for each in shown),
-        pager=numbered(PATH, visit.query, page, PAGE_ROWS, len(overrides)),
+        pager=pager,
         zone=visit.zone.key,
         may_manage=visit.identity.may(_MANAGE),
     )

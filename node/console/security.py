@@ -18,7 +18,7 @@ from node.console.finance_confirm import Deed, ask, do
 from node.console.format import Moment, count, moment
 from node.console.forms import FieldError, Form, read_seen
 from node.console.key_forms import KeyForm, key_form, listing_names, read_choices
-from node.console.pager import Pager, numbered, page_number
+from node.console.pager import Pager, page_of
 from node.console.pages import Pages
 from node.console.people import (
     SESSIONS_CSV,
@@ -212,9 +212,7 @@ def pages(accounts: Accounts, console_url: str) -> Pages:
 
 
 def _page(visit: Visit, path: str, rows: Sequence[T]) -> tuple[Sequence[T], Pager]:
-    page = page_number(visit.query)
-    shown = rows[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
-    return shown, numbered(path, visit.query, page, PAGE_SIZE, len(rows))
+    return page_of(path, visit.query, rows, PAGE_SIZE)
 
 
 def _revocation(visit: Visit, key: KeyView) -> Deed:

@@ -17,7 +17,7 @@ from node.console.finance_choices import read_usdc
 from node.console.format import Amount, Moment, count, exact_amount, moment
 from node.console.forms import FieldError, Form
 from node.console.gauge import Gauge
-from node.console.pager import Pager, numbered, page_number
+from node.console.pager import Pager, page_of
 from node.console.pages import Pages
 from node.console.plan_view import (
     BEYOND,
@@ -125,11 +125,9 @@ def pages(subscriptions: Subscriptions, network: Network) -> Pages:
     @pages.get(PATH, see)
     async def show(visit: Visit) -> Response:
         views = await _all(subscriptions)
-        page = page_number(visit.query)
-        rows = [row_of(each, visit.now, visit.zone) for each in views]
-        shown = tuple(rows[(page - 1) * PAGE_ROWS : page * PAGE_ROWS])
-        pager = numbered(PATH, visit.query, page, PAGE_ROWS, len(rows))
-        view = ListView(shown, count(len(rows)), pager)
+        shown, pager = page_of(PATH, visit.query, views, PAGE_ROWS)
+        rows = tuple(row_of(each, visit.now, visit.zone) for each in shown)
+        view = ListView(rows, count(len(views)), pager)
         return visit.page("developers/subscriptions.html", view, "Subscriptions")
 
     @pages.get(f"{PATH}.csv", see)

@@ -14,7 +14,7 @@ from node.accounts.service import Accounts
 from node.accounts.users import NewUser, UserView
 from node.console.format import Moment, moment
 from node.console.forms import FieldError, Form
-from node.console.pager import Pager, numbered, page_number
+from node.console.pager import Pager, page_of
 from node.console.pages import Pages
 from node.console.people import role_options
 from node.console.visit import Visit
@@ -141,13 +141,12 @@ class UsersPages:
 
     async def _show_all(self, visit: Visit, form: Form, status: int = 200) -> Response:
         rows = await self._accounts.read(users.list_users)
-        page = page_number(visit.query)
-        shown = rows[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
+        shown, pager = page_of(_PATH, visit.query, rows, PAGE_SIZE)
         view = UsersView(
             form=form,
             roles=role_options(Role),
             users=tuple(_line(visit, row) for row in shown),
-            pager=numbered(_PATH, visit.query, page, PAGE_SIZE, len(rows)),
+            pager=pager,
         )
         return visit.page("settings/users.html", view, "Users", status)
 

@@ -49,9 +49,10 @@ class InvoiceView:
 
 @dataclass(frozen=True, slots=True)
 class InvoicePage:
-    """Some of them, newest first; `total` of all and their sum."""
+    """Some of them, newest first; `page` is the one they are, `total` of all and their sum."""
 
     invoices: tuple[InvoiceView, ...]
+    page: int
     total: int
     amount_atoms: int
 
@@ -59,14 +60,16 @@ class InvoicePage:
 def list_invoices(
     engine: Engine, chain_id: int, side: InvoiceSide | None, page: int, size: int
 ) -> InvoicePage:
-    """A page of one side's or of all, paid on one network; the first is 1."""
+    """A page of one side's or of all, paid on one network; the first is 1. Of one behind the
+    last, the last."""
     table, where = _TABLE, _wanted(chain_id, side)
     statement = select(table).where(*where).order_by(table.c.paid_at.desc(), table.c.id.desc())
     sums = select(func.count(), func.coalesce(func.sum(table.c.amount_atoms), 0)).where(*where)
     with engine.connect() as connection:
         total, amount = connection.execute(sums).one()
+        page = min(page, max(-(-total // size), 1))
         rows = connection.execute(statement.limit(size).offset((page - 1) * size)).all()
-    return InvoicePage(tuple(_view(row) for row in rows), int(total), int(amount))
+    return InvoicePage(tuple(_view(row) for row in rows), page, int(total), int(amount))
 
 
 def every_invoice(engine: Engine, chain_id: int, side: InvoiceSide | None) -> Iterator[InvoiceView]:
