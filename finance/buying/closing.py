@@ -133,9 +133,10 @@ class Closings:
 
     async def _reserve(self, channel_id: str) -> Channel:
         """The channel, taken from the calls that use it."""
-        channel = self._buyer.pools.find(channel_id)
+        channel = await self._buyer.pools.take_up(channel_id)
         if channel is None or channel.state == ChannelState.CLOSED:
-            raise ChannelNotClosable("This channel is closed, or not one of ours.")
+            elsewhere = ", or another process's" if self._buyer.pools.shared else ""
+            raise ChannelNotClosable(f"This channel is closed, or not one of ours{elsewhere}.")
         for _ in range(_BUSY_LOOKS):
             if not channel.busy:
                 break
@@ -182,10 +183,15 @@ class Closings:
     async def _advance(self, channel_id: str) -> bool:
         """One step; whether it was the last."""
         row = await asyncio.to_thread(read_closing, self._buyer.store.engine, channel_id)
-        channel = self._buyer.pools.find(channel_id)
-        if row is None or channel is None:
-            _LOG.error("closing %s: the channel is not known any more", channel_id)
+        if row is None or row.step in (ClosingStep.CLOSED, ClosingStep.FAILED):
             return True
+        channel = await self._buyer.pools.take_up(channel_id)
+        if channel is None:
+            if not self._buyer.pools.shared:
+                _LOG.error("closing %s: the channel is not known any more", channel_id)
+                return True
+            await asyncio.sleep(_LONGEST_PAUSE_SECONDS)  # the process that has it closes it
+            return False
         match row.step:
             case ClosingStep.ASKING:
                 return await self._ask_seller(row, channel)
@@ -193,8 +199,6 @@ class Closings:
                 return await self._leave(row, channel)
             case ClosingStep.WAITING:
                 return await self._take(row, channel)
-            case ClosingStep.CLOSED | ClosingStep.FAILED:
-                return True
 
     async def _ask_seller(self, row: ClosingRow, channel: Channel) -> bool:
         await self._buyer.deposits.sync(channel)

@@ -142,7 +142,9 @@ class ChannelPools:
         """The channel as another process had it; our own were loaded at the start."""
         if self._locks is None:
             return None
-        return await asyncio.to_thread(load_channel, self._engine, channel_id_hex)
+        return await asyncio.to_thread(
+            load_channel, self._engine, self._keys, self._network, channel_id_hex
+        )
 
     async def reserve(self, channel_id_hex: str, seller: SellerId | None = None) -> Channel | None:
         """One certain channel, to a certain `seller` if need be, once no other call has it; None
@@ -173,6 +175,23 @@ class ChannelPools:
         """One certain channel, whatever its state; None if it is not known."""
         channels = (each for pool in self.sellers.values() for each in pool.channels)
         return next((each for each in channels if each.id_hex == channel_id_hex), None)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may have channels that we do not know."""
+        return self._locks is not None
+
+    async def take_up(self, channel_id_hex: str) -> Channel | None:
+        """One certain channel, also if a process that is gone has left it; None if another one
+        has it, or nobody knows it. Raises StoreUnavailable."""
+        if (channel := self.find(channel_id_hex)) or await self._left(channel_id_hex) is None:
+            return channel
+        if not await self._take(bytes.fromhex(channel_id_hex[2:])):
+            return None
+        channel = await self._left(channel_id_hex)  # as it is now that nobody else has it
+        assert channel is not None
+        self.pool(channel.seller).channels.append(channel)
+        return channel
 
     def release(self, channel: Channel) -> None:
         """Hand a channel to the next call."""

@@ -36,7 +36,22 @@ _OF_ONE = sql(_UNRESOLVED.format(of_one=" AND p.channel_id = :channel_id"))
 
 def load_channels(engine: Engine, keys: Keys, network: Network) -> list[Channel]:
     """All that these keys pay through on this network, the one used last at the end."""
-    ours = (
+    with Session(engine) as session:
+        return _channels(session, _ours(keys, network), session.execute(_OF_ALL))
+
+
+def load_channel(
+    engine: Engine, keys: Keys, network: Network, channel_id_hex: str
+) -> Channel | None:
+    """One of them."""
+    this = _ours(keys, network).where(BuyerChannel.channel_id == channel_id_hex)
+    with Session(engine) as session:
+        found = _channels(session, this, session.execute(_OF_ONE, {"channel_id": channel_id_hex}))
+    return found[0] if found else None
+
+
+def _ours(keys: Keys, network: Network) -> Any:
+    return (
         select(BuyerChannel)
         .where(
             BuyerChannel.chain_id == network.chain_id,
@@ -45,16 +60,6 @@ def load_channels(engine: Engine, keys: Keys, network: Network) -> list[Channel]
         )
         .order_by(col(BuyerChannel.updated_at))
     )
-    with Session(engine) as session:
-        return _channels(session, ours, session.execute(_OF_ALL))
-
-
-def load_channel(engine: Engine, channel_id_hex: str) -> Channel | None:
-    """One of them."""
-    with Session(engine) as session:
-        this = select(BuyerChannel).where(BuyerChannel.channel_id == channel_id_hex)
-        found = _channels(session, this, session.execute(_OF_ONE, {"channel_id": channel_id_hex}))
-    return found[0] if found else None
 
 
 def _channels(session: Session, query: Any, unresolved: Any) -> list[Channel]:

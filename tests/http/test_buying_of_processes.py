@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+from sqlalchemy import text
+
+from finance.buying import closing
+from finance.buying.closing import Answer, Closings
+from finance.chain.fees import GasCaps
+from finance.chain.rpc import Rpc
+from finance.chain.sender import Sender
+from finance.errors import ChannelNotClosable
+from finance.store import Write
+from node.usage.events import event
 from tests.chain_fixtures import DevchainProcess
-from tests.http.proxy_world import BuyerNode, Running, official_seller
+from tests.http.proxy_world import NETWORK, BuyerNode, Running, official_seller
 
 
 async def _bought(*proxies: Running) -> list[int]:
@@ -30,3 +44,63 @@ async def test_two_processes_buy_from_one_seller_and_the_money_of_one_that_is_go
     assert len(node.channels) == 2
     assert sum(channel.charged_atoms for channel in node.channels) == 9_000
     node.check_books()
+
+
+async def test_a_closing_goes_on_in_another_process_when_its_own_is_gone(
+    chain: DevchainProcess, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closing, "_LONGEST_PAUSE_SECONDS", 0.5)
+    node = BuyerNode(tmp_path, chain, url=postgres_url)
+    step = "SELECT step FROM closing"
+    with official_seller(chain) as base:
+        node.list("x", base)
+        async with node.running() as one:
+            assert await _bought(one) == [200]
+    async with node.running() as one, node.running() as other:
+        [channel] = node.channels
+        async with _closings(one, chain) as begun, _closings(other, chain) as left:
+            with pytest.raises(ChannelNotClosable, match="another process"):
+                await left.close(channel.channel_id)
+            await begun.close(channel.channel_id)
+            await left.start()
+            await _until(node, step, "waiting")
+            await begun.stop()
+            await one.proxy.buyer.pools.stop()
+            chain.rpc("evm_increaseTime", channel.withdraw_delay + 1)
+            chain.rpc("evm_mine")
+            await _until(node, step, "closed")
+    [channel] = node.channels
+    assert (channel.state, channel.balance_atoms) == ("closed", channel.charged_atoms)
+
+
+@asynccontextmanager
+async def _closings(proxy: Running, chain: DevchainProcess) -> AsyncIterator[Closings]:
+    """What one process closes channels with; the seller gives nothing back."""
+
+    async def refused(*_: object) -> Answer:
+        return Answer("The seller does not want to.")
+
+    buyer = proxy.proxy.buyer
+    async with Rpc([chain.rpc_url], NETWORK.chain_id) as rpc:
+        caps = GasCaps.default(NETWORK)
+        sender = Sender(rpc, buyer.keys.wallet, NETWORK, buyer.store, caps)
+        await sender.start()
+        closings = Closings(buyer, sender, rpc, refused, _line)
+        try:
+            yield closings
+        finally:
+            await closings.stop()
+            await sender.stop()
+
+
+def _line(sentence: str) -> Write:
+    return event("channel_closing", "info", sentence, int(time.time()))
+
+
+async def _until(node: BuyerNode, query: str, value: str) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            with node.engine.connect() as connection:
+                if connection.execute(text(query)).scalar() == value:
+                    return
+            await asyncio.sleep(0.1)
