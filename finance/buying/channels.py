@@ -1,8 +1,9 @@
 """Our channels to sellers: one call at a time on each, as many as calls overlap.
 
 A channel's salt follows from wallet, seller and a running number, so that a node that
-lost its database finds its channels on the chain again. Reservation is in memory (one
-node per data directory); guards in the UPDATEs refuse a second process.
+lost its database finds its channels on the chain again. Reservation is in memory: where
+several processes buy, each has channels of its own (finance.buying.pools), and guards in
+the UPDATEs refuse a second one.
 """
 
 from __future__ import annotations
