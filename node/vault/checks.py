@@ -42,18 +42,18 @@ async def verify(vault: Vault, backup_id: str) -> BackupView:
 
 async def adopt(vault: Vault, backup_id: str) -> BackupView:
     """Check a file that got its name, which none does before it is whole, when the node ended
-    before it could say so, or was restored from it; a good one is then like every other. Raises as
-    `verify`."""
+    before it could say so, found its database locked, or was restored from it; a good one is then
+    like every other. Raises as `verify`."""
     backup = await asyncio.to_thread(records.read_backup, vault.engine, backup_id)
     elsewhere = backup.state is BackupState.ELSEWHERE
-    since = "was restored after" if elsewhere else "ended when"
+    since = "was restored after" if elsewhere else "ended, or could not note it, when"
     async with vault.at_work("verify", backup_id):
         outcome = await _check(vault, backup)
         if outcome is not None:
             await _found_good(
                 vault,
                 backup_id,
-                remark=f"The node {since} it was written; it was checked after the next start.",
+                remark=f"The node {since} it was written; it was checked later.",
                 size_bytes=outcome.size,
                 sha256=await asyncio.to_thread(_sha256, backup.path),
                 manifest=records.manifest_text(outcome.manifest),

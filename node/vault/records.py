@@ -185,11 +185,11 @@ def copied(engine: Engine) -> list[BackupView]:
 
 def left_behind(engine: Engine, folder: Path) -> list[BackupView]:
     """Whose file is in `folder` though the history says that it was not finished, or was let go:
-    the node ended between the two; or that it was missing: the folder was away; or elsewhere: the
-    node was restored on the same machine (blocking)."""
+    the node ended between the two, or could not note it; or that it was missing: the folder was
+    away; or elsewhere: the node was restored on the same machine (blocking)."""
     names = [path.name for path in find(folder, f"*{SUFFIX}")]
     not_there = (BackupState.REMOVED, BackupState.MISSING, BackupState.ELSEWHERE)
-    states = _BACKUP.c.state.in_((BackupState.FAILED, *not_there))
+    states = _BACKUP.c.state.in_((BackupState.RUNNING, BackupState.FAILED, *not_there))
     conditions = (states, _BACKUP.c.folder == str(folder))
     with engine.connect() as connection:
         query = select(_BACKUP).where(_BACKUP.c.name.in_(names), *conditions)

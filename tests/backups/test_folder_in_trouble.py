@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from backups.errors import WorkerDied
 from backups.folder import sweep
@@ -17,6 +18,7 @@ from backups.models import BackupState
 from finance.wallet.signer import Keys, Signer
 from node.accounts.audit import SYSTEM
 from node.alerts.rules import Rule
+from node.db.engine import writer
 from node.db.journal import Journal
 from node.jobs.backup import add_all
 from node.jobs.runner import Jobs
@@ -177,3 +179,18 @@ async def test_a_backup_that_hangs_does_not_keep_back_the_warning_that_there_is_
         os.kill(worker, signal.SIGKILL)
         await vault.stop()
         journal.close()
+
+
+async def test_a_file_whose_end_could_not_be_noted_is_looked_at_without_a_restart(
+    home: Home,
+) -> None:
+    """Else it is said to be running until the node ends, and no rule lets it go."""
+    vault, upkeep = keeper(home, Told())
+    writing = asyncio.create_task(vault.back_up_now("manual"))
+    while not children_at_work():
+        await asyncio.sleep(0.01)
+    with writer(home.engine).begin(), pytest.raises(OperationalError, match="locked"):
+        await writing
+    await upkeep.run(int(time.time()))
+    [backup], _ = records.list_backups(home.engine)
+    assert backup.good and backup.sha256
