@@ -28,7 +28,7 @@ from finance.x402.settlement_calls import _CONFIG, _tuple
 from finance.x402.text import to_hex
 from finance.x402.values import DepositPayment, VoucherPayment
 from finance.x402.vouchers import sign_voucher
-from tests.chain_fixtures import ChainProcess
+from tests.chain_fixtures import ChainProcess, DevchainProcess
 from tests.http.conftest import BALANCE, Market
 from tests.laws.worlds import Shop
 from tests.recovery.seller_world import NETWORK, PRICE, USDC, Payer, World, send_as, usdc_of
@@ -241,8 +241,20 @@ def _usdc_paused(world: World) -> Iterator[None]:
         world.chain.rpc("anvil_setCode", USDC, code)
 
 
-async def test_a_withdrawal_is_claimed_against_while_usdc_moves_for_nobody(world: World) -> None:
+@pytest_asyncio.fixture
+async def world_alone(tmp_path: Path) -> AsyncIterator[World]:
+    """On a chain that no other test, now or later, has to use."""
+    with DevchainProcess() as chain:
+        async with World(chain, tmp_path) as world:
+            yield world
+            world.assert_books_balance()
+
+
+async def test_a_withdrawal_is_claimed_against_while_usdc_moves_for_nobody(
+    world_alone: World,
+) -> None:
     """Its payer may be quicker once USDC moves again; what was claimed is swept then."""
+    world = world_alone
     payer, channel = await _owing(world)
     with _usdc_paused(world):
         _withdraw(world, payer, channel)
