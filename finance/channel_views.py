@@ -8,9 +8,10 @@ from typing import Any
 
 from sqlalchemy import Engine, func, select
 
-from finance.buying.closing_rows import ClosingRow, read_closings
+from finance.buying.closing_rows import ClosingRow, closings_in
 from finance.chunks import CHUNK, in_chunks
 from finance.models import BuyerChannel, ChannelState, SellerChannel
+from finance.snapshot import snapshot
 
 _SOLD = SellerChannel.__table__  # type: ignore[attr-defined]
 _BOUGHT = BuyerChannel.__table__  # type: ignore[attr-defined]
@@ -157,9 +158,9 @@ def count_bought(engine: Engine, chain_id: int) -> int:
 
 
 def _read_bought(engine: Engine, query: Any) -> list[BoughtChannel]:
-    with engine.connect() as connection:
+    with snapshot(engine) as connection:
         rows = connection.execute(query).all()
-    closings = read_closings(engine, [row.channel_id for row in rows])
+        closings = closings_in(connection, [row.channel_id for row in rows])
     return [_bought(row, closings.get(row.channel_id)) for row in rows]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, bindparam, select, text, update
+from sqlalchemy import Connection, Engine, bindparam, select, text, update
 
 from finance.buying.channels import Channel
 from finance.models import BuyerChannel, ChannelState
@@ -115,16 +115,14 @@ def open_closings(engine: Engine) -> list[str]:
 
 def read_closing(engine: Engine, channel_id: str) -> ClosingRow | None:
     """One closing (blocking)."""
-    found = read_closings(engine, [channel_id])
-    return found.get(channel_id)
+    with engine.connect() as connection:
+        return closings_in(connection, [channel_id]).get(channel_id)
 
 
-def read_closings(engine: Engine, channel_ids: list[str]) -> dict[str, ClosingRow]:
+def closings_in(connection: Connection, channel_ids: list[str]) -> dict[str, ClosingRow]:
     """The closings of these channels, as far as there are any (blocking)."""
     query = select(_ROWS).where(_ROWS.c.channel_id.in_(channel_ids))
-    with engine.connect() as connection:
-        rows: Any = connection.execute(query).mappings()
-        return {
-            row["channel_id"]: ClosingRow(**{**row, "step": ClosingStep(row["step"])})
-            for row in rows
-        }
+    rows: Any = connection.execute(query).mappings()
+    return {
+        row["channel_id"]: ClosingRow(**{**row, "step": ClosingStep(row["step"])}) for row in rows
+    }

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, select
 from sqlmodel import col
 
 from catalog.models import Listing
+from finance.snapshot import snapshot
 from node.plans.errors import PlanUnknown
 from node.plans.invoices import InvoiceView, invoices_of
 from node.plans.models import InvoiceSide
@@ -22,7 +23,7 @@ from node.usage.endpoints import Apart, EndpointUse, read_endpoints, read_sums
 from node.usage.models import Side
 from node.usage.overrides import Override, lifted, list_overrides, live_overrides
 from node.usage.quotas import Meter, used_by_subject
-from node.usage.windows import NOTHING, Sums, add_up, snapshot, window_of
+from node.usage.windows import NOTHING, Sums, add_up, window_of
 
 _APART: Final[Apart] = ("key_id", "listing_id")
 # What plans cost is no call.

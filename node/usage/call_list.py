@@ -34,9 +34,9 @@ from sqlalchemy import (
 from sqlmodel import col
 
 from catalog.models import Listing
+from finance.snapshot import snapshot
 from node.usage.calls import SLOT_SECONDS, slot_of
 from node.usage.models import Call, CallHistory, CallRollup, CallTotal, Side
-from node.usage.windows import snapshot
 
 SLOTS_AT_ONCE = 200
 CSV_ROWS = 500

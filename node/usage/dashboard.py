@@ -11,6 +11,7 @@ from sqlmodel import col
 
 from catalog.models import Listing, ListingOrigin
 from finance.networks import Network
+from finance.snapshot import snapshot
 from node.durations import DAY, HOUR
 from node.usage.breakdown import ApiSums, api_sums
 from node.usage.call_rate import HourBucket, hour_buckets, hours_until
@@ -22,7 +23,6 @@ from node.usage.windows import (
     add_up,
     last_seconds,
     read_slots,
-    snapshot,
     sum_between,
     sum_calls,
     whole_slots,

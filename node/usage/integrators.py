@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, Engine, func, or_, select
 from sqlmodel import col
 
+from finance.snapshot import snapshot
 from node.durations import HOUR
 from node.preferences import read_preference
 from node.usage.call_rate import HourBucket, hours_until
@@ -24,7 +25,7 @@ from node.usage.overrides import Override, lifted, live_overrides
 from node.usage.quotas import ALL_KEYS, Meter, key_subject
 from node.usage.stream_time import By, read_hours
 from node.usage.tiers import Tier, UsageTiers
-from node.usage.windows import Window, snapshot, window_of
+from node.usage.windows import Window, window_of
 
 HOURS = 24
 DAY_SECONDS = 86_400

@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, func, select
 from sqlmodel import col
 
+from finance.snapshot import snapshot
 from node.accounts.access import Identity, Role
 from node.accounts.errors import AccountUnknown
 from node.accounts.users import read_user
@@ -24,7 +25,7 @@ from node.usage.models import Call, Side
 from node.usage.periods import Period
 from node.usage.quotas import Meter, key_subject
 from node.usage.stream_time import By, StreamTime, read_totals
-from node.usage.windows import Sums, Window, add_up, last_seconds, snapshot, window_of
+from node.usage.windows import Sums, Window, add_up, last_seconds, window_of
 
 CARD_DAYS: Final = 90
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
+from finance.snapshot import snapshot
 from node.db.engine import writer
 from node.durations import DAY, HOUR
 from node.usage.integrators import MeterUse, read_meters
@@ -17,7 +18,7 @@ from node.usage.key_calls import KeyHours, read_key_hours
 from node.usage.metering import QuotaNotice
 from node.usage.models import ConsumerKey
 from node.usage.quotas import ALL_KEYS, Meter
-from node.usage.windows import snapshot, window_of
+from node.usage.windows import window_of
 
 SUSTAINED_SECONDS: Final = 3 * DAY
 WEEK_HOURS: Final = 7 * 24

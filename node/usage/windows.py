@@ -8,8 +8,7 @@ figure of the last 24 hours costs the same whether there were thousands or milli
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Engine,
     Row,
     Subquery,
     case,
@@ -80,16 +78,6 @@ class Sums:
 
 NOTHING = Sums()
 NAMES = ("calls", "errors", "amount_atoms", "latency_us")
-
-
-@contextmanager
-def snapshot(engine: Engine) -> Iterator[Connection]:
-    """A connection whose queries all see the database of one moment, so that sums and the
-    calls they are made of agree while calls come in."""
-    if engine.dialect.name == "postgresql":
-        engine = engine.execution_options(isolation_level="REPEATABLE READ")
-    with engine.connect() as connection:
-        yield connection
 
 
 def add_up(parts: Iterable[Sums]) -> Sums:

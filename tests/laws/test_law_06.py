@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -239,28 +238,24 @@ async def test_two_processes_with_one_key_both_learn_how_their_transactions_end(
 
 
 async def test_processes_with_one_key_that_send_at_one_moment_all_send(
-    chain: ChainProcess, tmp_path: Path
+    chain: ChainProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever finds its nonce taken has nothing broadcast yet: it takes the next one."""
     to, key = somebody(), funded_key(chain)
-    async with (
-        FaultyRpc(chain.rpc_url) as proxy,
-        sender_world(tmp_path / "a.db", [proxy.url], key) as world,
-    ):
+    chosen, sign, waited = asyncio.Barrier(2), Sender._sign_first, set[int]()
+
+    async def sign_once_both_have_chosen(self: Sender, *what: Any) -> None:
+        if id(self) not in waited:
+            waited.add(id(self))
+            await chosen.wait()
+        await sign(self, *what)
+
+    monkeypatch.setattr(Sender, "_sign_first", sign_once_both_have_chosen)
+    async with sender_world(tmp_path / "a.db", [chain.rpc_url], key) as world:
         other = Sender(
             world.rpc, Signer.from_hex(key), DEVNET, world.journal, GasCaps.default(DEVNET)
         )
         await other.start()
-        disk = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
-
-        def hold_the_disk(_call: Any, result: Any) -> Any:
-            """Both choose before either has stored its choice."""
-            if not proxy.seen.count("eth_feeHistory") > 1:
-                disk.execute("BEGIN IMMEDIATE")
-                asyncio.get_running_loop().call_later(0.5, disk.close)
-            return result
-
-        proxy.answers["eth_feeHistory"] = hold_the_disk
         both = (world.sender, other)
         sends = [
             each.send("t", str(number), chain.usdc, transfer(to, 1))

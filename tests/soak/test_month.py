@@ -22,6 +22,7 @@ import pytest
 from sqlalchemy import Engine
 
 from finance.money import Usdc
+from finance.snapshot import snapshot
 from node.accounts.access import Role
 from node.db.engine import open_engine
 from node.db.migrations import upgrade
@@ -33,7 +34,7 @@ from node.usage.my_usage import read_key_endpoints, read_key_usage
 from node.usage.periods import Span, read_period
 from node.usage.quotas import Meter
 from node.usage.totals import move_quiet_sums
-from node.usage.windows import snapshot, window_of
+from node.usage.windows import window_of
 from tests.console_world import Console, serve_console
 from tests.soak.month import (
     CUSTOMERS,

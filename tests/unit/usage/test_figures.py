@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import Engine, insert, text
 
 from catalog.models import Listing, ListingOrigin
+from finance.snapshot import snapshot
 from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade
 from node.jobs.totals import totals_job
@@ -26,7 +27,7 @@ from node.usage.calls import CallRecord
 from node.usage.dashboard import read_breakdown, read_call_rate, read_dashboard
 from node.usage.models import Side
 from node.usage.totals import move_quiet_sums
-from node.usage.windows import Sums, add_up, snapshot, sum_between
+from node.usage.windows import Sums, add_up, sum_between
 from tests.conftest import book_calls
 from tests.soak.generate_calls import Month, generate, synthetic_call
 

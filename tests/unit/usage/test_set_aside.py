@@ -10,6 +10,7 @@ from msgspec import structs
 from sqlalchemy import Engine
 
 from finance.networks import NETWORKS
+from finance.snapshot import snapshot
 from node.db.engine import open_engine
 from node.db.migrations import upgrade
 from node.usage.call_list import CallFilter, every_call
@@ -20,7 +21,6 @@ from node.usage.events import read_events
 from node.usage.models import Side
 from node.usage.set_aside import show_calls_of
 from node.usage.totals import move_quiet_sums
-from node.usage.windows import snapshot
 from tests.conftest import book_calls
 
 NOW = 1_793_000_000
