@@ -158,13 +158,17 @@ class Claims:
         return row.channel_id in report.excluded
 
     async def _claim_group(self, group: list[Claimable], report: ClaimReport) -> None:
-        good = await self._sift(group, report)
-        if not good:
-            return
+        good, data = group, await self._sweeping(group)
+        if data is None:
+            # One bad channel must not block the others, nor a token that moves to nobody the claim:
+            # it can be swept later; what a payer has withdrawn is lost.
+            if not (good := await self._without_culprits(group, report)):
+                return
+            data = await self._sweeping(good)
+            data = data or claim_call(good, self._receiver, self._network.chain_id)
         ids = [row.channel_id for row in good]
         base = claim_reference(good)
         ref = await self._reference(base)
-        data = await self._calldata(good)
         try:
             tx_id = await self._sender.send(CLAIM, ref, BATCH_SETTLEMENT_ADDRESS, data)
             outcome = await self._sender.outcome(tx_id, _OUTCOME_SECONDS)
@@ -183,26 +187,14 @@ class Claims:
             return
         await self._book(outcome, ids, report)
 
-    async def _sift(self, group: list[Claimable], report: ClaimReport) -> list[Claimable]:
-        """Those that can be claimed together: one bad channel must not block the others."""
-        if await self._goes_through(claim_and_sweep(group, self._receiver, self._network.chain_id)):
-            return group
-        return await self._without_culprits(group, report)
-
-    async def _calldata(self, group: Sequence[Claimable]) -> bytes:
-        """The claim with its sweep; without, while the token moves to nobody: what is claimed can
-        be swept later, what a payer has withdrawn is lost."""
+    async def _sweeping(self, group: Sequence[Claimable]) -> bytes | None:
+        """The claim of all of these with its sweep; None where the chain would refuse it now."""
         data = claim_and_sweep(group, self._receiver, self._network.chain_id)
-        if await self._goes_through(data):
-            return data
-        return claim_call(group, self._receiver, self._network.chain_id)
-
-    async def _goes_through(self, data: bytes) -> bool:
         try:
             await self._rpc.eth_call(BATCH_SETTLEMENT_ADDRESS, data, sender=self._sender.address)
         except CallReverted:
-            return False
-        return True
+            return None
+        return data
 
     async def _reference(self, base: str) -> str:
         wallet = self._sender.address

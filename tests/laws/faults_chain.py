@@ -15,12 +15,11 @@ from pytest import MonkeyPatch
 from finance import books, reconcile
 from finance.chain import follower, sightings
 from finance.chain import sender as senders
-from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.follower import Follower
 from finance.chain.sender import Sender
 from finance.chain.sightings import Sightings
 from finance.chain.transactions import DAY_SECONDS, Tx, assign, reopen, unix_now
-from finance.errors import CallReverted, SettlementFailed, SettlementUnknown
+from finance.errors import SettlementFailed, SettlementUnknown
 from finance.models import TxState
 from finance.selling import carrier, claim_policy, claims, mirror
 from finance.selling.admission import ChannelBooks
@@ -405,16 +404,11 @@ def risk_no_reason(patch: MonkeyPatch) -> None:
     "test_a_bad_voucher_does_not_keep_the_others_from_being_claimed",
 )
 def claims_not_sifted(patch: MonkeyPatch) -> None:
-    async def all_or_nothing(self: claims.Claims, group: Any, report: Any) -> Any:
-        try:
-            data = claims.claim_and_sweep(group, self._receiver, self._network.chain_id)
-            await self._rpc.eth_call(BATCH_SETTLEMENT_ADDRESS, data, sender=self._sender.address)
-        except CallReverted as error:
-            report.excluded.update({row.channel_id: str(error) for row in group})
-            return []
-        return group
+    async def all_or_nothing(self: claims.Claims, group: Any, report: Any) -> list[Any]:
+        report.excluded.update({row.channel_id: "the chain refuses one" for row in group})
+        return []
 
-    patch.setattr(claims.Claims, "_sift", all_or_nothing)
+    patch.setattr(claims.Claims, "_without_culprits", all_or_nothing)
 
 
 @fault(
@@ -426,7 +420,7 @@ def claims_wait_for_sweeps(patch: MonkeyPatch) -> None:
     async def both(self: claims.Claims, group: Any) -> bytes:
         return claims.claim_and_sweep(group, self._receiver, self._network.chain_id)
 
-    patch.setattr(claims.Claims, "_calldata", both)
+    patch.setattr(claims.Claims, "_sweeping", both)
 
 
 @fault(
