@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Iterable
+from contextlib import suppress
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -53,9 +53,17 @@ class ChannelPools:
         return channel.state == ChannelState.CLOSED or await self._take(channel.id)
 
     async def hold_on(self) -> None:
-        """Have all that is ours again, should the locks have ended with a connection."""
-        for channel in [each for pool in self.sellers.values() for each in pool.channels]:
-            await self.hold(channel)
+        """Have all that is ours again, should the locks have ended with a connection; what another
+        process has taken up since is no more ours."""
+        if self._locks is None:
+            return
+        with suppress(SQLAlchemyError):  # lost, and asked for again now
+            await asyncio.to_thread(self._locks.check)
+        for pool in list(self.sellers.values()):
+            for channel in list(pool.channels):
+                held = await self.hold(channel) or self._locks.has(_number(channel.id))
+                if not held and not channel.busy:
+                    pool.channels.remove(channel)
 
     async def _take(self, channel_id: bytes) -> bool:
         if self._locks is None:
@@ -122,12 +130,13 @@ class ChannelPools:
         """The channel with the lowest number that neither we nor another process has; as one that
         is gone has left it. Without other processes nothing awaits in here."""
         payer, authorizer = self._keys.wallet.address_bytes, self._keys.voucher.address_bytes
-        for index in itertools.count():
+        index = -1
+        while True:
+            index += 1
             config = channel_config(pool.seller, index, payer, authorizer, self._network)
             channel_id = digest.channel_id(config, self._network.chain_id)
-            if any(each.id == channel_id for each in pool.channels):
-                continue
-            if not await self._take(channel_id):
+            known = any(each.id == channel_id for each in pool.channels)
+            if known or not await self._take(channel_id):
                 continue
             channel = await self._left(text.to_hex(channel_id))
             if channel is None:
@@ -136,7 +145,6 @@ class ChannelPools:
                 channel.busy = True
                 return channel
             pool.channels.append(channel)
-        raise AssertionError
 
     async def _left(self, channel_id_hex: str) -> Channel | None:
         """The channel as another process had it; our own were loaded at the start."""

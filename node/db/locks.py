@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 _TAKE = text("SELECT pg_try_advisory_lock(:number)")
 _GIVE_BACK = text("SELECT pg_advisory_unlock(:number)")
+_NOTHING = text("SELECT true WHERE :number = 0")
 _IN_TURN = text("SELECT pg_advisory_xact_lock(1986359923)")  # "vers"
 
 
@@ -37,6 +38,16 @@ class Locks:
             self._held.add(number)
             return True
 
+    def has(self, number: int) -> bool:
+        """Whether it is ours, as of the last question."""
+        return number in self._held
+
+    def check(self) -> None:
+        """Notice a connection that was lost, and all locks with it. Raises SQLAlchemyError then."""
+        with self._turn:
+            if self._connection is not None:
+                self._ask(_NOTHING)
+
     def give_back(self, number: int) -> None:
         """Nothing happens to a lock that ended with its connection."""
         with self._turn:
@@ -50,7 +61,7 @@ class Locks:
         with self._turn:
             self._drop()
 
-    def _ask(self, statement: TextClause, number: int) -> bool:
+    def _ask(self, statement: TextClause, number: int = 0) -> bool:
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()

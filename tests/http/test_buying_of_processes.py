@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from finance.buying import closing
 from finance.buying.closing import Answer, Closings
+from finance.buying.recovery import settle_channels
 from finance.chain.fees import GasCaps
 from finance.chain.rpc import Rpc
 from finance.chain.sender import Sender
@@ -43,6 +44,26 @@ async def test_two_processes_buy_from_one_seller_and_the_money_of_one_that_is_go
             assert await _bought(one, one) == [200, 200]
     assert len(node.channels) == 2
     assert sum(channel.charged_atoms for channel in node.channels) == 9_000
+    node.check_books()
+
+
+async def test_what_another_process_took_up_while_a_connection_was_lost_is_left_to_it(
+    chain: DevchainProcess, postgres_url: str, tmp_path: Path
+) -> None:
+    node = BuyerNode(tmp_path, chain, url=postgres_url)
+    lost = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+    with official_seller(chain) as base:
+        node.list("x", base)
+        async with node.running() as one:
+            assert await _bought(one) == [200]
+            with node.engine.connect() as connection:
+                assert connection.execute(text(lost)).scalars().all()
+            async with node.running() as other:
+                await settle_channels(one.proxy.buyer)
+                for _ in range(3):
+                    assert await _bought(one, other) == [200, 200]
+    assert len(node.channels) == 2
+    assert sum(channel.charged_atoms for channel in node.channels) == 7_000
     node.check_books()
 
 
