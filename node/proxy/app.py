@@ -45,7 +45,7 @@ from node.proxy.minutes import MinutePayer, Sold
 from node.proxy.plan_line import ask, place
 from node.proxy.plans import PlanKeys
 from node.proxy.routes import Routes
-from node.proxy.rows import failure_of
+from node.proxy.rows import record_of
 from node.proxy.seller import SellerClient
 from node.proxy.sending import send_answer, send_whole
 from node.proxy.sources import Offered, Source, checked_path, load_sources, probe
@@ -353,7 +353,7 @@ class Proxy:
     async def _record_failure(self, request: Request, error: ProxyError) -> None:
         if request.recorded:
             return
-        record = failure_of(request, rendered(error, None)[0], error.code)
+        record = record_of(request, rendered(error, None)[0], error=error.code)
         try:
             await self._store.commit(Batch([record.write()], [record.increment()]))
         except (StoreConflict, StoreUnavailable) as failure:

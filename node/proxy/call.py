@@ -42,7 +42,7 @@ from node.proxy.refusal import (
     payment_refused,
     refusal_in,
 )
-from node.proxy.rows import counted_by, failure_of, kept_of, record_of
+from node.proxy.rows import answered, counted_by, kept_of, record_of
 from node.proxy.seller import NotSent, SellerClient
 from node.proxy.sources import Source
 from node.proxy.terms_cache import TermsCache
@@ -208,7 +208,7 @@ class Calls:
             raise broken_off(atoms) from error
         headers = to_buyer(answer.raw_headers, paid=True) + ours(request, atoms, earlier.scheme)
         known = earlier.state == PurchaseState.PAID  # and so the call it was signed for says
-        record = record_of(request, answer, earlier.scheme, 0 if known else atoms, len(start))
+        record = answered(request, answer, earlier.scheme, 0 if known else atoms, len(start))
         store, late = self._buyer.store, self._buyer.proved_late
         books = await found(earlier, store.engine, late, int(time.time()))
         writes = [record.write(), *books.writes]
@@ -313,7 +313,7 @@ class Calls:
             start, complete = await read_start(answer, keep=keep)
         headers = to_buyer(answer.raw_headers, paid=scheme is not None)
         headers += ours(request, 0, scheme)
-        record = record_of(request, answer, scheme, 0, len(start))
+        record = answered(request, answer, scheme, 0, len(start))
         writes = [record.write()]
         if keep and complete:
             writes.append(kept_of(request, answer.status, headers, start))
@@ -331,8 +331,7 @@ class Calls:
         except BaseException as error:
             # The receipt came before the body broke: what was charged is booked all the same,
             # and its answer can still be asked for.
-            paid = verdict.state == PurchaseState.PAID
-            if not paid:
+            if verdict.state != PurchaseState.PAID:
                 await self._buyer.books.book(payment, verdict)
                 raise
             await self._book_lost(request, payment, verdict)
@@ -344,7 +343,7 @@ class Calls:
             cost = payment.amount_atoms
         headers = to_buyer(answer.raw_headers, paid=True)
         headers += ours(request, cost, payment.scheme)
-        record = record_of(request, answer, payment.scheme, verdict.charged_atoms, len(start))
+        record = answered(request, answer, payment.scheme, verdict.charged_atoms, len(start))
         writes = [record.write()]
         if keep and complete and (verdict.state == PurchaseState.PAID or answer.status < 400):
             writes.append(kept_of(request, answer.status, headers, start))
@@ -358,7 +357,8 @@ class Calls:
     async def _book_lost(self, request: Request, payment: Payment, verdict: Verdict) -> None:
         """A call that was charged, and whose answer did not come whole."""
         cost = verdict.charged_atoms
-        record = failure_of(request, 502, broken_off(cost).code, payment.scheme, cost)
+        error = broken_off(cost).code
+        record = record_of(request, 502, payment.scheme, amount_atoms=cost, error=error)
         lost = replace(verdict, error=ANSWER_LOST)
         await self._buyer.books.book(payment, lost, [record.write()], [record.increment()])
         request.recorded = True

@@ -9,7 +9,6 @@ the example in the seller's own description.
 from __future__ import annotations
 
 import asyncio
-import time
 
 from sqlalchemy import Connection, Engine, select
 from sqlmodel import col
@@ -26,9 +25,8 @@ from node.proxy.answer import Answer
 from node.proxy.call import Request
 from node.proxy.errors import ProxyError, RequestRefused, SellerFailed
 from node.proxy.headers import to_buyer, to_seller
+from node.proxy.rows import record_of
 from node.proxy.seller import SellerClient, read_up_to
-from node.usage.calls import CallRecord
-from node.usage.models import Side
 
 DEMO = "farebox-demo"
 SCHEME = "demo"  # of such a call in the journal
@@ -58,7 +56,7 @@ class DemoDesk:
         if given.status not in (204, 304):
             ours.append((b"content-length", b"%d" % len(given.start)))
         given.headers = [*given.headers, *ours]
-        record = _record(request, given)
+        record = record_of(request, given.status, SCHEME, bytes_out=len(given.start))
         await self._store.commit(Batch([record.write()], [record.increment()]))
         return given
 
@@ -127,20 +125,3 @@ def _sample(
     operation = (route.method, route.template) if route is not None else ("", "")
     query = request.url.raw_query_string.encode("latin-1", "replace")
     return compiled.answers.find(request.method, path, query, operation)
-
-
-def _record(request: Request, answer: Answer) -> CallRecord:
-    return CallRecord(
-        request.call_id,
-        Side.BOUGHT,
-        request.at_ms,
-        request.source.listing_id,
-        request.method,
-        "/" + request.path,
-        answer.status,
-        int((time.perf_counter() - request.started) * 1_000_000),
-        key_id=request.key_id,
-        scheme=SCHEME,
-        bytes_out=len(answer.start),
-        route=request.route,
-    )

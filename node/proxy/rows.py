@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finance.store import Increment, Write
 from node.lines.pool import Answer as Received
@@ -16,33 +16,8 @@ if TYPE_CHECKING:
     from node.proxy.call import Request
 
 
-def record_of(
-    request: Request,
-    answer: Received,
-    scheme: str | None,
-    charged: int,
-    bytes_out: int,
-) -> CallRecord:
-    return CallRecord(
-        request.call_id,
-        Side.BOUGHT,
-        request.at_ms,
-        request.source.listing_id,
-        request.method,
-        "/" + request.path,
-        answer.status,
-        int((time.perf_counter() - request.started) * 1_000_000),
-        key_id=request.key_id,
-        scheme=scheme,
-        amount_atoms=charged,
-        bytes_out=bytes_out or answer.length or 0,
-        route=request.route,
-    )
-
-
-def failure_of(
-    request: Request, status: int, code: str, scheme: str | None = None, charged: int = 0
-) -> CallRecord:
+def record_of(request: Request, status: int, scheme: str | None = None, **known: Any) -> CallRecord:
+    """Its row, at its end; `known` are further fields of CallRecord."""
     return CallRecord(
         request.call_id,
         Side.BOUGHT,
@@ -54,10 +29,17 @@ def failure_of(
         int((time.perf_counter() - request.started) * 1_000_000),
         key_id=request.key_id,
         scheme=scheme,
-        amount_atoms=charged,
-        error=code,
         route=request.route,
+        **known,
     )
+
+
+def answered(
+    request: Request, answer: Received, scheme: str | None, charged: int, read_bytes: int
+) -> CallRecord:
+    """The row of a call that got the seller's answer, of which so much was read here."""
+    size = read_bytes or answer.length or 0
+    return record_of(request, answer.status, scheme, amount_atoms=charged, bytes_out=size)
 
 
 def counted_by(request: Request, record: CallRecord) -> list[Increment]:
