@@ -4,8 +4,10 @@ for no slow reader."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -23,11 +25,8 @@ async def hanging_up(
         then(server)
         writer.transport.abort()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
+    async with _listening(serve) as server:
         yield server.sockets[0].getsockname()[1], heads
-    finally:
-        server.close()
 
 
 @asynccontextmanager
@@ -48,8 +47,14 @@ async def impatient(size: int, seconds: float) -> AsyncIterator[tuple[int, async
             gave_up.set()
         writer.transport.abort()
 
+    async with _listening(serve) as server:
+        yield server.sockets[0].getsockname()[1], gave_up
+
+
+@asynccontextmanager
+async def _listening(serve: Serve) -> AsyncIterator[asyncio.Server]:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
-        yield server.sockets[0].getsockname()[1], gave_up
+        yield server
     finally:
         server.close()

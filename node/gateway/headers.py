@@ -84,6 +84,7 @@ _NEVER_DOWNSTREAM = _HOP_BY_HOP | {
     b"farebox-paid-until",
 }
 _ADDRESSES = frozenset((b"location", b"content-location", b"refresh", b"link"))
+_NOTHING: frozenset[bytes] = frozenset()
 _BEGUN = rb"(?i)(^|<|url=['\"]?)"  # where an address begins in them
 
 
@@ -152,4 +153,6 @@ def _public_address(value: bytes, upstream: Upstream) -> bytes:
 
 def _connection_listed(headers: RawHeaders) -> frozenset[bytes]:
     listed = [value for name, value in headers if name.lower() == b"connection"]
+    if not listed or listed == [b"keep-alive"]:
+        return _NOTHING
     return frozenset(each.strip().lower() for value in listed for each in value.split(b","))

@@ -207,6 +207,21 @@ class Running:
         url = f"{self.base}/call/{path}"
         return await self.client.request(method, url, headers=headers, **options)
 
+    async def ask(self, path: str, key: str | None = None) -> None:
+        """A call whose task is this one's: it is cut off with it. Nobody reads the answer."""
+        headers = [(b"authorization", b"Bearer " + SECRET.encode())]
+        if key is not None:
+            headers.append((b"idempotency-key", key.encode()))
+        path = f"/call/{path}"
+        scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode()}
+
+        async def receive() -> dict[str, object]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(_: object) -> None: ...
+
+        await self.proxy({**scope, "query_string": b"", "headers": headers}, receive, send)
+
 
 @asynccontextmanager
 async def buying(node: BuyerNode, seller: ScriptedSeller, **options: Any) -> AsyncIterator[Running]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Any
 
 from finance.x402.values import Payment, Receipt
 from node.usage.call_list import CallFilter, CallLine, read_calls
 from node.usage.dashboard import read_dashboard
 from node.usage.models import Side
 from tests.chain_fixtures import DevchainProcess
-from tests.http.proxy_world import SECRET, BuyerNode, Running, buying, left_open
+from tests.http.proxy_world import BuyerNode, Running, buying, left_open
 from tests.http.scripted_seller import ScriptedSeller, charge, charges_and_hangs, honest, keeps
 
 
@@ -67,7 +66,7 @@ async def test_a_charged_call_that_nobody_journaled_is_journaled_by_its_proof(
     node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
     seller.behave = charges_and_hangs
     async with buying(node, seller) as proxy:
-        cut = asyncio.create_task(proxy.proxy(*_request("/call/x/cities/paris")))
+        cut = asyncio.create_task(proxy.ask("x/cities/paris"))
         async with asyncio.timeout(10):
             while not seller.charged:
                 await asyncio.sleep(0.01)
@@ -130,16 +129,3 @@ async def _lose_two(proxy: Running, seller: ScriptedSeller) -> None:
     await left_open(proxy, seller, "x/1", "first", hangs_and_keeps)
     seller.behave = fails
     assert (await proxy.call("x/2", key="second")).status_code == 503
-
-
-def _request(path: str) -> tuple[Any, Any, Any]:
-    headers = [(b"authorization", b"Bearer " + SECRET.encode())]
-    scope = {"type": "http", "method": "GET", "raw_path": path.encode(), "path": path}
-
-    async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(_: object) -> None:
-        """Nobody reads it."""
-
-    return {**scope, "query_string": b"", "headers": headers}, receive, send

@@ -18,7 +18,7 @@ from node.db.journal import Journal
 from node.proxy.idempotency import KEPT_BYTES
 from node.usage.answers import forget_answers
 from tests.chain_fixtures import DevchainProcess
-from tests.http.proxy_world import SECRET, BuyerNode, Running, buying, left_open
+from tests.http.proxy_world import BuyerNode, buying, left_open
 from tests.http.scripted_seller import (
     ScriptedSeller,
     charge,
@@ -184,7 +184,7 @@ async def test_a_call_that_is_cut_off_while_its_answer_comes_is_booked(
     seller.behave = keeps
     async with buying(node, seller) as proxy:
         seller.pauses = True
-        cut = asyncio.create_task(_ask(proxy, "k"))
+        cut = asyncio.create_task(proxy.ask("x/y", "k"))
         async with asyncio.timeout(10):
             while not seller.seen:
                 await asyncio.sleep(0.01)
@@ -218,7 +218,7 @@ async def test_a_call_that_is_cut_off_while_it_is_written_leaves_its_channel_rig
         assert (await proxy.call("x/y")).status_code == 200
         with monkeypatch.context() as patch:
             patch.setattr(Journal, "commit", commit_and_cut)
-            cut = asyncio.create_task(_ask(proxy, "k"))
+            cut = asyncio.create_task(proxy.ask("x/y", "k"))
             await asyncio.gather(cut, return_exceptions=True)
             # It waits for nothing more once it has been written what it was charged.
             assert cut.cancelled() == (statement is INSERT_PURCHASE)
@@ -228,20 +228,6 @@ async def test_a_call_that_is_cut_off_while_it_is_written_leaves_its_channel_rig
     assert len(node.channels) == 1
     assert sum(seller.charged.values()) == -node.booked("spent") == 4 * seller.price
     node.check_books()
-
-
-async def _ask(proxy: Running, key: str) -> None:
-    """A call whose task is this one's."""
-    headers = [(b"authorization", b"Bearer " + SECRET.encode()), (b"idempotency-key", key.encode())]
-    scope = {"type": "http", "method": "GET", "raw_path": b"/call/x/y", "path": "/call/x/y"}
-
-    async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(_: object) -> None:
-        """Nobody reads it."""
-
-    await proxy.proxy({**scope, "query_string": b"", "headers": headers}, receive, send)
 
 
 async def test_a_call_after_a_lost_answer_needs_no_higher_limit_than_its_price(

@@ -37,11 +37,17 @@ _LONG_BYTES = 80_000_000  # more than sockets hold
 _REFUSES_ALL = "0x5f5ffd"  # a contract that reverts whatever it is asked
 
 
-@pytest_asyncio.fixture
-async def world(chain: ChainProcess, tmp_path: Path) -> AsyncIterator[World]:
-    async with World(chain, tmp_path) as world:
+@asynccontextmanager
+async def _balanced(chain: ChainProcess, folder: Path) -> AsyncIterator[World]:
+    async with World(chain, folder) as world:
         yield world
         world.assert_books_balance()
+
+
+@pytest_asyncio.fixture
+async def world(chain: ChainProcess, tmp_path: Path) -> AsyncIterator[World]:
+    async with _balanced(chain, tmp_path) as world:
+        yield world
 
 
 async def test_no_more_is_sold_on_vouchers_than_the_ceiling_until_it_is_claimed(
@@ -245,9 +251,8 @@ def _usdc_paused(world: World) -> Iterator[None]:
 async def world_alone(tmp_path: Path) -> AsyncIterator[World]:
     """On a chain that no other test, now or later, has to use."""
     with DevchainProcess() as chain:
-        async with World(chain, tmp_path) as world:
+        async with _balanced(chain, tmp_path) as world:
             yield world
-            world.assert_books_balance()
 
 
 async def test_a_withdrawal_is_claimed_against_while_usdc_moves_for_nobody(

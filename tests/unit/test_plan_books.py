@@ -30,7 +30,7 @@ from node.plans.offered import add_plan, change_plan, choices
 from node.plans.requests import grant, open_by_subscription, read_requests
 from node.plans.subscribers import Offered, Subscriber, read_subscribers
 from node.plans.terms import Kind, Standing, State, first_stretch, renewal_stretch
-from node.usage.calls import CallRecord
+from node.usage.calls import CallRecord, new_call_id
 from node.usage.models import Side
 from node.usage.quotas import Meter, Quotas
 from node.usage.set_aside import show_calls_of
@@ -213,27 +213,21 @@ def test_the_gate_follows_payments_rotations_and_overrides(books: Books) -> None
     books.run(story())
 
 
+def sold(books: Books, at: int, payer: str, atoms: int, route: str = "") -> None:
+    """A call that `payer` paid for."""
+    known = {"payer": payer, "scheme": "exact", "amount_atoms": atoms, "route": route}
+    call_id = new_call_id(at * 1000)
+    record = CallRecord(call_id, Side.SERVED, at * 1000, LISTING, "GET", "/", 200, 1, **known)
+    books.run(books.journal.commit(Batch([record.write()], [record.increment()])))
+
+
 def test_customers_are_counted_to_the_call_at_the_edge_of_the_month(books: Books) -> None:
     books.pay("p1", "confirmed")
     books.subscribe("p1")
     start = window_of(NOW).start
-    for number, (at, payer, atoms) in enumerate(
-        ((start - 1, PAYER, 7), (start, PAYER, 5), (start, f"sub:{SUBSCRIPTION}", 0))
-    ):
-        record = CallRecord(
-            id=f"c{number}",
-            side=Side.SERVED,
-            at_ms=at * 1000,
-            listing_id=LISTING,
-            method="GET",
-            path="/",
-            status=200,
-            latency_us=1,
-            payer=payer,
-            scheme="plan",
-            amount_atoms=atoms,
-        )
-        books.run(books.journal.commit(Batch([record.write()], [record.increment()])))
+    sold(books, start - 1, PAYER, 7)
+    sold(books, start, PAYER, 5)
+    sold(books, start, f"sub:{SUBSCRIPTION}", 0)
     subscriber, payer_ = list_customers(books.engine, NOW)
     assert (subscriber.calls, subscriber.amount_atoms) == (1, 0)
     assert (payer_.id, payer_.calls, payer_.amount_atoms) == (PAYER, 1, 5)
@@ -242,22 +236,8 @@ def test_customers_are_counted_to_the_call_at_the_edge_of_the_month(books: Books
 
 
 def test_what_a_plan_cost_is_no_call_of_its_payer_anywhere(books: Books) -> None:
-    for number, (route, atoms) in enumerate((("GET /x", 5), ("POST /.farebox/plans/p", 900))):
-        record = CallRecord(
-            id=f"c{number}",
-            side=Side.SERVED,
-            at_ms=NOW * 1000,
-            listing_id=LISTING,
-            method="GET",
-            path="/",
-            status=200,
-            latency_us=1,
-            payer=PAYER,
-            scheme="exact",
-            amount_atoms=atoms,
-            route=route,
-        )
-        books.run(books.journal.commit(Batch([record.write()], [record.increment()])))
+    sold(books, NOW, PAYER, 5, "GET /x")
+    sold(books, NOW, PAYER, 900, "POST /.farebox/plans/p")
     detail = read_payer(books.engine, PAYER, NOW)
     assert (detail.customer.calls, detail.customer.amount_atoms) == (1, 5)
     assert [(each.route, each.sums.calls) for each in detail.endpoints] == [("GET /x", 1)]
