@@ -32,7 +32,7 @@ class ShownCalls(Preference, frozen=True, tag="shown_calls"):
 
 def show_calls_of(engine: Engine, network: Network, now: int) -> None:
     """Call it at every start, before anything is journaled (blocking). It takes as long as the
-    network differs from the last start's, and there are calls: a minute for ten million."""
+    network differs from the last start's, and there are calls: some seconds for a million."""
     with writer(engine).begin() as connection:
         number_in_turn(connection)
         shown = read_preference(connection, ShownCalls)
