@@ -30,7 +30,7 @@ async def test_a_call_that_timed_out_shows_what_it_is_proved_to_have_cost(
 ) -> None:
     """The next call on its channel is told that its amount is taken."""
     node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
-    async with buying(node, seller, answer_seconds=0.5) as proxy:
+    async with buying(node, seller, answer_seconds=2.0) as proxy:
         await left_open(proxy, seller, "x/1", "k", charges_and_hangs)
         (lost,) = shown(node)
         assert (lost.status, lost.amount_atoms) == (504, 0)
@@ -104,7 +104,7 @@ async def test_a_charge_shows_at_the_call_whose_answer_it_bought(
 ) -> None:
     """Two were signed over the same amount, the first was charged: a proof cannot tell which."""
     node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
-    async with buying(node, seller, answer_seconds=0.5) as proxy:
+    async with buying(node, seller, answer_seconds=2.0) as proxy:
         await _lose_two(proxy, seller)
         seller.behave = keeps
         assert (await proxy.call("x/after")).status_code == 200

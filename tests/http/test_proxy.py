@@ -219,7 +219,7 @@ async def test_a_charge_whose_answer_was_lost_is_booked_once_and_not_paid_twice(
     seller = ScriptedSeller()
     async with served(seller) as base:
         node.list("x", base)
-        async with node.running(answer_seconds=0.5) as proxy:
+        async with node.running(answer_seconds=2.0) as proxy:
             seller.behave = charges_and_hangs
             lost = await proxy.call("x/y")
             seller.hang.set()
@@ -259,7 +259,7 @@ async def test_a_retry_with_the_same_key_sends_the_same_signature(node: BuyerNod
 
     async with served(seller) as base:
         node.list("x", base)
-        async with node.running(answer_seconds=0.5) as proxy:
+        async with node.running(answer_seconds=2.0) as proxy:
             await left_open(proxy, seller, "x/y", "k")
         async with node.running() as proxy:
             assert (await proxy.call("x/y", key="k")).status_code == 200

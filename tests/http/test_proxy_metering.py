@@ -147,7 +147,7 @@ async def test_a_caller_that_hangs_up_leaves_no_part_of_the_quota_held(node: Buy
     quota(node, 1)
     async with served(seller) as base:
         node.list("x", base)
-        async with node.running(answer_seconds=0.5) as proxy:
+        async with node.running(answer_seconds=2.0) as proxy:
             late = await proxy.call("x/y")
             held = proxy.proxy.gate.quotas.used("key:key-1", Meter.CALLS, int(time.time()))
         seller.hang.set()

@@ -38,7 +38,7 @@ async def test_a_retry_that_fails_does_not_free_the_signature_before_it(
     async def starting(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
         return 503, None
 
-    async with buying(node, seller, answer_seconds=0.5) as proxy:
+    async with buying(node, seller, answer_seconds=2.0) as proxy:
         await left_open(proxy, seller, "x/y", "k")
         seller.behave = starting
         assert (await proxy.call("x/y", key="k")).status_code == 503
@@ -166,7 +166,7 @@ async def test_an_authorization_that_ran_out_unused_is_paid_anew(
         seller.behave = honest
         return 402, None
 
-    async with buying(node, seller, answer_seconds=0.5) as proxy:
+    async with buying(node, seller, answer_seconds=2.0) as proxy:
         await left_open(proxy, seller, "x/y", "k")
         seller.behave = too_late
         monkeypatch.setattr(onchain, "EXPIRED_SECONDS", -600)
@@ -235,7 +235,7 @@ async def test_a_call_after_a_lost_answer_needs_no_higher_limit_than_its_price(
 ) -> None:
     """Its first voucher is refused: the one before it, over the same amount, was charged."""
     node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
-    async with buying(node, seller, answer_seconds=0.5) as proxy:
+    async with buying(node, seller, answer_seconds=2.0) as proxy:
         node.limit("call", 1_000)
         await proxy.proxy.reload()
         await left_open(proxy, seller, "x/1", "k", charges_and_hangs)

@@ -269,7 +269,7 @@ async def test_a_clock_that_runs_ahead_gives_no_authorization_up(
     async def refuses(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
         return 402, None
 
-    async with buying(node, seller, answer_seconds=0.5) as proxy:
+    async with buying(node, seller, answer_seconds=2.0) as proxy:
         await left_open(proxy, seller, "x/y", "k")
         seller.behave = refuses
         real = time.time

@@ -218,7 +218,7 @@ async def test_a_retry_that_meets_a_busy_channel_is_never_paid_anew(buyer: Buyer
     async def at_work(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
         return 402, None
 
-    async with buying(buyer, seller, answer_seconds=0.5) as proxy:
+    async with buying(buyer, seller, answer_seconds=2.0) as proxy:
         await left_open(proxy, seller, "x/y", "order-1")
         seller.behave, seller.busy = at_work, True
         for _ in range(2):
@@ -243,7 +243,7 @@ async def test_a_retry_that_waits_for_its_channel_learns_what_was_proved_meanwhi
         await corrected.wait()
         return await honest(this, payment)
 
-    async with buying(buyer, seller, answer_seconds=1.0) as proxy:
+    async with buying(buyer, seller, answer_seconds=3.0) as proxy:
         await proxy.call("x/1")
         await left_open(proxy, seller, "x/2", "k", charges_and_hangs)
         seller.behave = takes_its_time
@@ -265,7 +265,7 @@ async def test_what_a_stopped_channel_may_have_been_charged_is_not_paid_through_
     chain: ChainProcess, tmp_path: Path
 ) -> None:
     node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
-    async with buying(node, seller, answer_seconds=0.5) as proxy:
+    async with buying(node, seller, answer_seconds=2.0) as proxy:
         await left_open(proxy, seller, "x/y", "k")
         seller.behave = charges_double
         await proxy.call("x/z")
@@ -288,7 +288,7 @@ async def test_a_seller_that_proves_nonsense_is_not_paid_again_for_the_call(
         this.price += 1
         return 402, None
 
-    async with buying(node, seller, answer_seconds=0.5) as proxy:
+    async with buying(node, seller, answer_seconds=2.0) as proxy:
         await left_open(proxy, seller, "x/y", "k")
         seller.behave = nonsense
         retries = [await proxy.call("x/y", key="k") for _ in range(2)]
@@ -309,7 +309,7 @@ async def test_a_retry_that_meets_another_price_is_not_charged_twice(
         await both.wait()
         return await honest(this, payment)
 
-    async with buying(buyer, seller, answer_seconds=1.0) as proxy:
+    async with buying(buyer, seller, answer_seconds=3.0) as proxy:
         seller.behave = together
         await asyncio.gather(proxy.call("x/1"), proxy.call("x/2"))
         assert len(buyer.channels) == 2

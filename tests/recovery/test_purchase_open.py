@@ -82,7 +82,7 @@ async def test_an_authorization_is_open_while_the_node_is_on_another_network(
 ) -> None:
     """That chain knows nothing of it: it is neither unused nor run out there."""
     node, seller = BuyerNode(tmp_path, chain), ScriptedSeller("exact")
-    async with buying(node, seller, answer_seconds=0.5) as proxy:
+    async with buying(node, seller, answer_seconds=2.0) as proxy:
         await left_open(proxy, seller, "x/y", "k")
     monkeypatch.setattr(onchain, "EXPIRED_SECONDS", -600)
     with DevchainProcess(chain_id=31338) as other:
@@ -103,7 +103,7 @@ async def test_a_clock_that_runs_ahead_gives_no_deposit_up(
     """What was counted for it is still counted: it may be in the channel in a moment."""
     node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
     real = time.time
-    async with buying(node, seller, answer_seconds=0.5) as proxy:
+    async with buying(node, seller, answer_seconds=2.0) as proxy:
         await left_open(proxy, seller, "x/y", "k")
         counted = node.counted("deposits")
         with monkeypatch.context() as ahead:
@@ -203,7 +203,7 @@ async def test_a_deposit_that_got_no_answer_stands_in_the_way_of_no_channel_with
             send(chain, BATCH_SETTLEMENT_ADDRESS, deposit_calldata(payment.payload))
         return await honest(this, payment)
 
-    async with buying(node, seller, answer_seconds=0.5) as proxy:
+    async with buying(node, seller, answer_seconds=2.0) as proxy:
         seller.behave = moves_one
         first = await asyncio.gather(*(proxy.call("x/y") for _ in range(2)))
         monkeypatch.setattr(channels, "TRAVEL_SECONDS", 1_000)
