@@ -53,7 +53,7 @@ from node.jobs import (
 from node.jobs.runner import Jobs
 from node.lock import DataDirLock, hold_data_dir
 from node.parts import Parts, build_parts
-from node.process import configure_logging, limit_recursion, spare_the_collector
+from node.process import prepare, spare_the_collector
 from node.server import Server, bind, make_server
 from node.settings import Bind, Settings
 from node.usage.events import Severity, event
@@ -76,8 +76,7 @@ _log = logging.getLogger("farebox")
 
 def run(settings: Settings, keys: Keys) -> None:
     """Run a node until SIGINT or SIGTERM. Raises NodeError before anything is served."""
-    configure_logging()
-    limit_recursion()
+    prepare()
     with hold_data_dir(settings.data_dir) as lock:
         engine = open_engine(settings.database)
         try:

@@ -22,6 +22,7 @@ KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
 MAX_HEAD_BYTES = 64 << 10
 HEAD_SECONDS = 30.0
+BODY_SECONDS = 60.0  # between two parts of one
 UNREADABLE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -79,11 +80,13 @@ class Parser(httptools.HttpRequestParser):
 
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's, with limits: on what a caller sends that is no body (heads, trailers, extensions
-    of chunks), and on the time until a head is whole. Protocols other than WebSocket are not
-    spoken, and whoever wishes for one is served all the same."""
+    of chunks), on the time until a head is whole, and on the time in which nothing of a body comes.
+    Protocols other than WebSocket are not spoken, and whoever wishes for one is served all the
+    same."""
 
     _bare = 0  # bytes since the last byte of a body, or the end of a head
-    _in_head = False
+    _in_head = _in_body = False
+    _heard = 0.0  # when something of the body came, by the loop's clock
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -102,22 +105,25 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse("431 Request Header Fields Too Large", "The head is too long.")
         elif self._in_head and self._deadline is None:
             self._deadline = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+        elif self._in_body and self._deadline is None:
+            self._await_body(self.loop.time())
 
     def on_message_begin(self) -> None:
         self._in_head = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._bare = False, 0
+        self._in_head, self._in_body, self._bare = False, True, 0
         self._in_time()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._bare = 0
+        self._bare, self._heard = 0, self.loop.time()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._bare = 0
+        self._in_body, self._bare = False, 0
+        self._in_time()
         super().on_message_complete()
 
     def _get_upgrade(self) -> bytes | None:
@@ -149,11 +155,28 @@ class HttpProtocol(HttpToolsProtocol):
     def _too_slow(self) -> None:
         self._refuse("408 Request Timeout", "The head of the request did not come in time.")
 
+    def _await_body(self, since: float) -> None:
+        self._heard = since
+        self._deadline = self.loop.call_at(since + BODY_SECONDS, self._look_for_body)
+
+    def _look_for_body(self) -> None:
+        """A body may take its time where it is not read yet, or is being answered already."""
+        now, cycle = self.loop.time(), self.cycle
+        if self.flow.read_paused or (cycle.response_started and not cycle.response_complete):
+            self._await_body(now)
+        elif now < self._heard + BODY_SECONDS:
+            self._await_body(self._heard)
+        else:
+            self._refuse("408 Request Timeout", "The body of the request did not come in time.")
+
     def _refuse(self, status: str, sentence: str) -> None:
-        """With a sentence, unless an earlier request is being answered."""
+        """With a sentence, unless it would stand within an answer, or behind its request's own."""
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle is None or (
+            not cycle.response_started if self._in_body else cycle.response_complete
+        ):
             head = f"HTTP/1.1 {status}\r\ncontent-type: text/plain\r\nconnection: close\r\n"
             self.transport.write(
                 f"{head}content-length: {len(sentence)}\r\n\r\n{sentence}".encode()

@@ -22,16 +22,20 @@ class App:
 
     def __init__(self) -> None:
         self.left = 0
+        self.answers_at_once = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         size, more = 0, True
+        if self.answers_at_once:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 self.left += 1
                 return
             size, more = size + len(message.get("body", b"")), message.get("more_body", False)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if not self.answers_at_once:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"%d" % size})
 
 
@@ -123,4 +127,40 @@ async def test_a_head_that_does_not_come_ends_the_line(
     reader, writer = await asyncio.open_connection("127.0.0.1", app[1])
     writer.write(POST + b"content-length: 0\r\n\r\n" + POST)
     assert b" 408 " in await reader.read(-1)
+    writer.close()
+
+
+@pytest.mark.parametrize("request_", [POST + b"content-length: 9\r\n\r\n", CHUNKED + b"1\r\na\r\n"])
+async def test_a_body_that_does_not_come_ends_the_line(
+    app: tuple[App, int], monkeypatch: pytest.MonkeyPatch, request_: bytes
+) -> None:
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.3)
+    assert (await told(app[1], request_)).startswith(b"HTTP/1.1 408 ")
+    assert app[0].left == 1
+
+
+async def test_a_body_takes_its_time_while_something_comes(
+    app: tuple[App, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "BODY_SECONDS", 2.0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", app[1])
+    writer.write(POST + b"content-length: 30\r\n\r\n")
+    for _ in range(30):
+        await asyncio.sleep(0.1)
+        writer.write(b"x")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+async def test_a_body_that_is_answered_already_takes_its_time(
+    app: tuple[App, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.2)
+    app[0].answers_at_once = True
+    reader, writer = await asyncio.open_connection("127.0.0.1", app[1])
+    writer.write(POST + b"content-length: 2\r\n\r\nx")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    await asyncio.sleep(1)
+    writer.write(b"x")
+    assert await reader.readuntil(b"0\r\n\r\n") == b"1\r\n2\r\n0\r\n\r\n"
     writer.close()
