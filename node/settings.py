@@ -5,6 +5,7 @@ What operators change at run time lives in the database instead.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import tomllib
@@ -261,12 +262,24 @@ def _reachable(bind: Bind) -> Bind:
 
 def load_settings(data_dir: Path | None = None) -> Settings:
     """Read the settings once. Raises SettingsInvalid with a sentence per mistake."""
+    if misspelt := [sentence for name in os.environ if (sentence := _meant(name))]:
+        raise SettingsInvalid("; ".join(misspelt))
     try:
         return Settings(data_dir=(data_dir or default_data_dir()).absolute())
     except ValidationError as error:
         raise SettingsInvalid("; ".join(_sentence(fault) for fault in error.errors())) from error
     except (SettingsError, tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise SettingsInvalid(f"the settings cannot be read: {error}") from error
+
+
+def _meant(name: str) -> str:
+    """What to say of a variable that is no setting but nearly one; "" of all others. A node whose
+    FAREBOX_NETWROK was passed over would run on another network than was asked for."""
+    prefix, _, own = name.upper().partition("_")
+    if prefix != "FAREBOX" or own.lower() in Settings.model_fields:
+        return ""
+    near = difflib.get_close_matches(own.lower(), Settings.model_fields, n=1, cutoff=0.85)
+    return f"there is no setting {name}; did you mean FAREBOX_{near[0].upper()}?" if near else ""
 
 
 def _sentence(fault: Any) -> str:

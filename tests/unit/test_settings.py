@@ -86,6 +86,28 @@ def test_unknown_or_broken_settings_file_is_refused(tmp_path: Path) -> None:
             load_settings(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("NETWROK", "NETWORK"), ("RPC_URL", "RPC_URLS"), ("PASSPHRASE_FIEL", "PASSPHRASE_FILE")],
+)
+def test_variable_that_is_nearly_a_setting_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, meant: str
+) -> None:
+    """Passed over, it would leave the node on another network than was asked for."""
+    monkeypatch.setenv(f"FAREBOX_{given}", "base")
+    with pytest.raises(SettingsInvalid, match=f"FAREBOX_{given}; did you mean FAREBOX_{meant}"):
+        load_settings(tmp_path)
+
+
+def test_variables_of_others_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of commands, and of container services that are called farebox."""
+    for name in ("SECRET", "KEY", "BACKUP_PASSWORD_FILE", "PORT", "SERVICE_HOST", "URL"):
+        monkeypatch.setenv(f"FAREBOX_{name}", "x")
+    assert load_settings(tmp_path).network == "base-sepolia"
+
+
 def test_data_directory_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAREBOX_DATA_DIR", "~nobody-of-this-name/farebox")
     with pytest.raises(SettingsInvalid, match="FAREBOX_DATA_DIR"):
