@@ -66,7 +66,8 @@ class Shelves:
         """The same listing with what is asked of us. Raises Refused, PathAmbiguous."""
         segments = split_path(match.rest)
         shelf = self._shelves.get(segments[1]) if len(segments) > 1 else None
-        if shelf is None or isinstance(call, SocketCall):
+        # Our ids are ASCII; what is no text at all cannot even be looked up.
+        if shelf is None or isinstance(call, SocketCall) or not "".join(segments).isascii():
             raise Refused("no_such_resource")
         resource = await shelf.find(call, match.listing, segments[2:])
         return Match(match.listing, self._route(call, match.listing, resource), match.rest)

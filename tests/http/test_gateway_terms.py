@@ -225,6 +225,13 @@ async def test_nothing_else_is_served(market: Market) -> None:
         assert answer.json()["call_id"] == answer.headers["farebox-call-id"]
 
 
+@pytest.mark.parametrize("of", ["streams/%ff", "%ff"])
+async def test_what_is_no_name_of_ours_is_not_found(market: Market, of: str) -> None:
+    market.sell()
+    answer = await market.client.get(f"{market.url}/v1/api/.farebox/{of}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "no_such_resource")
+
+
 async def test_what_is_sold_can_be_found(market: Market) -> None:
     spec = {
         "openapi": "3.1.0",
