@@ -15,7 +15,7 @@ from finance.store import Batch, Write
 from finance.x402.receipt import encode_response
 from finance.x402.values import Payment, Receipt
 from node.db.presence import Presence
-from node.gateway.forward import Answer, Forwarder
+from node.gateway.forward import Answer, Forwarder, UpstreamError
 from node.gateway.headers import to_caller
 from node.gateway.match import Match
 from node.gateway.ports import Seller
@@ -23,7 +23,7 @@ from node.gateway.request import Call, CallerGone
 from node.gateway.stream_events import counted
 from node.gateway.stream_socket import SocketCall
 from node.plans.gate import SubscriberGate
-from node.problems import Headers
+from node.problems import PROBLEMS, Headers
 from node.usage.calls import CallRecord
 from node.usage.models import Side
 from node.usage.streams import Streams
@@ -146,10 +146,9 @@ class Desk:
             bytes_out=bytes_out,
             route="" if match.route is None else match.route.name_for(call.method),
         )
-        if isinstance(call, SocketCall):
-            call.booked = record
-            if amount and match.route is not None:
-                call.minute_atoms = match.route.minute_atoms
+        call.booked = record
+        if isinstance(call, SocketCall) and amount and match.route is not None:
+            call.minute_atoms = match.route.minute_atoms
         return record
 
     def book(self, record: CallRecord) -> None:
@@ -161,6 +160,19 @@ class Desk:
             await self.seller.store.commit(Batch([record.write()], [record.increment()]))
         except FinanceError:
             log.exception("call %s could not be journaled", record.id)
+
+    def book_failure(
+        self,
+        call: Call,
+        match: Match,
+        error: UpstreamError,
+        payer: str | None = None,
+        scheme: str | None = None,
+    ) -> None:
+        """An API that gives no answer has failed like one that says so."""
+        if call.booked is None:
+            status = PROBLEMS[error.code][0]
+            self.book(self.record(call, match, status, call.sent, payer, scheme, error=error.code))
 
     async def pass_on(
         self,

@@ -58,7 +58,7 @@ from node.gateway.desk import (
     unsettled,
     with_length,
 )
-from node.gateway.forward import BUFFER_BYTES, Answer
+from node.gateway.forward import BUFFER_BYTES, Answer, UpstreamError
 from node.gateway.headers import to_caller
 from node.gateway.match import Match
 from node.gateway.onchain_streams import goes_on, open_late, open_stream
@@ -102,11 +102,15 @@ async def _serve(
     desk: Desk, call: Call, match: Match, payment: Payment, spool: Spool
 ) -> Later | None:
     purchase = _purchase(call, match, payment, spool)
-    with _alone(desk, purchase.authorization.key):
-        known = await _find_taken(desk, purchase)
-        if known is None:
-            return await _serve_new(desk, purchase)
-        return await _serve_known(desk, purchase, known)
+    try:
+        with _alone(desk, purchase.authorization.key):
+            known = await _find_taken(desk, purchase)
+            if known is None:
+                return await _serve_new(desk, purchase)
+            return await _serve_known(desk, purchase, known)
+    except UpstreamError as error:
+        desk.book_failure(call, match, error, purchase.authorization.payer, purchase.scheme)
+        raise
 
 
 def _purchase(call: Call, match: Match, payment: Payment, spool: Spool) -> Purchase:

@@ -12,7 +12,7 @@ from node.gateway.headers import to_caller
 from node.gateway.purchase import Purchase, receipt_of
 from node.gateway.request import CallerGone
 from node.gateway.stream_events import EVENTS_SECONDS, give_events
-from node.gateway.stream_socket import SWITCHING, SocketCall
+from node.gateway.stream_socket import SWITCHING
 from node.gateway.voucher import Later, send_all
 from node.problems import Headers
 
@@ -46,8 +46,8 @@ async def open_late(desk: Desk, purchase: Purchase, kept: KeptAnswer, tx_hash: s
         headers = to_caller(answer.raw_headers, match.route.upstream, paid=True)
         headers = await _opened(desk, purchase, kept, with_length(headers, answer.length), tx_hash)
         call.id = kept.call_id
-        if isinstance(call, SocketCall):  # in the books since its first request
-            desk.record(call, match, answer.status, 0, payer, scheme, purchase.amount_atoms)
+        # In the books since its first request.
+        desk.record(call, match, answer.status, 0, payer, scheme, purchase.amount_atoms)
         later = await _give(desk, purchase, answer, headers)
         return later
     finally:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from node.problems import Headers
-from node.usage.calls import new_call_id
+from node.usage.calls import CallRecord, new_call_id
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -39,7 +39,8 @@ class BodyTooLarge(Exception):
 
 
 class Call:
-    """A request and what becomes of it. `body_digest` is known once the body was read."""
+    """A request and what becomes of it. `body_digest` is known once the body was read, `booked`
+    once its row was made."""
 
     __slots__ = (
         "_digested",
@@ -56,6 +57,7 @@ class Call:
         "at_ms",
         "begun",
         "body_digest",
+        "booked",
         "demo",
         "failure",
         "headers",
@@ -85,6 +87,7 @@ class Call:
         self.headers: Headers = scope["headers"]
         self.max_body_bytes = max_body_bytes
         self.body_digest = EMPTY_DIGEST
+        self.booked: CallRecord | None = None
         self.failure: Exception | None = None
         # Whose quota pays for it instead of money (node.usage.quotas); no minutes are due then.
         self.subject = ""

@@ -38,7 +38,7 @@ from node.gateway.desk import (
     Unsettled,
     framed,
 )
-from node.gateway.forward import Made
+from node.gateway.forward import Made, UpstreamError
 from node.gateway.match import Match
 from node.gateway.onchain import give_settled, serve_onchain
 from node.gateway.refund import serve_refund
@@ -182,11 +182,15 @@ async def _serve_payment(
 
 
 async def _serve_free(desk: Desk, call: Call, match: Match) -> None:
-    answer = await desk.forwarder.fetch(call, match)
     try:
-        await desk.pass_on(call, match, answer)
-    finally:
-        answer.close()
+        answer = await desk.forwarder.fetch(call, match)
+        try:
+            await desk.pass_on(call, match, answer)
+        finally:
+            answer.close()
+    except UpstreamError as error:
+        desk.book_failure(call, match, error)
+        raise
 
 
 async def _serve_own(desk: Desk, call: Call, match: Match) -> None:

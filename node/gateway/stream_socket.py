@@ -41,14 +41,13 @@ class StreamOpened(Exception):
 
 
 class SocketCall(Call):
-    """A handshake. `line` is the upstream's end once it agreed, `booked` the call's row, and
-    `stream` what was opened; `minute_atoms` as in Route, once it was paid so."""
+    """A handshake. `line` is the upstream's end once it agreed, and `stream` what was opened;
+    `minute_atoms` as in Route, once it was paid so."""
 
     __slots__ = (
         "_secrets",
         "_streams",
         "accepted",
-        "booked",
         "handshake",
         "line",
         "minute_atoms",
@@ -63,7 +62,6 @@ class SocketCall(Call):
         self._given = 0  # a handshake has no body
         self.handshake = Handshake.new(scope.get("subprotocols", ()))
         self.line: WebSocket | None = None
-        self.booked: CallRecord | None = None
         self.accepted = False
         self.minute_atoms = 0
         self.stream: Stream | None = None

@@ -63,6 +63,9 @@ async def serve_subscriber(desk: Desk, gate: SubscriberGate, call: Call, match: 
     reservation = await _reserve(gate, held, call)
     try:
         await _serve_reserved(desk, gate, call, match, held, reservation, pace)
+    except UpstreamError as error:
+        desk.book_failure(call, match, error, held.subject, SCHEME)
+        raise
     finally:
         if not reservation.committed:
             reservation.release()

@@ -87,6 +87,9 @@ async def serve_voucher(
         # Another process charged this channel meanwhile; learn what it did.
         await channels.reload(channel.key)
         raise ChannelRefusal(CumulativeMismatch("The channel has moved on."), channel) from None
+    except UpstreamError as error:
+        desk.book_failure(call, match, error, channel.payer, BATCH_SETTLEMENT_SCHEME)
+        raise
     finally:
         channels.release(channel, turn)
 

@@ -141,6 +141,30 @@ async def test_an_answer_that_breaks_off_costs_nothing(market: Market, size: int
     assert (await market.buy(payer, "/v1/api/echo")).status_code == 200
 
 
+async def test_an_api_that_gives_no_answer_has_failed_in_the_books(market: Market) -> None:
+    """As one that answers with an error: its owner sees it among the errors, and is told."""
+    market.sell()
+    market.sell("free", price_atoms=0)
+    market.sell("gone", base=f"http://127.0.0.1:{free_port()}")
+    market.seller.egress.allow_also(["127.0.0.1"])
+    payer = await market.payer()
+    for path in ("/v1/gone/echo", "/v1/api/break/1000"):
+        assert (await market.buy(payer, path)).status_code >= 502
+    with pytest.raises(httpx.RemoteProtocolError):
+        await market.buy(payer, "/v1/api/break/400000")
+    assert (await market.client.get(market.url + "/v1/free/break/1000")).status_code == 502
+    await market.settled()
+    known = "SELECT path, status, error, payer, amount_atoms FROM call"
+    who = "0x" + payer.config.payer.hex()
+    assert {tuple(row) for row in market.rows(known)} == {
+        ("/echo", 504, "upstream_unreachable", who, 0),
+        ("/break/1000", 502, "upstream_failed", who, 0),
+        ("/break/400000", 502, "upstream_failed", who, 0),
+        ("/break/1000", 502, "upstream_failed", None, 0),
+    }
+    assert tuple(market.rows("SELECT SUM(calls), SUM(errors) FROM call_rollup")[0]) == (4, 4)
+
+
 async def test_a_long_answer_is_streamed_and_charged_once(market: Market) -> None:
     market.sell()
     payer = await market.payer()

@@ -128,7 +128,14 @@ async def test_an_exact_payment_for_a_failed_call_can_be_used_again(
     headers = header(await market.offer("/v1/api/status/500"), payment)
     failed = await get(market, headers, "/v1/api/status/500")
     assert failed.status_code == 500 and "payment-response" not in failed.headers
+    assert (await get(market, headers, "/v1/api/break/1000")).status_code == 502
     assert world.count(PaymentState.RELEASED) == 1
+    await market.settled()
+    failures = market.rows("SELECT status, error, scheme FROM call")
+    assert {*map(tuple, failures)} == {
+        (500, "upstream_status", "exact"),
+        (502, "upstream_failed", "exact"),
+    }
     assert (await get(market, headers)).status_code == 200
     assert usdc_of(world.chain, world.wallet.address) == PRICE
 
