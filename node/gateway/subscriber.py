@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec import structs
 from sqlalchemy import text
 
 from finance.errors import FinanceError
@@ -25,7 +26,8 @@ from node.gateway.voucher import send_all
 from node.lines.events import asks_for_events
 from node.plans.gate import Held, SubscriberGate
 from node.plans.terms import Beyond
-from node.problems import Headers
+from node.problems import PROBLEMS, Headers
+from node.usage.calls import replaced
 from node.usage.quotas import METER_HEADER, Meter, QuotaExceeded, Reservation, begins_anew
 from node.usage.rates import RateLimited
 
@@ -33,7 +35,9 @@ SCHEME: Final = "plan"
 WAYS_STOP: Final = ("wait", "upgrade_plan", "ask_override")
 _ASK_BY_NAME: Final = "upgrade, or say `Accept: text/event-stream` and pay for this one."
 
-_BROKEN = text("UPDATE call SET error = 'upstream_failed' WHERE id = :id")
+_BROKEN = text(
+    "UPDATE call SET status = :status, error = :error, bytes_out = :bytes_out WHERE id = :id"
+)
 
 
 class PayInstead(Exception):
@@ -179,9 +183,12 @@ async def _give_long(
     """A long answer is counted before its first byte, and taken back if it breaks off."""
     try:
         await send_all(call, answer, headers)
-    except UpstreamError:
-        broken = Write(_BROKEN, {"id": call.id}, rows=None)
-        await desk.seller.store.commit(Batch([broken, reservation.take_back()]))
+    except UpstreamError as error:
+        assert call.booked is not None
+        known = {"status": PROBLEMS[error.code][0], "error": error.code, "bytes_out": call.sent}
+        broken = Write(_BROKEN, {"id": call.id, **known}, rows=None)
+        sums = replaced(call.booked, structs.replace(call.booked, **known))
+        await desk.seller.store.commit(Batch([broken, reservation.take_back()], sums))
         raise
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import text
 
@@ -155,11 +156,20 @@ async def test_a_payment_beside_a_plan_that_serves_stays_unused(seller: Seller) 
     assert await seller.market.charged(payer) == 0
 
 
-async def test_what_the_upstream_refused_is_not_counted(seller: Seller) -> None:
+async def test_what_the_upstream_refused_or_broke_off_is_an_error_that_is_not_counted(
+    seller: Seller,
+) -> None:
     customer = await seller.subscribe(seller.plan())
     assert (await seller.call(customer, "/v1/api/status/500")).status_code == 500
+    assert (await seller.call(customer, "/v1/api/break/1000")).status_code == 502
+    with pytest.raises(httpx.RemoteProtocolError):
+        await seller.call(customer, "/v1/api/break/400000")
     await seller.market.settled()
     assert (await seller.look(customer))["used"]["calls"] == 0
+    failed = "SELECT count(*) FROM call WHERE status >= 500 AND payer = :who"
+    summed = "SELECT SUM(calls), SUM(errors) FROM call_rollup WHERE key_id = :who"
+    assert seller.rows(failed, who="sub:" + customer.id)[0][0] == 3
+    assert tuple(seller.rows(summed, who="sub:" + customer.id)[0]) == (3, 3)
 
 
 async def test_calls_come_no_faster_than_the_plan_says(seller: Seller) -> None:
