@@ -25,7 +25,7 @@ from node.gateway.own import OWN_PATH, Shelf, Shelves
 from node.gateway.plans import Counter, PlanShelf
 from node.gateway.ports import Seller
 from node.gateway.request import BodyTooLarge, Call, CallerGone, Receive, Scope, Send
-from node.gateway.serve import give_problem, problem_of, serve
+from node.gateway.serve import give_problem, preflight, problem_of, serve
 from node.gateway.stream_minutes import SHELF, Minutes
 from node.gateway.stream_socket import SocketCall, StreamOpened
 from node.gateway.subscriptions import SubscriptionShelf
@@ -204,6 +204,9 @@ class Gateway:
             await serve(self._desk, call, match)
         elif call.method in ("GET", "HEAD"):
             await self._serve_own(call, path)
+        elif call.method == "OPTIONS":
+            # The official clients name a content type even where they ask for a list.
+            await preflight(call)
         else:
             raise Refused("no_such_resource")
 

@@ -63,7 +63,7 @@ async def serve(desk: Desk, call: Call, match: Match) -> None:
     """Serve one call. Raises Refused, and what fetching and storing raise."""
     route = match.route
     if route is None:
-        return await _preflight(call)
+        return await preflight(call)
     socket = isinstance(call, SocketCall)
     if socket and (call.demo or (match.listing.demo and not match.listing.paused)):
         raise Refused("demo_without_streams")
@@ -249,7 +249,7 @@ async def _give_402(call: Call, header: bytes, body: bytes, more: Headers | None
     await call.answer(402, headers, body)
 
 
-async def _preflight(call: Call) -> None:
+async def preflight(call: Call) -> None:
     """CORS, answered here: the upstream would do work for it that nobody paid."""
     asked = b"*"
     for name, value in call.headers:

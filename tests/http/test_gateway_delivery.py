@@ -263,6 +263,23 @@ async def test_a_preflight_is_answered_without_the_upstream(market: Market) -> N
     assert (await market.client.options(market.url + "/v1/api/echo")).status_code == 402
 
 
+async def test_a_page_may_look_for_what_is_sold(market: Market) -> None:
+    """The official clients send `Content-Type` with it, and so a browser asks first."""
+    wish = {
+        "Access-Control-Request-Method": "GET",
+        "Access-Control-Request-Headers": "content-type",
+    }
+    url, page = market.url + "/discovery/resources", {"Origin": "https://shop.example"}
+    asked = await market.client.options(url, headers=page | wish)
+    assert (asked.status_code, asked.headers["access-control-allow-headers"]) == (
+        204,
+        "content-type",
+    )
+    assert asked.headers["access-control-allow-origin"] == "*"
+    found = await market.client.get(url, headers=page | {"Content-Type": "application/json"})
+    assert (found.status_code, found.headers["access-control-allow-origin"]) == (200, "*")
+
+
 async def test_a_page_that_may_pay_may_read_what_it_paid_for(market: Market) -> None:
     market.sell()
     market.sell("free", price_atoms=0)
