@@ -163,13 +163,11 @@ def _check_listing(connection: Connection, listing_id: str) -> None:
 
 
 def _check_name(connection: Connection, listing_id: str, name: str, but: str) -> None:
-    same = select(col(Plan.id)).where(
-        col(Plan.listing_id) == listing_id,
-        func.lower(col(Plan.name)) == name.lower(),
-        col(Plan.retired_at).is_(None),
-        col(Plan.id) != but,
+    others = select(col(Plan.name)).where(
+        col(Plan.listing_id) == listing_id, col(Plan.retired_at).is_(None), col(Plan.id) != but
     )
-    if connection.scalar(same) is not None:
+    # SQLite knows no other capitals than A to Z.
+    if name.casefold() in {each.casefold() for each in connection.scalars(others)}:
         raise PlanTaken("The listing has a plan of this name already.")
 
 

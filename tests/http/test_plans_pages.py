@@ -165,8 +165,10 @@ def test_a_free_plan_stays_free_and_names_are_taken_once(console: Console) -> No
     [plan_id] = rows(console, "SELECT id FROM plan")[0]
     dearer = console.send(admin, f"{PLANS}/{plan_id}", **FORM)
     assert dearer.status_code == 422 and "stays free" in dearer.text
-    again = console.send(admin, PLANS, **{**FORM, "name": "pro"})
-    assert again.status_code == 422 and "of this name already" in again.text
+    console.send(admin, PLANS, **{**FORM, "name": "Über"})
+    for name in ("pro", "Über", "ÜBER"):
+        again = console.send(admin, PLANS, **{**FORM, "name": name})
+        assert again.status_code == 422 and "of this name already" in again.text
 
 
 def test_customers_stand_with_what_they_use_the_same_in_page_api_and_csv(
