@@ -116,12 +116,13 @@ def fields_of(operation: Operation) -> tuple[Field, ...]:
         place = parameter.get("in")
         if place in ("path", "query", "header"):
             required = place == "path" or parameter.get("required") is True
-            example, about = _example(parameter), _text(parameter.get("description"))
+            example = _typed(_first(_example(parameter)))
+            about = _text(parameter.get("description"))
             found.append(Field(parameter["name"], place, required, example, about))
     media_type, media = _media(operation)
     if media_type:
         required = _mapping(operation.get("requestBody")).get("required") is True
-        found.append(Field(media_type, "body", required, _example(media)))
+        found.append(Field(media_type, "body", required, _typed(_example(media))))
     return tuple(found)
 
 
@@ -229,18 +230,27 @@ def _media(operation: Operation) -> tuple[str, dict[str, Any]]:
     return "", {}
 
 
-def _example(holder: Mapping[str, Any]) -> str:
-    """The example of a parameter or body as text, wherever OpenAPI lets it stand."""
+def _example(holder: Mapping[str, Any]) -> Any:
+    """The example of a parameter or body, wherever OpenAPI lets it stand; None without one."""
     schema = _mapping(holder.get("schema"))
     examples = _mapping(holder.get("examples"))
-    named = [each["value"] for each in examples.values() if _mapping(each).get("value")]
-    given = [holder.get("example"), *named, schema.get("example")]
-    given += [*_list(schema.get("examples")), schema.get("default"), *_list(schema.get("enum"))]
-    for value in given:
-        if value is not None:
-            return _text(value) or json.dumps(value, ensure_ascii=False)
-    made = _from_properties(schema)
-    return json.dumps(made, ensure_ascii=False) if made else ""
+    given = [holder.get("example"), *(_mapping(each).get("value") for each in examples.values())]
+    given += [schema.get("example"), *_list(schema.get("examples"))]
+    given += [schema.get("default"), *_list(schema.get("enum"))]
+    found = next((value for value in given if value is not None), None)
+    return found if found is not None else _from_properties(schema) or None
+
+
+def _first(value: Any) -> Any:
+    """Of a list, which every style of parameter joins in another way, what all write alike."""
+    return next(iter(value), None) if isinstance(value, list) else value
+
+
+def _typed(value: Any) -> str:
+    """As it stands in a form: text as it is, nothing as nothing, all else as JSON."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _from_properties(schema: Mapping[str, Any]) -> dict[str, Any]:
