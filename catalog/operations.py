@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 from catalog.reading import is_too_deep
 
@@ -107,14 +108,14 @@ def _resolve(
 
 
 def look_up(root: Any, reference: str) -> Any:
-    """What `#/a/b` refers to. Raises LookupError."""
+    """What `#/a/b` refers to (RFC 6901, section 6). Raises LookupError."""
     if reference == "#":
         return root
     if not reference.startswith("#/"):
         raise LookupError(reference)
     value = root
     for part in reference[2:].split("/"):
-        key = part.replace("~1", "/").replace("~0", "~").replace("%7B", "{").replace("%7D", "}")
+        key = unquote(part).replace("~1", "/").replace("~0", "~")
         if isinstance(value, list) and key.isascii() and key.isdigit() and len(key) < 7:
             value = value[int(key)]
         elif isinstance(value, dict):

@@ -68,6 +68,19 @@ def test_a_parameter_that_stands_in_another_operation_is_found() -> None:
     assert found["GET", "/then/{city}"]["parameters"] == [city]
 
 
+@pytest.mark.parametrize("written", ["%7bcity%7d~1at%20noon", "{city}~1at%20noon"])
+def test_a_reference_is_read_as_the_fragment_of_an_address(written: str) -> None:
+    """RFC 6901, section 6: percent-escapes of any sign, in either case."""
+    answers = {"responses": {"200": {"description": "ok"}}}
+    city = {"name": "city", "in": "path", "required": True, "schema": {"type": "string"}}
+    paths = {
+        "/now/{city}/at noon": {"parameters": [city], "get": answers | {"summary": "At noon"}},
+        "/then/{city}": {"$ref": f"#/paths/~1now~1{written}"},
+    }
+    found = spec_operations(parse_spec(spec_text(paths=paths)))
+    assert found["GET", "/then/{city}"]["summary"] == "At noon"
+
+
 @pytest.mark.parametrize("path", ["/stations?kind=dear", "/#Stations"])
 def test_a_path_with_a_query_is_told_since_no_price_of_it_would_be_met(path: str) -> None:
     answers = {"responses": {"200": {"description": "ok"}}}
