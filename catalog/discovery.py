@@ -254,7 +254,7 @@ def _price(entry: Mapping[str, Any]) -> int:
 def _template(path: str) -> str:
     """The path with `{name}` for parameters, whichever way they were written."""
     segments = [re.sub(r"^:([A-Za-z0-9_]+)$", r"{\1}", part) for part in path.split("/")]
-    return "/" + "/".join(segments).strip("/")
+    return "/" + "/".join(segments).lstrip("/")
 
 
 def _farebox(extension: object, parts: SplitResult) -> tuple[str, bool]:
@@ -294,7 +294,7 @@ def _listing(origin: str, members: Sequence[Resource]) -> FoundListing:
     routes = tuple(
         FoundRoute(
             each.method,
-            "/" + each.path[len(base) :].strip("/"),
+            "/" + each.path[len(base) :].lstrip("/"),
             each.price_atoms,
             each.description,
             each.declaration,
@@ -318,7 +318,8 @@ def _listing(origin: str, members: Sequence[Resource]) -> FoundListing:
 def _unique(routes: Iterable[FoundRoute]) -> tuple[FoundRoute, ...]:
     found: dict[tuple[str, str], FoundRoute] = {}
     for route in routes:
-        found.setdefault((route.method, re.sub(r"\{[^{}]*\}", "{}", route.path)), route)
+        shape = re.sub(r"\{[^{}]*\}", "{}", route.path.rstrip("/"))
+        found.setdefault((route.method, shape), route)
     return tuple(sorted(found.values(), key=lambda each: (each.path, each.method)))
 
 

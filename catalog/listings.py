@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, unquote_to_bytes
 
 from catalog.models import Listing, ListingMode, PriceUnit, RoutePrice, Sample
-from catalog.operations import Operation, spec_operations
+from catalog.operations import Operation, spec_operations, written_path
 from catalog.samples import NO_ANSWERS, DemoBook, make_book
 
 ANY = "*"
@@ -42,6 +42,11 @@ class PricedRoute:
     price_atoms: int
     operation: Operation = field(default_factory=dict)
     unit: PriceUnit = PriceUnit.CALL
+
+    @property
+    def path(self) -> str:
+        """As it is asked for."""
+        return written_path(self.template, self.operation)
 
 
 @dataclass(frozen=True, slots=True)

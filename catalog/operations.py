@@ -14,6 +14,7 @@ Operation = Mapping[str, Any]
 Operations = Mapping[tuple[str, str], Operation]
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
+_WRITTEN = "x-farebox-path"  # ours, in an operation
 # References of references; beyond this depth nobody reads on.
 _MAX_DEPTH = 6
 # References that fan out multiply; what is beyond these many values becomes {}.
@@ -55,10 +56,18 @@ def spec_operations(spec: str) -> Operations:
             for method in METHODS:
                 if isinstance(item.get(method), dict):
                     budget.renew()
-                    found[method.upper(), template] = _operation(
-                        document, item, item[method], budget
-                    )
+                    operation = _operation(document, item, item[method], budget)
+                    found[method.upper(), template] = {
+                        **operation,
+                        _WRITTEN: f"/{path.lstrip('/')}",
+                    }
     return found
+
+
+def written_path(template: str, operation: Operation) -> str:
+    """A template as its specification writes it: many servers redirect whoever leaves out the
+    slash at its end, which counts for nothing where requests are matched."""
+    return str(operation.get(_WRITTEN, template))
 
 
 def path_item(document: dict[str, Any], given: Any) -> dict[str, Any]:

@@ -321,7 +321,7 @@ def _declared_samples(listing_id: str, found: FoundListing, now: int) -> Iterato
             "id": _DECLARED + secrets.token_hex(8),
             "listing_id": listing_id,
             "method": route.method,
-            "template": route.path,
+            "template": "/" + route.path.strip("/"),
             "target": route.path,
             "request_headers": "[]",
             "request_type": "",

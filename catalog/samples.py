@@ -127,10 +127,10 @@ def fields_of(operation: Operation) -> tuple[Field, ...]:
 
 
 def make_request(
-    method: str, template: str, fields: Iterable[Field], values: Mapping[tuple[str, str], str]
+    method: str, path: str, fields: Iterable[Field], values: Mapping[tuple[str, str], str]
 ) -> SampleRequest:
     """The request with these values, by (place, name). Raises SampleInvalid."""
-    path, query, headers, body, media_type = template, [], [], "", ""
+    template, query, headers, body, media_type = "/" + path.strip("/"), [], [], "", ""
     for wanted in fields:
         value = values.get((wanted.place, wanted.name), "")
         if not value and wanted.required:

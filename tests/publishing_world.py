@@ -77,6 +77,7 @@ class Weather:
         app.router.add_get("/forecast/{city}", self._forecast)
         app.router.add_get("/stations", self._stations)
         app.router.add_post("/reports", self._report)
+        app.router.add_get("/archive/", self._stations)
         app.router.add_get("/leak", self._leak)
         app.router.add_get("/big", self._big)
         app.router.add_get("/away", self._away)

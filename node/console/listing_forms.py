@@ -18,7 +18,7 @@ from catalog.drafts import (
 from catalog.errors import ListingInvalid, SampleInvalid
 from catalog.listings import ANY, REST
 from catalog.models import PriceUnit
-from catalog.operations import spec_operations
+from catalog.operations import spec_operations, written_path
 from catalog.samples import Field, SampleRequest, check_request, fields_of, make_request
 from finance.money import Usdc
 from node.console.forms import Form
@@ -174,8 +174,9 @@ def read_requests(form: Mapping[str, str], chosen: Sequence[str], spec: str) -> 
     for key in chosen:
         if key not in operations:
             raise SampleInvalid("The specification has changed; choose again.")
-        method, path = operations[key]
-        fields = fields_of(described[method, path])
+        method, template = operations[key]
+        operation = described[method, template]
+        path, fields = written_path(template, operation), fields_of(operation)
         values = {(f.place, f.name): form.get(field_name(key, f), "") for f in fields}
         requests.append(make_request(method, path, fields, values))
     return requests

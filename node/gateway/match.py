@@ -230,7 +230,7 @@ def _upstream(listing: PricedListing, sale: Sale, unseal: Callable[[str], bytes]
 
 
 def _terms(listing: PricedListing, priced: PricedRoute, sale: Sale) -> Terms:
-    path = "" if priced.template == REST else priced.template
+    path = "" if priced.template == REST else priced.path
     extensions = {**payment_identifier_extension(), **_discovery(listing, priced)}
     if priced.unit is PriceUnit.MINUTE:
         extensions |= {FAREBOX: {"unit": priced.unit.value, "base": sale.address(listing)}}
@@ -250,6 +250,6 @@ def _discovery(listing: PricedListing, priced: PricedRoute) -> Mapping[str, obje
     if not priced.operation or priced.method == ANY:
         return {}
     # From the host's root on: catalogs put it behind the resource's origin.
-    template = f"/v1/{listing.slug}" + priced.template.replace("{", ":").replace("}", "")
+    template = f"/v1/{listing.slug}" + priced.path.replace("{", ":").replace("}", "")
     parameters = template if "{" in priced.template else None
     return bazaar_extension(priced.method, priced.operation, parameters)

@@ -102,7 +102,7 @@ def _explained(route: PricedRoute) -> Explained:
     return Explained(
         key=f"{route.method} {route.template}",
         method=route.method,
-        path=route.template,
+        path=route.path,
         price_atoms=route.price_atoms,
         summary=_text(operation.get("summary")),
         description=_text(operation.get("description")),

@@ -534,6 +534,17 @@ async def test_the_shown_curl_makes_the_call_that_the_form_makes(console: Consol
     }
 
 
+async def test_a_path_that_ends_with_a_slash_is_listed_and_called_with_it(
+    market: Market, console: Console
+) -> None:
+    market.sell("weather", spec=SPEC.replace("{city}", "{city}/"))
+    await read(console.engine, market.url)
+    [(listing_id,)] = rows(console.engine, "SELECT id FROM listing")
+    page = f"/catalog/{listing_id}?op=GET+/forecast/%7Bcity%7D"
+    shown = (await asyncio.to_thread(console.client(Role.ADMIN).get, page)).text
+    assert "/the-weather/forecast/lisbon/ " in html.unescape(shown)
+
+
 async def test_demo_without_a_sample_is_404_and_free_and_the_own_example_is_given(
     console: Console,
 ) -> None:

@@ -136,6 +136,20 @@ def test_two_steps_make_a_listing_that_the_gateway_sells(
     assert listing.answers.find("GET", b"/forecast/lisbon", b"days=3", ("", "")) is not None
 
 
+def test_a_path_that_ends_with_a_slash_is_asked_with_it(
+    console: Console, owner: httpx.Client, api: Weather
+) -> None:
+    """As Django and others have it, which redirect whoever leaves it out, or know nothing."""
+    spec = spec_text(paths={"/archive/": {"get": SPEC["paths"]["/stations"]["get"]}})
+    draft = draft_of(console.send(owner, "/listings/new", **details(api, spec=spec)))
+    console.send(owner, f"{draft}/samples", operation=operation_key("GET", "/archive"))
+    done = console.send(owner, f"{draft}/publish", price="0.001")
+    assert done.status_code == 303, done.text
+    [listing] = _own_listings(console.engine)
+    assert listing.answers.operations == ["GET /archive"]
+    assert listing.answers.find("GET", b"/archive/", b"", ("", "")) is not None
+
+
 def test_draft_survives_reload_and_sign_out(
     console: Console, owner: httpx.Client, api: Weather
 ) -> None:
