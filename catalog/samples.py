@@ -20,6 +20,8 @@ MAX_REQUEST_BYTES = 64 * 1024
 MAX_TARGET_CHARACTERS = 2000
 MAX_SAMPLES = 50  # of one listing
 JSON_TYPE = "application/json"
+# What stands for itself in a path and query as people write them.
+PLAIN_SIGNS: Final = "/?&=%:@!$'()*+,;~-._[]"
 
 # What helps to read the body. Everything else may name a person, a session or a server.
 _KEPT_HEADERS = frozenset(("content-type", "content-language", "content-disposition", "link"))
@@ -143,6 +145,7 @@ def make_request(
             headers.append((wanted.name, value))
         elif value:
             body, media_type = value, wanted.name
+    path = quote(path, safe=PLAIN_SIGNS + "{}")
     target = path + ("?" + "&".join(query) if query else "")
     request = SampleRequest(method, template, target, tuple(headers), body, media_type)
     check_request(request)

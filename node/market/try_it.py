@@ -25,6 +25,7 @@ from catalog.samples import (
     JSON_TYPE,
     MAX_BODY_BYTES,
     MAX_SAMPLES,
+    PLAIN_SIGNS,
     SampleRequest,
     check_request,
     kept_headers,
@@ -187,7 +188,7 @@ def make_wanted(operations: tuple[Explained, ...], wanted: Wanted) -> SampleRequ
         return make_request(operation.method, operation.path, operation.fields, wanted.values)
     if wanted.method not in METHODS:
         raise SampleInvalid(f"The method is one of {', '.join(METHODS)}.")
-    path = quote(wanted.path.strip(), safe="/?&=%:@!$'()*+,;~-._[]")
+    path = quote(wanted.path.strip(), safe=PLAIN_SIGNS)
     path = path if path.startswith("/") else f"/{path}"
     kind = JSON_TYPE if wanted.body else ""
     request = SampleRequest(wanted.method, path.partition("?")[0], path, (), wanted.body, kind)

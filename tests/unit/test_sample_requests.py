@@ -26,6 +26,14 @@ def test_an_example_that_is_empty_asks_for_nothing(parameter: dict[str, Any]) ->
     assert asked(parameter) == "/find"
 
 
+def test_a_path_of_any_script_is_asked_for_as_an_address() -> None:
+    [city] = fields_of({"parameters": [{"name": "straße", "in": "path", "example": "Ä b"}]})
+    values = {("path", "straße"): city.example}
+    request = make_request("GET", "/städte/{straße}/um 12%20Uhr", [city], values)
+    assert request.target == "/st%C3%A4dte/%C3%84%20b/um%2012%20Uhr"
+    assert request.template == "/städte/{straße}/um 12%20Uhr"
+
+
 def test_of_a_list_the_first_entry_is_asked_for() -> None:
     """How several are joined depends on style and server; one is written alike in all."""
     assert asked({"example": ["rain", "wind"]}) == "/find?q=rain"
