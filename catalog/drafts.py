@@ -138,7 +138,9 @@ def parse_route(text: str) -> DraftRoute:
 def checked_route(
     method: str, path: str, price: Usdc, unit: PriceUnit = PriceUnit.CALL
 ) -> DraftRoute:
-    """Raises ListingInvalid for what is no method or no template."""
+    """Raises ListingInvalid for what is no method or no template. A slash at its end counts for
+    nothing, as where requests are matched."""
+    path = path.removesuffix("/") or path
     fits = len(path) <= PATH_CHARACTERS and _TEMPLATE.fullmatch(path)
     if method.upper() not in _METHODS or not fits:
         raise _no_route(f"{method} {path}")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from catalog.drafts import parse_route
 from catalog.listings import PathAmbiguous, PricedListing, compile_listing, split_path
 from catalog.models import Listing, RoutePrice
 
@@ -108,6 +109,15 @@ def test_an_escaped_price_is_met_however_its_path_is_written() -> None:
     assert cost(listing, "PUT", "/x%20y/1") == 4
     assert cost(listing, "GET", "/1*") == cost(listing, "GET", "/1%2a") == 5
     assert cost(listing, "GET", "/50%25") == 6
+
+
+@pytest.mark.parametrize("typed", ["/users/{id}/", "/users/{id}"])
+def test_a_price_may_be_typed_as_the_specification_writes_its_path(typed: str) -> None:
+    route = parse_route(f"GET {typed}=0.01")
+    spec = {"paths": {"/users/{id}/": {"get": {}}}}
+    listing = compiled((route.method, route.path, int(route.price)), spec=spec)
+    assert cost(listing, "GET", "/users/1/") == cost(listing, "GET", "/users/1") == 10_000
+    assert len(listing.routes) == 2  # and all the rest
 
 
 @pytest.mark.parametrize(
