@@ -22,6 +22,7 @@ _BODY_TYPES = (
     ("application/x-www-form-urlencoded", "form-data"),
     ("text/plain", "text"),
 )
+_NO_PARAMETERS = ("accept", "authorization", "content-type")  # OpenAPI 3.1, section 4.8.12.2.1
 # Deeper schemas say no more to a buyer who reads a catalog.
 _MAX_DEPTH = 12
 
@@ -82,11 +83,11 @@ def _input_properties(method: str) -> _Json:
 
 
 def _describe_parameters(info: _Json, properties: _Json, operation: Mapping[str, Any]) -> None:
-    for place, name in (("query", "queryParams"), ("path", "pathParams")):
+    for place, name in (("query", "queryParams"), ("path", "pathParams"), ("header", "headers")):
         parameters = [
             parameter
             for parameter in _dicts(operation.get("parameters"))
-            if parameter.get("in") == place and isinstance(parameter.get("name"), str)
+            if parameter.get("in") == place and _is_told(parameter)
         ]
         if not parameters:
             continue
@@ -94,9 +95,19 @@ def _describe_parameters(info: _Json, properties: _Json, operation: Mapping[str,
         required = [p["name"] for p in parameters if p.get("required") is True]
         properties[name] = _object(schemas, required)
         examples = {p["name"]: e for p in parameters if (e := _example(p)) is not None}
+        if place == "header":  # the SDK has but text there
+            examples = {key: each for key, each in examples.items() if isinstance(each, str)}
         # An example that lacks a required parameter would contradict its own schema.
         if examples and examples.keys() >= set(required):
             info[name] = examples
+
+
+def _is_told(parameter: _Json) -> bool:
+    """Whether it is one at all: of some headers OpenAPI says that they are not."""
+    name = parameter.get("name")
+    if not isinstance(name, str):
+        return False
+    return parameter.get("in") != "header" or name.lower() not in _NO_PARAMETERS
 
 
 def _describe_body(info: _Json, properties: _Json, operation: Mapping[str, Any]) -> None:

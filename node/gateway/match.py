@@ -15,6 +15,7 @@ from yarl import URL
 
 from catalog.listings import ANY, REST, PricedListing, PricedRoute, split_path
 from catalog.models import PriceUnit
+from catalog.operations import Operation
 from catalog.samples import secrets_of
 from finance.errors import FinanceError
 from finance.x402.extensions import bazaar_extension, payment_identifier_extension
@@ -252,4 +253,16 @@ def _discovery(listing: PricedListing, priced: PricedRoute) -> Mapping[str, obje
     # From the host's root on: catalogs put it behind the resource's origin.
     template = f"/v1/{listing.slug}" + priced.path.replace("{", ":").replace("}", "")
     parameters = template if "{" in priced.template else None
-    return bazaar_extension(priced.method, priced.operation, parameters)
+    return bazaar_extension(priced.method, _asked_of_buyers(listing, priced), parameters)
+
+
+def _asked_of_buyers(listing: PricedListing, priced: PricedRoute) -> Operation:
+    """Without the credential, which is ours to send."""
+    given, own = priced.operation.get("parameters"), listing.credential
+    parameters = [
+        each
+        for each in (given if isinstance(given, list) else ())
+        if isinstance(each, dict)
+        and (each.get("in"), str(each.get("name")).lower()) != (own.kind, own.name.lower())
+    ]
+    return {**priced.operation, "parameters": parameters}

@@ -545,6 +545,33 @@ async def test_a_path_that_ends_with_a_slash_is_listed_and_called_with_it(
     assert "/the-weather/forecast/lisbon/ " in html.unescape(shown)
 
 
+async def test_headers_that_an_api_asks_for_are_told_but_for_its_own_credential(
+    market: Market, console: Console
+) -> None:
+    asked = [
+        {"name": "city", "in": "path", "required": True, "example": "lisbon"},
+        {"name": "X-Unit", "in": "header", "required": True, "example": "metric"},
+        {"name": "X-Days", "in": "header", "schema": {"type": "integer"}, "example": 3},
+        {"name": "x-key", "in": "header", "required": True, "example": "yours"},
+        {"name": "Accept", "in": "header"},  # which counts for nothing there (OpenAPI 3.1)
+    ]
+    spec = json.loads(SPEC)
+    spec["paths"]["/forecast/{city}"]["get"]["parameters"] = asked
+    sealed = {"credential_kind": "header", "credential_name": "X-Key", "credential_secret": "00"}
+    market.sell("weather", spec=json.dumps(spec), **sealed)
+    await read(console.engine, market.url)
+    [(listing_id,)] = rows(console.engine, "SELECT id FROM listing")
+    api = console.api(Role.ADMIN)
+    answer = await asyncio.to_thread(api.get, f"/api/catalog/{listing_id}")
+    [operation, _] = answer.json()["operation_list"]
+    fields = [(each["name"], each["required"], each["example"]) for each in operation["values"]]
+    assert fields == [
+        ("city", True, "lisbon"),
+        ("X-Unit", True, "metric"),
+        ("X-Days", False, ""),
+    ]
+
+
 async def test_demo_without_a_sample_is_404_and_free_and_the_own_example_is_given(
     console: Console,
 ) -> None:
