@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from catalog.errors import SampleInvalid
 from catalog.models import Sample
@@ -20,6 +20,7 @@ MAX_REQUEST_BYTES = 64 * 1024
 MAX_TARGET_CHARACTERS = 2000
 MAX_SAMPLES = 50  # of one listing
 JSON_TYPE = "application/json"
+FORM_TYPE = "application/x-www-form-urlencoded"
 # What stands for itself in a path and query as people write them.
 PLAIN_SIGNS: Final = "/?&=%:@!$'()*+,;~-._[]"
 
@@ -124,7 +125,9 @@ def fields_of(operation: Operation) -> tuple[Field, ...]:
     media_type, media = _media(operation)
     if media_type:
         required = _mapping(operation.get("requestBody")).get("required") is True
-        found.append(Field(media_type, "body", required, _typed(_example(media))))
+        example = _example(media)
+        form = media_type == FORM_TYPE and isinstance(example, dict)
+        found.append(Field(media_type, "body", required, (_form if form else _typed)(example)))
     return tuple(found)
 
 
@@ -228,7 +231,7 @@ def _media(operation: Operation) -> tuple[str, dict[str, Any]]:
     """The request body to send: JSON if the operation takes it, else what it names first."""
     content = _mapping(_mapping(operation.get("requestBody")).get("content"))
     for name in (JSON_TYPE, *content):
-        if name in content and _is_plain(name):
+        if name in content and _is_plain(name.replace(" ", "")):
             return name, _mapping(content[name])
     return "", {}
 
@@ -254,6 +257,16 @@ def _typed(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     return json.dumps(value, ensure_ascii=False)
+
+
+def _form(values: Mapping[str, Any]) -> str:
+    """As a form is sent: each entry of a list by itself."""
+    pairs = (
+        (name, _typed(each))
+        for name, value in values.items()
+        for each in (value if isinstance(value, list) else [value])
+    )
+    return urlencode([*pairs])
 
 
 def _from_properties(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from catalog.samples import FORM_TYPE
+
 MAX_BYTES: Final = 64 * 1024
 _MAX_DEPTH = 12
 _MAX_NODES = 2_000
@@ -21,7 +23,7 @@ _METHODS = ("GET", "HEAD", "DELETE", "POST", "PUT", "PATCH")
 _WITH_BODY = ("POST", "PUT", "PATCH")
 _BODY_TYPES = {
     "json": "application/json",
-    "form-data": "multipart/form-data",
+    "form-data": FORM_TYPE,  # which can be typed, as multipart cannot
     "text": "text/plain",
 }
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,100}")

@@ -126,7 +126,7 @@ def _describe_output(
 ) -> None:
     responses = _dict(operation.get("responses"))
     success = next((_dict(responses[s]) for s in sorted(responses) if str(s)[:1] == "2"), {})
-    media = _dict(_dict(success.get("content")).get("application/json"))
+    media = _by_essence(_dict(success.get("content"))).get("application/json", {})
     if example is None:
         example = _example(media)
     if example is None:
@@ -137,10 +137,20 @@ def _describe_output(
 
 
 def _body_media(content: _Json) -> tuple[str, _Json]:
+    named = _by_essence(content)
     for media_type, body_type in _BODY_TYPES:
-        if media_type in content:
-            return body_type, _dict(content[media_type])
+        if media_type in named:
+            return body_type, named[media_type]
     return "json", {}
+
+
+def _by_essence(content: _Json) -> dict[str, _Json]:
+    """Media types without their parameters; what is JSON by another name is JSON."""
+    found: dict[str, _Json] = {}
+    for media_type, media in content.items():
+        essence = media_type.partition(";")[0].strip().lower()
+        found.setdefault("application/json" if essence.endswith("+json") else essence, _dict(media))
+    return found
 
 
 def _example(holder: _Json) -> Any:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from catalog.samples import fields_of, make_request
+from catalog.operations import Operation
+from catalog.samples import FORM_TYPE, JSON_TYPE, fields_of, make_request
+from catalog.schemas import read_declaration
+from finance.x402.extensions import bazaar_extension
 
 
 def asked(*parameters: dict[str, Any]) -> str:
@@ -32,6 +36,40 @@ def test_a_path_of_any_script_is_asked_for_as_an_address() -> None:
     request = make_request("GET", "/städte/{straße}/um 12%20Uhr", [city], values)
     assert request.target == "/st%C3%A4dte/%C3%84%20b/um%2012%20Uhr"
     assert request.template == "/städte/{straße}/um 12%20Uhr"
+
+
+def body_of(operation: Operation) -> tuple[str, str]:
+    """Content type and body of the request with the example as it is filled in."""
+    fields = fields_of(operation)
+    values = {(each.place, each.name): each.example for each in fields}
+    request = make_request("POST", "/send", fields, values)
+    return request.content_type, request.body
+
+
+def operation_with(media_type: str) -> dict[str, Any]:
+    properties = {
+        "To": {"type": "string", "example": "+351 21"},
+        "urgent": {"type": "boolean", "example": True},
+        "tags": {"type": "array", "example": ["a", "b"]},
+    }
+    schema = {"type": "object", "properties": properties}
+    return {"requestBody": {"content": {media_type: {"schema": schema}}}}
+
+
+def test_a_form_is_filled_in_as_one_here_and_at_other_nodes() -> None:
+    operation = operation_with(FORM_TYPE)
+    assert body_of(operation) == (FORM_TYPE, "To=%2B351+21&urgent=true&tags=a&tags=b")
+    declared = read_declaration(bazaar_extension("POST", operation)["bazaar"])
+    assert declared is not None and body_of(declared.operation) == body_of(operation)
+
+
+@pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "application/v1+json"])
+def test_json_by_another_name_is_sent_under_it_and_told_to_other_nodes(media_type: str) -> None:
+    operation = operation_with(media_type)
+    sent, body = body_of(operation)
+    assert sent == media_type and json.loads(body)["tags"] == ["a", "b"]
+    declared = read_declaration(bazaar_extension("POST", operation)["bazaar"])
+    assert declared is not None and body_of(declared.operation) == (JSON_TYPE, body)
 
 
 def test_of_a_list_the_first_entry_is_asked_for() -> None:
