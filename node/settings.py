@@ -67,12 +67,16 @@ def parse_bind(text: str) -> Bind:
 
 def default_data_dir() -> Path:
     """`~/.farebox`, unless FAREBOX_DATA_DIR says otherwise. Raises SettingsInvalid."""
-    given = os.environ.get("FAREBOX_DATA_DIR") or "~/.farebox"
+    return _of_home("data_dir", Path(os.environ.get("FAREBOX_DATA_DIR") or "~/.farebox"))
+
+
+def _of_home(name: str, path: Path) -> Path:
+    """With a `~` that no shell has replaced. Raises SettingsInvalid."""
     try:
-        return Path(given).expanduser()
+        return path.expanduser()
     except RuntimeError:
         raise SettingsInvalid(
-            f"FAREBOX_DATA_DIR: {given} is in nobody's home directory; write the whole path"
+            f"FAREBOX_{name.upper()}: {path} is in nobody's home directory; write the whole path"
         ) from None
 
 
@@ -265,7 +269,8 @@ def load_settings(data_dir: Path | None = None) -> Settings:
     if misspelt := [sentence for name in os.environ if (sentence := _meant(name))]:
         raise SettingsInvalid("; ".join(misspelt))
     try:
-        return Settings(data_dir=(data_dir or default_data_dir()).absolute())
+        given = _of_home("data_dir", data_dir) if data_dir else default_data_dir()
+        return Settings(data_dir=given.absolute())
     except ValidationError as error:
         raise SettingsInvalid("; ".join(_sentence(fault) for fault in error.errors())) from error
     except (SettingsError, tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
@@ -298,7 +303,7 @@ def resolve_passphrase(settings: Settings, ask: Callable[[], str] | None) -> str
     if settings.passphrase is not None:
         passphrase = settings.passphrase.get_secret_value()
     elif settings.passphrase_file is not None:
-        passphrase = _read_passphrase(settings.passphrase_file)
+        passphrase = _read_passphrase(_of_home("passphrase_file", settings.passphrase_file))
     elif ask is not None:
         passphrase = ask()
     else:

@@ -114,6 +114,21 @@ def test_data_directory_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         load_settings()
 
 
+def test_a_home_directory_that_no_shell_has_written_out_is_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `--data-dir=~/node`, a unit of systemd, or farebox.toml."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / "farebox.toml").write_text('passphrase_file = "~/secret"\n')
+    (tmp_path / "secret").write_text("from file\n")
+    settings = load_settings(Path("~/node"))
+    assert settings.data_dir == tmp_path / "node"
+    assert resolve_passphrase(settings, None) == "from file"
+    with pytest.raises(SettingsInvalid, match="nobody's home"):
+        load_settings(Path("~nobody-of-this-name/farebox"))
+
+
 @pytest.mark.parametrize(
     ("text", "bind", "loopback"),
     [
