@@ -13,7 +13,7 @@ from dataclasses import replace
 from finance.buying.answers import Sent, check_correction, check_receipt
 from finance.buying.channels import Channel
 from finance.buying.deposits import Deposits
-from finance.buying.limits import Spending
+from finance.buying.limits import Reservation, Spending
 from finance.buying.lost import ProvedLate
 from finance.buying.onchain import ChainView
 from finance.buying.pools import ChannelPools
@@ -181,7 +181,7 @@ class Bookkeeper:
         now = int(time.time())
         writes = [*also, ended(payment.order.purchase_id, verdict, now)]
         if verdict.never_sent and payment.reservation:
-            writes += self._spending.release(payment.reservation)
+            writes += self._given_back(payment.reservation, payment, channel)
         elif all(each.call_id != payment.order.purchase_id for each in channel.unresolved):
             channel.unresolved.append(payment.as_open())
         if payment.deposit is not None:
@@ -191,6 +191,17 @@ class Bookkeeper:
             writes.append(channel_stopped(channel, verdict.stop, now))
             channel.state = ChannelState.STOPPED
         await self._store.commit(Batch(writes, increments))
+
+    def _given_back(
+        self, reservation: Reservation, payment: Payment, channel: Channel
+    ) -> list[Write]:
+        """What was counted for a voucher that never left, unless it counts for one that did: it
+        is moved back to that."""
+        left = [each for each in channel.unresolved if each.cumulative <= payment.cumulative]
+        if not left:
+            return self._spending.release(reservation)
+        left[-1].reservation = reservation
+        return []
 
     def _announce_stop(self, payment: Payment, reason: str) -> Write:
         seller = payment.order.origin

@@ -171,3 +171,20 @@ async def hangs(seller: ScriptedSeller, _: Payment) -> tuple[int, Receipt | None
     """Charges nothing, and answers once a test lets it."""
     await seller.hang.wait()
     return 200, None
+
+
+async def wants_a_little_less(this: ScriptedSeller, _: Payment) -> tuple[int, Receipt | None]:
+    this.price -= 1
+    return 402, None
+
+
+async def says_its_channel_is_busy(this: ScriptedSeller, _: Payment) -> tuple[int, Receipt | None]:
+    this.busy = True
+    return 402, None
+
+
+async def takes_it_and_asks_again(
+    this: ScriptedSeller, payment: Payment
+) -> tuple[int, Receipt | None]:
+    charge(this, payment)
+    return 402, None

@@ -272,6 +272,19 @@ def broken_taken_for_unsent(patch: MonkeyPatch) -> None:
 
 @fault(
     7,
+    "what was counted for a voucher is given back with the one that was to replace it",
+    "test_a_voucher_that_never_left_takes_nothing_from_what_counts_for_the_one_before_it",
+)
+def count_given_back_with_another(patch: MonkeyPatch) -> None:
+    def all_of_it(self: Any, counted: limits.Reservation, *_: Any) -> list[Write]:
+        released: list[Write] = self._spending.release(counted)
+        return released
+
+    patch.setattr(booking.Bookkeeper, "_given_back", all_of_it)
+
+
+@fault(
+    7,
     "a plan is paid whatever its seller asks by then",
     "test_a_renewal_above_the_agreed_price_is_not_signed",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from node.accounts.audit import SYSTEM
 from node.plans.buying.upkeep import Upkeep
 from tests.chain_fixtures import ChainProcess
 from tests.hanging_up import hanging_up
-from tests.http.proxy_world import NETWORK, BuyerNode, buying, left_open
+from tests.http.proxy_world import NETWORK, BuyerNode, buying, left_open, served
 from tests.http.scripted_seller import (
     Behave,
     ScriptedSeller,
@@ -29,6 +30,9 @@ from tests.http.scripted_seller import (
     charges_double,
     hangs,
     honest,
+    says_its_channel_is_busy,
+    takes_it_and_asks_again,
+    wants_a_little_less,
 )
 from tests.laws.plan_buyer import AGREED, LISTING, PRICE, bought, plan_seller, subscriptions
 from tests.laws.x402_seller import X402Seller
@@ -55,29 +59,12 @@ async def test_a_price_raised_while_paying_is_held_against_the_limits_again(
     assert [each.authorization.value for each in seller.signed] == [1_000]  # type: ignore[union-attr]
 
 
-async def _wants_a_little_less(this: ScriptedSeller, _: Payment) -> tuple[int, Receipt | None]:
-    this.price -= 1
-    return 402, None
-
-
-async def _says_its_channel_is_busy(this: ScriptedSeller, _: Payment) -> tuple[int, Receipt | None]:
-    this.busy = True
-    return 402, None
-
-
-async def _takes_it_and_asks_again(
-    this: ScriptedSeller, payment: Payment
-) -> tuple[int, Receipt | None]:
-    charge(this, payment)
-    return 402, None
-
-
 @pytest.mark.parametrize(
     ("scheme", "refuses"),
     [
-        ("exact", _wants_a_little_less),
-        ("batch-settlement", _says_its_channel_is_busy),
-        ("batch-settlement", _takes_it_and_asks_again),
+        ("exact", wants_a_little_less),
+        ("batch-settlement", says_its_channel_is_busy),
+        ("batch-settlement", takes_it_and_asks_again),
     ],
 )
 async def test_a_call_that_is_refused_signs_no_more_than_its_limit_in_all(
@@ -209,6 +196,20 @@ async def test_a_payment_that_left_counts_though_its_seller_is_gone(buyer: Buyer
     assert b"payment-signature: " in seen[1].lower()
     assert buyer.counted("day") == buyer.purchases[0].amount_atoms == 1_000
     assert buyer.purchases[0].state == "unknown"
+
+
+async def test_a_voucher_that_never_left_takes_nothing_from_what_counts_for_the_one_before_it(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    """Both are over the same amount. The first was charged; then its seller was not there."""
+    buyer, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+    async with AsyncExitStack() as shop:
+        buyer.list("x", await shop.enter_async_context(served(seller)))
+        async with buyer.running(answer_seconds=2.0) as proxy:
+            await left_open(proxy, seller, "x/y", "k", charges_and_hangs)
+            await shop.aclose()
+            assert (await proxy.call("x/y")).json()["code"] == "seller_unreachable"
+    assert buyer.counted("day") == sum(seller.charged.values()) == 1_000
 
 
 async def test_a_retry_that_meets_a_busy_channel_is_never_paid_anew(buyer: BuyerNode) -> None:
