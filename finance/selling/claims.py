@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -47,6 +48,8 @@ from finance.x402.text import to_hex
 CHANNELS_PER_TRANSACTION = 100
 _TRIED_AT_ONCE = 50
 _OUTCOME_SECONDS = 120.0
+# What the chain refuses is tried again three times in the delay of a withdrawal, and so often.
+RETRY_SECONDS = 1800
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,6 +80,8 @@ class Claims:
         self._wanted: set[str] = set()
         # When there was nothing worth a claim: what is owed has not waited for longer.
         self._idle_at = 0
+        # Channels that the chain has refused, and when they are tried again (monotonic seconds).
+        self._again_at: dict[str, float] = {}
         self._soon: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
@@ -97,9 +102,9 @@ class Claims:
         withdrawal asks for no gas price."""
         engine = self._store.engine
         rows = await asyncio.to_thread(load_claimable, engine, self._network)
-        views = [row.view() for row in rows]
-        if any(withdrawing(view) for view in views):
-            return await self.claim(Reason.WITHDRAWAL)
+        views = [row.view() for row in self._to_be_tried(rows)]
+        if leaving := [view.channel_id for view in views if withdrawing(view)]:
+            return await self.claim(Reason.WITHDRAWAL, leaving)
         if not worth_claiming(views, self.policy):
             self._idle_at = now
             await self._sweep()
@@ -114,7 +119,7 @@ class Claims:
     async def leaving(self) -> list[str]:
         """Channels whose payer is withdrawing while something claimable is owed."""
         rows = await asyncio.to_thread(load_claimable, self._store.engine, self._network)
-        return [row.channel_id for row in rows if withdrawing(row.view())]
+        return [row.channel_id for row in self._to_be_tried(rows) if withdrawing(row.view())]
 
     async def claim_all(self, reason: Reason = Reason.REQUESTED) -> ClaimReport:
         """Claim everything that is owed, whatever the policy; before backup and shutdown."""
@@ -123,7 +128,8 @@ class Claims:
     async def claim(
         self, reason: Reason, channel_ids: Collection[str] | None = None
     ) -> ClaimReport:
-        """Claim these channels (None: all that owe) and sweep. Waits for confirmation.
+        """Claim these channels (None: all that owe) and sweep. Waits for confirmation. What the
+        chain has just refused is tried only if that is requested.
 
         Raises ChainError when nothing could be sent.
         """
@@ -132,11 +138,26 @@ class Claims:
             rows = await asyncio.to_thread(
                 load_claimable, self._store.engine, self._network, channel_ids
             )
+            if reason is not Reason.REQUESTED:
+                rows = self._to_be_tried(rows)
             for group in self._groups(rows, report):
                 await self._claim_group(group, report)
+            self._note_refused(rows, report)
         for channel_id, why in report.excluded.items():
             _LOG.error("channel %s cannot be claimed: %s", channel_id, why)
         return report
+
+    def _to_be_tried(self, rows: Sequence[Claimable]) -> list[Claimable]:
+        now = time.monotonic()
+        return [row for row in rows if self._again_at.get(row.channel_id, now) <= now]
+
+    def _note_refused(self, rows: Sequence[Claimable], report: ClaimReport) -> None:
+        """What holds no more than was claimed is none of them: a deposit may come any time."""
+        for row in rows:
+            self._again_at.pop(row.channel_id, None)
+            if row.channel_id in report.excluded and row.gain > 0:
+                pause = min(row.claim.config.withdraw_delay // 3, RETRY_SECONDS)
+                self._again_at[row.channel_id] = time.monotonic() + pause
 
     def _groups(self, rows: Sequence[Claimable], report: ClaimReport) -> list[list[Claimable]]:
         """What fits into one transaction each: one receiver and token, our authorizer."""

@@ -33,6 +33,7 @@ from finance.x402.vouchers import sign_voucher
 from node.alerts.alerts import Alerts
 from node.jobs.claim import claim_job
 from node.jobs.runner import Jobs
+from node.jobs.withdrawals import withdrawal_job
 from node.usage.events import read_events
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.faulty_rpc import Fault, FaultyRpc
@@ -113,6 +114,31 @@ async def test_one_forged_voucher_does_not_keep_the_others_from_being_claimed(
     report = await world.claims.claim_all()
     assert report.claimed_atoms == 30_000
     assert list(report.excluded) == ["0x" + channels[2].channel_id.hex()]
+
+
+async def test_a_voucher_that_is_good_no_more_costs_neither_gas_nor_a_line_every_half_minute(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A smart wallet may change its owner, and take its money back."""
+    bad, good, now = Payer(world.chain), Payer(world.chain), int(time.time())
+    channels = await asyncio.gather(*(world.open_channel(each, 40_000) for each in (bad, good)))
+    await world.charge(good, channels[0].channel_id, 20_000)
+    await world.charge(good, channels[1].channel_id, 20_000)
+    withdraw(world, bad, channels[0], 40_000)
+    await world.mirror.refresh(now + 400)
+    jobs = Jobs(world.store, Alerts(world.engine))
+    works = claim_job(world.claims, world.store), withdrawal_job(world.claims, world.store)
+    world.claims.policy = ClaimPolicy(interval_seconds=0)
+    for cumulative in (20_000, 20_500, 21_000):
+        await world.charge(good, channels[1].channel_id, cumulative)
+        for name, work in zip(("claim", "withdrawals"), works, strict=True):
+            await jobs.run(name, work)
+    lines = [line.type for line in read_events(world.engine, None, None, 10).events]
+    assert lines.count("claim_impossible") == 1
+    assert len(world.transactions("claim")) == 1  # not for every half cent of the other one
+    monkeypatch.setattr(claims, "RETRY_SECONDS", 0)
+    assert (await world.claims.claim_all()).excluded
+    assert await world.claims.leaving() == [to_hex(channels[0].channel_id)]
 
 
 async def test_a_voucher_charged_while_a_claim_is_booked_stays_charged(world: World) -> None:
