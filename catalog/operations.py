@@ -116,15 +116,21 @@ def _resolve(
     return {key: _resolve(document, entry, budget, seen) for key, entry in value.items()}
 
 
+def reference_parts(reference: str) -> list[str]:
+    """The keys that `#/a/b` goes through (RFC 6901, section 6)."""
+    return [
+        unquote(part).replace("~1", "/").replace("~0", "~") for part in reference[2:].split("/")
+    ]
+
+
 def look_up(root: Any, reference: str) -> Any:
-    """What `#/a/b` refers to (RFC 6901, section 6). Raises LookupError."""
+    """What `#/a/b` refers to. Raises LookupError."""
     if reference == "#":
         return root
     if not reference.startswith("#/"):
         raise LookupError(reference)
     value = root
-    for part in reference[2:].split("/"):
-        key = unquote(part).replace("~1", "/").replace("~0", "~")
+    for key in reference_parts(reference):
         if isinstance(value, list) and key.isascii() and key.isdigit() and len(key) < 7:
             value = value[int(key)]
         elif isinstance(value, dict):

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any
 
 from catalog.errors import ListingInvalid
-from catalog.operations import METHODS, look_up, path_item
+from catalog.operations import METHODS, look_up, path_item, reference_parts
 from catalog.reading import MAX_BYTES, Document, Unreadable, locate, pointer_of, read_document
 
 MAX_PROBLEMS = 50
@@ -183,15 +183,16 @@ def _schema_problems(value: Any, version: str) -> Iterator[Problem]:
     """What the OpenAPI Initiative's schemas find."""
     # Imported here: it takes half a second, and the paid path never needs it.
     from jsonschema_path import SchemaPath
-    from openapi_spec_validator import OpenAPIV30SpecValidator, OpenAPIV31SpecValidator
     from referencing.exceptions import Unresolvable
 
-    kind = OpenAPIV30SpecValidator if version.startswith("3.0") else OpenAPIV31SpecValidator
+    from catalog.spec_rules import Rules30, Rules31
+
+    kind = Rules30 if version.startswith("3.0") else Rules31
     found: list[tuple[tuple[str, str], Problem]] = []
     root = SchemaPath.from_dict(value, handlers=_NothingOutside(), resolved_cache_maxsize=128)
     try:
         for error in islice(kind(root).iter_errors(), MAX_PROBLEMS):
-            problem = _problem_of(error)
+            problem = _problem_of(error, value)
             found.append(((problem.pointer, problem.message), problem))
     except Unresolvable as error:  # of an example, say, which is not looked into above
         yield Problem(f"{error.ref[:80]!r} leads nowhere, or out of this document.")
@@ -202,7 +203,7 @@ def _schema_problems(value: Any, version: str) -> Iterator[Problem]:
     yield from dict(found).values()
 
 
-def _problem_of(error: Any) -> Problem:
+def _problem_of(error: Any, root: Any) -> Problem:
     """The innermost cause: that no alternative fits says nothing to whoever must mend it."""
     while error.context:
         # Everything could also be a reference; that it is none is not the fault.
@@ -211,7 +212,21 @@ def _problem_of(error: Any) -> Problem:
     message = error.message.partition("\n")[0]
     if len(message) > MAX_MESSAGE:
         message = message[: MAX_MESSAGE // 2] + " … " + message[-MAX_MESSAGE // 2 :]
-    return Problem(message, pointer_of(list(error.absolute_path)))
+    return Problem(message, pointer_of(_written_at(root, list(error.absolute_path))))
+
+
+def _written_at(root: Any, parts: list[str | int]) -> list[str | int]:
+    """Where it stands, behind the references on the way to it."""
+    place: list[str | int] = []
+    value = root
+    for part in parts:
+        while isinstance(value, dict) and part not in value and "$ref" in value:
+            place = [*reference_parts(value["$ref"])]
+            value = look_up(root, value["$ref"])
+        place.append(part)
+        known = isinstance(value, list) or (isinstance(value, dict) and part in value)
+        value = value[part] if known else None
+    return place
 
 
 def _with_lines(text: str, document: Document, problems: list[Problem]) -> Iterator[Problem]:

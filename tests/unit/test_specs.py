@@ -81,6 +81,39 @@ def test_a_reference_is_read_as_the_fragment_of_an_address(written: str) -> None
     assert found["GET", "/then/{city}"]["summary"] == "At noon"
 
 
+@pytest.mark.parametrize("version", ["3.0.3", "3.1.0"])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "pattern": r"^(?<year>\d{4})-\p{L}+$"},  # as JavaScript has it
+        {"type": "string", "format": "date-time", "default": "2026-01-01T00:00:00"},
+        {"type": "string", "enum": ["a"], "default": ""},
+        {"allOf": [{"properties": {"a": {}}}], "required": ["b"]},
+    ],
+)
+def test_what_openapi_leaves_open_is_no_fault(version: str, schema: dict[str, Any]) -> None:
+    assert parse_spec(spec_text(openapi=version, components={"schemas": {"Any": schema}}))
+
+
+def test_a_default_of_another_type_is_a_fault_in_3_0_only() -> None:
+    schemas = {"Days": {"type": "object", "properties": {"n": {"type": "integer", "default": "3"}}}}
+    [problem] = check_spec(spec_text(openapi="3.0.3", components={"schemas": schemas})).problems
+    assert problem.pointer == "/components/schemas/Days/properties/n/default"
+    assert parse_spec(spec_text(openapi="3.1.0", components={"schemas": schemas}))
+
+
+@pytest.mark.parametrize("version", ["3.0.3", "3.1.0"])
+def test_a_fault_of_a_schema_is_placed_where_it_stands(version: str) -> None:
+    schemas = {"Wind": {"type": "object", "properties": {"knots": {"minimum": "0"}}}}
+    media = {"schema": {"$ref": "#/components/schemas/Wind"}}
+    answers = {"200": {"description": "", "content": {"application/json": media}}}
+    paths = {"/wind": {"get": {"responses": answers}}}
+    text = spec_text(openapi=version, paths=paths, components={"schemas": schemas})
+    problems = check_spec(text.replace('"minimum"', '\n"minimum"')).problems
+    places = {(each.pointer, each.line) for each in problems if "'0'" in each.message}
+    assert places == {("/components/schemas/Wind/properties/knots/minimum", 2)}
+
+
 @pytest.mark.parametrize("path", ["/stations?kind=dear", "/#Stations"])
 def test_a_path_with_a_query_is_told_since_no_price_of_it_would_be_met(path: str) -> None:
     answers = {"responses": {"200": {"description": "ok"}}}
