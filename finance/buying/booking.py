@@ -57,6 +57,8 @@ class Bookkeeper:
         self._store, self._network, self._payer = store, network, payer
         self._pools, self._deposits, self._view = pools, deposits, view
         self._spending, self._announce, self._proved_late = spending, announce, proved_late
+        # Purchases by an authorization whose calls run still: these book what becomes of it.
+        self.running: set[str] = set()
 
     def judge(self, payment: Payment, status: int, receipt_header: bytes | str | None) -> Verdict:
         """What an answer other than 402 says about our money. Never raises."""
@@ -108,6 +110,7 @@ class Bookkeeper:
             else:
                 await self._book_open(payment, channel, verdict, also, increments)
         finally:
+            self.running.discard(payment.order.purchase_id)
             if channel is not None:
                 self._pools.release(channel)
 

@@ -119,6 +119,7 @@ class Buyer:
             reservation,
         )
         await self._commit_intent([*writes, *intent(payment, now)], reservation, ())
+        self.books.running.add(order.purchase_id)
         return payment
 
     async def _pay_voucher(self, order: Order, terms: Terms, channel: Channel) -> Payment:

@@ -38,14 +38,17 @@ async def restore(buyer: Buyer) -> None:
             buyer.pools.pool(channel.seller).channels.append(channel)
 
 
-async def settle_exact(buyer: Buyer, older_than_seconds: int = 0) -> int:
+async def settle_exact(
+    buyer: Buyer, older_than_seconds: int = 0, purchase_id: str | None = None
+) -> int:
     """Ask the chain about every open `exact` authorization; return how many stay open.
 
     A used nonce is a charge. One that was not used and has expired can never be: what was
-    counted for it is given back. Younger purchases than asked for are left alone, their
-    call may still be running; so are those of another network, where this chain says nothing.
+    counted for it is given back. Younger purchases than asked for are left alone, and all but
+    `purchase_id` where one is named: their call may still be running, in another process. So are
+    those of another network, where this chain says nothing.
     """
-    rows = await asyncio.to_thread(_open_exact, buyer, older_than_seconds)
+    rows = await asyncio.to_thread(_open_exact, buyer, older_than_seconds, purchase_id)
     left = 0
     for row in rows:
         try:
@@ -58,17 +61,18 @@ async def settle_exact(buyer: Buyer, older_than_seconds: int = 0) -> int:
     return left
 
 
-def _open_exact(buyer: Buyer, older_than_seconds: int) -> Sequence[Purchase]:
+def _open_exact(
+    buyer: Buyer, older_than_seconds: int, purchase_id: str | None
+) -> Sequence[Purchase]:
     # What a clock that ran ahead has written is not young.
     age = func.abs(int(time.time()) - col(Purchase.updated_at))
+    rows = select(Purchase).where(
+        Purchase.scheme == EXACT, col(Purchase.state).in_(_OPEN), age >= older_than_seconds
+    )
+    if purchase_id is not None:
+        rows = rows.where(Purchase.call_id == purchase_id)
     with Session(buyer.store.engine) as session:
-        return session.exec(
-            select(Purchase).where(
-                Purchase.scheme == EXACT,
-                col(Purchase.state).in_(_OPEN),
-                age >= older_than_seconds,
-            )
-        ).all()
+        return session.exec(rows).all()
 
 
 async def _settle_one(buyer: Buyer, row: Purchase) -> bool:
@@ -78,6 +82,8 @@ async def _settle_one(buyer: Buyer, row: Purchase) -> bool:
         return True
     authorization = payload.authorization
     found = await buyer.view.authorization(authorization.from_address, authorization.nonce)
+    if row.call_id in buyer.books.running:
+        return False  # its answer may come yet, however late
     now = int(time.time())
     if found.used:
         verdict = Verdict(PurchaseState.PAID, row.amount_atoms, row.tx_hash, ANSWER_LOST)

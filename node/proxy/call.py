@@ -182,7 +182,7 @@ class Calls:
             # Perhaps with this very call: it must not be paid anew beside it.
             raise payment_refused(reason)
         if payment.channel is None:
-            await settle_exact(self._buyer)
+            await settle_exact(self._buyer, purchase_id=payment.order.purchase_id)
         row = await self._row(payment.order.purchase_id)
         if row.state == PurchaseState.PAID:
             raise answer_lost()
@@ -229,6 +229,7 @@ class Calls:
         signed = earlier.payment_header.encode()
         payment = Payment(order, earlier.scheme, earlier.amount_atoms, signed, sent_before=True)
         if earlier.channel_id is None:
+            self._buyer.books.running.add(earlier.call_id)
             return payment
         channel = await self._buyer.pools.reserve(earlier.channel_id)
         if channel is None:

@@ -77,6 +77,42 @@ async def test_an_authorization_is_paid_or_open_as_the_chain_says(
     node.check_books()
 
 
+async def test_an_answer_that_comes_after_its_money_moved_is_given_to_its_app(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    """The chain is asked meanwhile, since it takes so long, and for another call elsewhere."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller("exact")
+    moved, looked = asyncio.Event(), asyncio.Event()
+
+    async def fails(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
+        return 500, None
+
+    async def refuses(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
+        return 402, None
+
+    async def moves(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:
+        assert isinstance(payment.payload, ExactPayment)
+        transfer(chain, payment.payload)
+        moved.set()
+        await looked.wait()
+        return await honest(this, payment)
+
+    async with buying(node, seller) as proxy, node.running() as other:
+        seller.behave = fails
+        assert (await proxy.call("x/1", key="k")).status_code == 500
+        seller.behave = moves
+        slow = asyncio.create_task(proxy.call("x/2"))
+        await moved.wait()
+        seller.behave = refuses
+        again = await other.call("x/1", key="k")
+        left = await settle_exact(proxy.proxy.buyer)
+        looked.set()
+        assert (await slow).status_code == 200
+    assert (again.json()["code"], left) == ("payment_refused", 2)
+    assert [row.state for row in node.purchases] == ["unknown", "paid"]
+    node.check_books()
+
+
 async def test_an_authorization_is_open_while_the_node_is_on_another_network(
     tmp_path: Path, chain: DevchainProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
