@@ -37,6 +37,7 @@ from finance.buying.signing import (
     token_domain,
     voucher_payload,
 )
+from finance.buying.stored import read_again
 from finance.buying.terms import Terms
 from finance.errors import (
     ChannelBusy,
@@ -118,7 +119,7 @@ class Buyer:
             terms,
             reservation,
         )
-        await self._commit_intent([*writes, *intent(payment, now)], reservation, ())
+        await self._commit_intent([*writes, *intent(payment, now)], reservation)
         self.books.running.add(order.purchase_id)
         return payment
 
@@ -144,7 +145,8 @@ class Buyer:
             if cumulative <= channel.signed:
                 highest = (channel.signed, channel.signature)
             writes += self._channel_writes(channel, *highest, opening, now)
-        await self._commit_intent([*writes, *intent(payment, now)], reservation, given_back)
+        writes += intent(payment, now)
+        await self._commit_intent(writes, reservation, given_back, channel)
         if cumulative > channel.signed:
             channel.signed, channel.signature = cumulative, signature
         channel.stored = True
@@ -224,7 +226,11 @@ class Buyer:
         )
 
     async def _commit_intent(
-        self, writes: Sequence[Write], reservation: Reservation, given_back: Sequence[Reservation]
+        self,
+        writes: Sequence[Write],
+        reservation: Reservation,
+        given_back: Sequence[Reservation] = (),
+        channel: Channel | None = None,
     ) -> None:
         try:
             await self.store.commit(Batch(writes))
@@ -232,6 +238,8 @@ class Buyer:
             self.spending.undo(reservation, given_back)
             # Somebody else counted too (a restored copy, a second process): look again.
             await asyncio.to_thread(self.spending.load, time.time())
+            if channel is not None:
+                await read_again(self.store.engine, channel)
             raise
         except Exception:
             self.spending.undo(reservation, given_back)

@@ -14,8 +14,9 @@ from finance.buying.lost import ProvedLate
 from finance.buying.onchain import ChainView, OnchainChannel
 from finance.buying.proofs import adopt, adoption, none_charged
 from finance.buying.purchase import channel_synced, deposited
+from finance.buying.stored import read_again
 from finance.buying.terms import Terms
-from finance.errors import RpcUnavailable
+from finance.errors import RpcUnavailable, StoreConflict
 from finance.ledger import Account, entry
 from finance.models import ChannelState
 from finance.store import Batch, Increment, Store, Write
@@ -81,8 +82,16 @@ class Deposits:
     async def sync(self, channel: Channel) -> None:
         """Read the channel from the chain and book what happened to its pending deposit.
 
-        Raises RpcUnavailable or StoreUnavailable; nothing has changed then.
+        Raises RpcUnavailable or StoreUnavailable; nothing has changed then. On StoreConflict the
+        channel says what its row says.
         """
+        try:
+            await self._sync(channel)
+        except StoreConflict:
+            await read_again(self._store.engine, channel)
+            raise
+
+    async def _sync(self, channel: Channel) -> None:
         onchain, used, expired = await self._look(channel)
         now = int(time.time())
         pending = channel.deposit is not None and not used and not expired

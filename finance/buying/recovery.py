@@ -114,6 +114,9 @@ async def settle_channels(buyer: Buyer) -> int:
             channel.busy = True
             try:
                 left += not await buyer.deposits.confirm(channel)
+            except StoreConflict as error:
+                left += 1
+                _log.info("channel %s is not settled now: %s", channel.id_hex, error)
             finally:
                 pool.release(channel)
     return left

@@ -1,7 +1,8 @@
-"""Our channels as the database holds them, with what is open on them. All of it blocks."""
+"""Our channels as the database holds them, with what is open on them. What loads them blocks."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from sqlalchemy import Engine
@@ -44,7 +45,29 @@ def load_channel(
     engine: Engine, keys: Keys, network: Network, channel_id_hex: str
 ) -> Channel | None:
     """One of them."""
-    this = _ours(keys, network).where(BuyerChannel.channel_id == channel_id_hex)
+    return _one(engine, _ours(keys, network), channel_id_hex)
+
+
+async def read_again(engine: Engine, channel: Channel) -> None:
+    """Have memory say what the row says. To be called where a guard did not hold: another process
+    had the channel for a while, or the database has written what it could not confirm."""
+    found = await asyncio.to_thread(_one, engine, select(BuyerChannel), channel.id_hex)
+    if found is None or _seen(found) == _seen(channel):
+        return
+    channel.balance, channel.total_claimed = found.balance, found.total_claimed
+    channel.state, channel.charged, channel.signed = _seen(found)
+    channel.signature, channel.verified, channel.stored = found.signature, found.verified, True
+    channel.stale, channel.unresolved = found.stale, found.unresolved
+    channel.deposit, channel.deposit_reservation = found.deposit, None
+
+
+def _seen(channel: Channel) -> tuple[str, int, int]:
+    """What guards compare."""
+    return channel.state, channel.charged, channel.signed
+
+
+def _one(engine: Engine, query: Any, channel_id_hex: str) -> Channel | None:
+    this = query.where(BuyerChannel.channel_id == channel_id_hex)
     with Session(engine) as session:
         found = _channels(session, this, session.execute(_OF_ONE, {"channel_id": channel_id_hex}))
     return found[0] if found else None

@@ -14,14 +14,21 @@ from sqlalchemy import text
 from finance.buying import closing
 from finance.buying.closing import Answer, Closings
 from finance.buying.recovery import settle_channels
+from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.fees import GasCaps
 from finance.chain.rpc import Rpc
 from finance.chain.sender import Sender
 from finance.errors import ChannelNotClosable
 from finance.store import Write
+from finance.x402.values import DepositPayment, Payment, Receipt
+from finance.x402.vouchers import deposit_calldata
 from node.usage.events import event
 from tests.chain_fixtures import DevchainProcess
-from tests.http.proxy_world import NETWORK, BuyerNode, Running, official_seller
+from tests.http.proxy_world import NETWORK, BuyerNode, Running, buying, official_seller
+from tests.http.scripted_seller import ScriptedSeller, honest
+from tests.recovery.test_purchase_open import send
+
+_END_LOCKS = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
 
 
 async def _bought(*proxies: Running) -> list[int]:
@@ -51,19 +58,45 @@ async def test_what_another_process_took_up_while_a_connection_was_lost_is_left_
     chain: DevchainProcess, postgres_url: str, tmp_path: Path
 ) -> None:
     node = BuyerNode(tmp_path, chain, url=postgres_url)
-    lost = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
     with official_seller(chain) as base:
         node.list("x", base)
         async with node.running() as one:
             assert await _bought(one) == [200]
             with node.engine.connect() as connection:
-                assert connection.execute(text(lost)).scalars().all()
+                assert connection.execute(text(_END_LOCKS)).scalars().all()
             async with node.running() as other:
                 await settle_channels(one.proxy.buyer)
                 for _ in range(3):
                     assert await _bought(one, other) == [200, 200]
     assert len(node.channels) == 2
     assert sum(channel.charged_atoms for channel in node.channels) == 7_000
+    node.check_books()
+
+
+@pytest.mark.parametrize("settled", [True, False])
+async def test_a_channel_that_another_process_had_for_a_while_is_used_as_that_one_left_it(
+    chain: DevchainProcess, postgres_url: str, tmp_path: Path, settled: bool
+) -> None:
+    """Its own process had lost the database meanwhile. It finds out when it writes."""
+    node, seller = BuyerNode(tmp_path, chain, url=postgres_url), ScriptedSeller()
+
+    async def deposits(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:
+        if settled and isinstance(payment.payload, DepositPayment):
+            send(chain, BATCH_SETTLEMENT_ADDRESS, deposit_calldata(payment.payload))
+        return await honest(this, payment)
+
+    seller.behave = deposits
+    async with buying(node, seller) as one:
+        assert (await one.call("x/y")).status_code == 200
+        with node.engine.connect() as connection:
+            assert connection.execute(text(_END_LOCKS)).scalars().all()
+        async with node.running() as other:
+            assert (await other.call("x/y")).status_code == 200
+        await settle_channels(one.proxy.buyer)
+        first, *after = [(await one.call("x/y")).status_code for _ in range(3)]
+    assert (first in (200, 503), after) == (True, [200, 200])
+    assert len(node.channels) == 1
+    assert -node.booked("spent") == sum(seller.charged.values())
     node.check_books()
 
 
