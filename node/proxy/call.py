@@ -192,7 +192,7 @@ class Calls:
 
     async def _shown_again(self, request: Request, earlier: Purchase) -> Answer | None:
         """Show a signature that can be charged no more: a seller that keeps answers gives the
-        one it bought. None if it bought none."""
+        one it bought, with its receipt. None if it bought none."""
         answer = await self._send(request, earlier.payment_header.encode())
         if answer.status >= 400:
             answer.close()
@@ -201,6 +201,8 @@ class Calls:
             if answer.status == 402:
                 return None
             raise SellerFailed("seller_failed", f"The seller answered {answer.status}.")
+        if earlier.state != PurchaseState.PAID and answer.header(PAYMENT_RESPONSE_HEADER) is None:
+            return await self._free(request, answer)  # it asks for no payment any more
         atoms = earlier.amount_atoms
         try:
             start, complete = await read_start(answer, keep=True)
@@ -214,8 +216,7 @@ class Calls:
         writes = [record.write(), *books.writes]
         if complete:
             writes.append(kept_of(request, answer.status, headers, start))
-        increments = [*counted_by(request, record), *books.increments]
-        await store.commit(Batch(writes, increments))
+        await store.commit(Batch(writes, [*counted_by(request, record), *books.increments]))
         return answer_of(answer, headers, start, complete)
 
     async def _row(self, purchase_id: str) -> Purchase:
@@ -259,9 +260,8 @@ class Calls:
             await self._buyer.books.book(payment, Verdict(PurchaseState.UNKNOWN, error=error.code))
             raise
         except BaseException:
-            await self._buyer.books.book(
-                payment, Verdict(PurchaseState.UNKNOWN, error="interrupted")
-            )
+            verdict = Verdict(PurchaseState.UNKNOWN, error="interrupted")
+            await self._buyer.books.book(payment, verdict)
             raise
 
     async def _show_key(self, request: Request, secret: bytes) -> Received:

@@ -157,6 +157,33 @@ async def test_an_answer_that_came_with_a_wrong_receipt_is_kept_and_not_paid_aga
     assert len(seller.seen) == 1
 
 
+async def test_a_retry_that_is_answered_for_nothing_costs_nothing(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    """The seller had failed, and charged another call over the same amount. By now it is free."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+
+    async def fails(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
+        return 500, None
+
+    async def is_free(_: ScriptedSeller, __: Payment) -> tuple[int, Receipt | None]:
+        return 200, None
+
+    async with buying(node, seller) as proxy:
+        answers = []
+        for behave, path, key in (
+            (fails, "x/1", "k"),
+            (honest, "x/2", None),
+            (is_free, "x/1", "k"),
+        ):
+            seller.behave = behave
+            answers.append(await proxy.call(path, key=key))
+    assert [each.status_code for each in answers] == [500, 200, 200]
+    assert [each.headers["farebox-cost"] for each in answers] == ["0", "0.001", "0"]
+    assert sum(each.charged_atoms for each in node.purchases) == seller.price
+    node.check_books()
+
+
 async def test_an_authorization_that_ran_out_unused_is_paid_anew(
     tmp_path: Path, chain: DevchainProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
