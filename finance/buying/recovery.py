@@ -109,7 +109,10 @@ async def settle_channels(buyer: Buyer) -> int:
     left = 0
     for pool in list(buyer.pools.sellers.values()):
         for channel in pool.channels:
-            if channel.busy or not channel.stale:
+            if not channel.stale:
+                continue
+            if channel.busy:
+                left += 1
                 continue
             channel.busy = True
             try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -48,8 +48,10 @@ from finance.x402.text import to_hex
 CHANNELS_PER_TRANSACTION = 100
 _TRIED_AT_ONCE = 50
 _OUTCOME_SECONDS = 120.0
-# What the chain refuses is tried again three times in the delay of a withdrawal, and so often.
+# How soon what the chain has refused is tried again: of a channel whose payer is withdrawing in a
+# third of the time that is left, so that its claim is in time if it can be made at all.
 RETRY_SECONDS = 1800
+LAST_RETRY_SECONDS = 60
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,8 +82,8 @@ class Claims:
         self._wanted: set[str] = set()
         # When there was nothing worth a claim: what is owed has not waited for longer.
         self._idle_at = 0
-        # Channels that the chain has refused, and when they are tried again (monotonic seconds).
-        self._again_at: dict[str, float] = {}
+        # Channels that the chain has refused, and when (monotonic seconds).
+        self._refused_at: dict[str, float] = {}
         self._soon: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
@@ -140,24 +142,27 @@ class Claims:
             )
             if reason is not Reason.REQUESTED:
                 rows = self._to_be_tried(rows)
+            for row in rows:
+                self._refused_at.pop(row.channel_id, None)
             for group in self._groups(rows, report):
                 await self._claim_group(group, report)
-            self._note_refused(rows, report)
         for channel_id, why in report.excluded.items():
             _LOG.error("channel %s cannot be claimed: %s", channel_id, why)
         return report
 
     def _to_be_tried(self, rows: Sequence[Claimable]) -> list[Claimable]:
-        now = time.monotonic()
-        return [row for row in rows if self._again_at.get(row.channel_id, now) <= now]
+        now, clock = int(time.time()), time.monotonic()
+        refused = self._refused_at
+        return [
+            row
+            for row in rows
+            if row.channel_id not in refused or clock >= refused[row.channel_id] + _pause(row, now)
+        ]
 
-    def _note_refused(self, rows: Sequence[Claimable], report: ClaimReport) -> None:
-        """What holds no more than was claimed is none of them: a deposit may come any time."""
-        for row in rows:
-            self._again_at.pop(row.channel_id, None)
-            if row.channel_id in report.excluded and row.gain > 0:
-                pause = min(row.claim.config.withdraw_delay // 3, RETRY_SECONDS)
-                self._again_at[row.channel_id] = time.monotonic() + pause
+    def _refuse(self, report: ClaimReport, reasons: Mapping[str, str]) -> None:
+        """What the chain would not take is left alone for a while."""
+        report.excluded.update(reasons)
+        self._refused_at.update(dict.fromkeys(reasons, time.monotonic()))
 
     def _groups(self, rows: Sequence[Claimable], report: ClaimReport) -> list[list[Claimable]]:
         """What fits into one transaction each: one receiver and token, our authorizer."""
@@ -173,8 +178,8 @@ class Claims:
     def _exclude_hopeless(self, row: Claimable, report: ClaimReport) -> bool:
         if row.claim.config.receiver_authorizer != self._receiver.address_bytes:
             authorizer = to_hex(row.claim.config.receiver_authorizer)
-            report.excluded[row.channel_id] = f"its receiver authorizer is {authorizer}"
-        elif row.gain <= 0:
+            self._refuse(report, {row.channel_id: f"its receiver authorizer is {authorizer}"})
+        elif row.gain <= 0:  # a deposit may come any time
             report.excluded[row.channel_id] = f"{row.owed} atoms are owed, but it holds no more"
         return row.channel_id in report.excluded
 
@@ -204,7 +209,7 @@ class Claims:
             elif isinstance(error, GasCapExceeded):
                 raise
             else:
-                report.excluded[ids[0]] = str(error)
+                self._refuse(report, {ids[0]: str(error)})
             return
         await self._book(outcome, ids, report)
 
@@ -248,7 +253,7 @@ class Claims:
             )
             fresh = [row for row in fresh if not self._exclude_hopeless(row, report)]
             still = {row.channel_id: why for row, why in await self._failing(fresh)}
-            report.excluded.update(still)
+            self._refuse(report, still)
             mended = [row for row in fresh if row.channel_id not in still]
             group = [row for row in group if row.channel_id not in bad] + mended
         return group
@@ -297,6 +302,14 @@ class Claims:
                 _LOG.warning("claiming %d channels: %s", len(wanted), error)
             except Exception:
                 _LOG.exception("claiming %d channels", len(wanted))
+
+
+def _pause(row: Claimable, now: int) -> int:
+    """Seconds for which a channel that was refused is left alone."""
+    if not row.withdraw_requested_at:
+        return RETRY_SECONDS
+    left = row.withdraw_requested_at + row.claim.config.withdraw_delay - now
+    return min(max(left // 3, LAST_RETRY_SECONDS), RETRY_SECONDS)
 
 
 def _sweep_of(row: Claimable) -> tuple[bytes, bytes]:

@@ -143,6 +143,7 @@ class BuyerNode:
             async with served(proxy) as base, httpx.AsyncClient(timeout=60, verify=False) as client:
                 yield Running(proxy, base, client)
             await proxy.stop()
+            assert not proxy.buyer.books.running
         journal.close()
 
     def rows(self, table: type[Any]) -> Any:

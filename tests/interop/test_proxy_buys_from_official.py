@@ -45,7 +45,7 @@ async def test_calls_are_paid_through_one_channel_that_is_opened_and_topped_up(
 
 
 async def test_calls_at_once_use_a_channel_each(node: BuyerNode) -> None:
-    async with node.running() as proxy:
+    async with node.running(BuyingPolicy(channel_wait_seconds=60)) as proxy:
         await asyncio.gather(*(proxy.call("weather/now") for _ in range(4)))
         answers = await asyncio.gather(*(proxy.call("weather/now") for _ in range(40)))
     assert {answer.status_code for answer in answers} == {200}

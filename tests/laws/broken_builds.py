@@ -16,7 +16,7 @@ import pytest
 
 from tests.laws.faults import Fault, load_faults
 
-SECONDS = 100
+SECONDS = 300
 
 
 def main(folder: Path) -> None:

@@ -150,7 +150,7 @@ async def test_the_writes_handed_along_are_on_disk_before_the_broadcast(
 
 
 async def test_the_event_loop_runs_on_while_transactions_wait_to_be_mined(tmp_path: Path) -> None:
-    with DevchainProcess(block_seconds=1.0) as chain:
+    with DevchainProcess(block_seconds=2.0) as chain:
         async with sender_world(tmp_path / "a.db", [chain.rpc_url], chain.keys[0]) as world:
             gaps: list[float] = []
             ticker = asyncio.create_task(_tick(gaps))
@@ -165,7 +165,7 @@ async def test_the_event_loop_runs_on_while_transactions_wait_to_be_mined(tmp_pa
     assert {outcome.state for outcome in outcomes} == {TxState.MINED}
     # Not one per block: they were under way together.
     assert len({outcome.block_number for outcome in outcomes}) <= 3
-    assert max(gaps) < 0.3
+    assert max(gaps) < 1.0
 
 
 async def _tick(gaps: list[float]) -> None:

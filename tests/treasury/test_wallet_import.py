@@ -66,9 +66,12 @@ async def test_a_wallet_moves_in_from_the_page_and_is_used_from_the_next_start_o
     by_page, other_file = await asyncio.to_thread(exported, tmp_path / "c")
     wish = {"keystore": its_file, "its_passphrase": ITS_PHRASE, "passphrase": PASSPHRASE}
     wish["password"] = PASSWORD
-    async with program(node) as api, api.post(f"/api{PATH}", json=wish) as answer:
-        assert answer.status == 200, await answer.text()
-        assert (await answer.json())["address"].lower() == by_api.lower()
+    async with program(node) as api, asyncio.timeout(30):
+        while (await (await api.get("/api/finance")).json())["usdc_atoms"] is None:
+            await asyncio.sleep(0.1)  # it has to be seen to be empty
+        async with api.post(f"/api{PATH}", json=wish) as answer:
+            assert answer.status == 200, await answer.text()
+            assert (await answer.json())["address"].lower() == by_api.lower()
     session = cookie_of(node)
     base = f"http://127.0.0.1:{node.console_port}"
     right = {
