@@ -40,6 +40,7 @@ from node.market.samples import (
     remove_sample,
 )
 from node.market.specs import check_apart
+from node.plans.customers import plan_holders
 
 SEE, MANAGE = Permission.SEE_LISTINGS, Permission.MANAGE_LISTINGS
 _METHODS = tuple((method, method) for method in ("GET", "POST", "PUT", "PATCH", "DELETE"))
@@ -97,6 +98,7 @@ class DeleteView:
     held: Amount
     unclaimed: Amount
     others: int
+    customers: int
     form: Form
 
 
@@ -179,7 +181,7 @@ def _add_delete(pages: Pages, publisher: Publisher) -> None:
     @pages.get("/listings/{listing_id}/delete", MANAGE)
     async def ask(visit: Visit) -> Response:
         facts = await asyncio.to_thread(farewell, publisher, visit.path["listing_id"])
-        return _delete_page(visit, facts, Form())
+        return await _delete_page(publisher, visit, facts, Form())
 
     @pages.post("/listings/{listing_id}/delete", MANAGE)
     async def delete(visit: Visit) -> Response:
@@ -188,7 +190,7 @@ def _add_delete(pages: Pages, publisher: Publisher) -> None:
         try:
             await visit.confirm_password()
         except FieldError as error:
-            return _delete_page(visit, facts, Form().refused(error), 422)
+            return await _delete_page(publisher, visit, facts, Form().refused(error), 422)
         await asyncio.to_thread(remove, publisher, listing_id, visit.actor, visit.now)
         return visit.redirect("/listings", f"{facts.name} is no longer sold.")
 
@@ -255,9 +257,13 @@ def _edit_page(visit: Visit, detail: ListingDetail, form: Form, status: int = 20
     return visit.page("listings/edit.html", view, f"Edit {detail.line.name}", status)
 
 
-def _delete_page(visit: Visit, facts: Farewell, form: Form, status: int = 200) -> Response:
+async def _delete_page(
+    publisher: Publisher, visit: Visit, facts: Farewell, form: Form, status: int = 200
+) -> Response:
+    listing_id = visit.path["listing_id"]
+    holders = await asyncio.to_thread(plan_holders, publisher.engine, listing_id, visit.now)
     view = DeleteView(
-        id=visit.path["listing_id"],
+        id=listing_id,
         name=facts.name,
         slug=facts.slug,
         calls=count(facts.calls),
@@ -266,6 +272,7 @@ def _delete_page(visit: Visit, facts: Farewell, form: Form, status: int = 200) -
         held=exact_amount(Usdc(facts.channel_atoms)),
         unclaimed=exact_amount(Usdc(facts.unclaimed_atoms)),
         others=facts.other_listings,
+        customers=sum(holders.values()),
         form=form,
     )
     return visit.page("listings/delete.html", view, f"Delete {facts.name}", status)

@@ -307,6 +307,15 @@ def test_a_subscription_is_ended_with_a_reason_and_a_password_once(console: Cons
     assert detail["customer"]["state"] == "cancelled" and detail["cancelled_at"]
 
 
+def test_who_deletes_an_api_is_told_of_the_customers_it_serves(console: Console) -> None:
+    admin, page = console.client(Role.ADMIN), f"/listings/{LISTING}/delete"
+    assert "Customers with a plan" not in admin.get(page).text
+    sell(console)
+    assert "1 customer has a plan of it and is served no more" in admin.get(page).text
+    refused = console.send(admin, page, password="wrong")
+    assert refused.status_code == 422 and "1 customer has a plan of it" in refused.text
+
+
 def test_an_invoice_is_a_page_a_line_and_a_document(console: Console) -> None:
     sell(console)
     finance, number = console.client(Role.FINANCE), time.strftime("FB-%Y-000001", time.gmtime())
