@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, func, select, true
 from sqlmodel import col
 
 from finance.models import ChainTx, OnchainPayment, PaymentState, TxState
 from node.alerts.alerts import Report
+from node.preferences import read_preference
 from node.usage.models import Call, CallRollup, Event, Side
+from node.usage.set_aside import ShownCalls
 
 SPIKE_SECONDS = 300
 SPIKE_ERRORS = 5  # more than these
@@ -73,6 +75,7 @@ def _failed_transactions(connection: Connection, now: int) -> Iterator[tuple[str
     statement = (
         select(col(ChainTx.purpose), func.count(), func.max(ChainTx.error))
         .where(col(ChainTx.state).in_(_FAILED), col(ChainTx.updated_at) >= now - RECENT_SECONDS)
+        .where(_on_this_network(connection, ChainTx))
         .group_by(col(ChainTx.purpose))
     )
     for purpose, count, error in connection.execute(statement):
@@ -83,7 +86,9 @@ def _failed_transactions(connection: Connection, now: int) -> Iterator[tuple[str
 
 def _open_transactions(connection: Connection, now: int) -> Iterator[tuple[str, Report]]:
     statement = select(func.count()).where(
-        col(ChainTx.state).in_(_UNMINED), col(ChainTx.created_at) < now - OPEN_SECONDS
+        col(ChainTx.state).in_(_UNMINED),
+        col(ChainTx.created_at) < now - OPEN_SECONDS,
+        _on_this_network(connection, ChainTx),
     )
     if count := connection.scalar(statement):
         message = f"{_counted(count, 'transaction')} not mined for more than 10 minutes."
@@ -94,6 +99,7 @@ def _failed_payments(connection: Connection, now: int) -> Iterator[tuple[str, Re
     statement = select(func.count(), func.max(OnchainPayment.error)).where(
         col(OnchainPayment.state) == PaymentState.FAILED.value,
         col(OnchainPayment.updated_at) >= now - RECENT_SECONDS,
+        _on_this_network(connection, OnchainPayment),
     )
     count, error = connection.execute(statement).one()
     if count:
@@ -103,7 +109,9 @@ def _failed_payments(connection: Connection, now: int) -> Iterator[tuple[str, Re
 
 def _open_payments(connection: Connection, now: int) -> Iterator[tuple[str, Report]]:
     statement = select(func.count()).where(
-        col(OnchainPayment.state).in_(_UNPAID), col(OnchainPayment.created_at) < now - OPEN_SECONDS
+        col(OnchainPayment.state).in_(_UNPAID),
+        col(OnchainPayment.created_at) < now - OPEN_SECONDS,
+        _on_this_network(connection, OnchainPayment),
     )
     if count := connection.scalar(statement):
         message = f"{_counted(count, 'payment')} owed to this node for more than 10 minutes."
@@ -119,6 +127,14 @@ def _impossible_claims(connection: Connection, now: int) -> Iterator[tuple[str, 
     )
     if (message := connection.scalar(statement)) is not None:
         yield "claims", Report(message, "/finance")
+
+
+def _on_this_network(
+    connection: Connection, table: type[ChainTx] | type[OnchainPayment]
+) -> ColumnElement[bool]:
+    """What a former network of this node has left open waits until the node is back there."""
+    chain_id = read_preference(connection, ShownCalls).chain_id
+    return col(table.chain_id) == chain_id if chain_id else true()
 
 
 def _counted(count: int, noun: str) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, insert
 
 from finance.chain.rpc import Rpc
 from finance.models import ChainTx, OnchainPayment, PaymentState, TxState
+from node.accounts.audit import SYSTEM
 from node.alerts.detect import (
     OPEN_SECONDS,
     RECENT_SECONDS,
@@ -23,8 +24,10 @@ from node.db.journal import Journal
 from node.jobs import runner
 from node.jobs.alerts import rpc_job, spike_job
 from node.jobs.runner import Jobs
+from node.preferences import change_preference
 from node.usage.calls import CallRecord, new_call_id
 from node.usage.models import Event, Side
+from node.usage.set_aside import ShownCalls
 from tests.alerts.world import NOON, World
 from tests.conftest import book_calls
 
@@ -117,6 +120,18 @@ def test_failed_and_stuck_money_is_found_and_then_over(engine: Engine) -> None:
         connection.exec_driver_sql("UPDATE onchain_payment SET state = 'confirmed'")
     later = NOON + RECENT_SECONDS
     assert settlement_troubles(engine, later) == {}
+
+
+def test_what_a_former_network_has_left_open_is_no_trouble_here(engine: Engine) -> None:
+    stuck = NOON - OPEN_SECONDS - 1
+    with engine.begin() as connection:
+        connection.execute(insert(ChainTx), transaction("a", TxState.BROADCAST, stuck))
+        connection.execute(insert(ChainTx), transaction("b", TxState.REVERTED, NOON - 5))
+        connection.execute(insert(OnchainPayment), payment("p", PaymentState.OWED, stuck))
+        connection.execute(insert(OnchainPayment), payment("q", PaymentState.FAILED, NOON - 5))
+    for chain_id, troubles in ((1, 4), (2, 0), (1, 4)):
+        change_preference(engine, ShownCalls(chain_id=chain_id), SYSTEM, NOON)
+        assert len(settlement_troubles(engine, NOON)) == troubles
 
 
 @pytest.fixture
