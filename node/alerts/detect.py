@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sqlalchemy import ColumnElement, Connection, Engine, func, select, true
+from sqlalchemy import Connection, Engine, func, select
 from sqlmodel import col
 
 from finance.models import ChainTx, OnchainPayment, PaymentState, TxState
 from node.alerts.alerts import Report
-from node.preferences import read_preference
 from node.usage.models import Call, CallRollup, Event, Side
-from node.usage.set_aside import ShownCalls
+from node.usage.set_aside import of_shown_network
 
 SPIKE_SECONDS = 300
 SPIKE_ERRORS = 5  # more than these
@@ -58,7 +57,8 @@ def _recent_errors(connection: Connection, side: Side, now: int) -> int:
 
 
 def settlement_troubles(engine: Engine, now: int) -> dict[str, Report]:
-    """Transactions, payments and claims that failed within the hour, or do not get on."""
+    """Transactions, payments and claims that failed within the hour, or do not get on. What a
+    former network of this node has left open waits until the node is back there."""
     with engine.connect() as connection:
         return dict(
             [
@@ -75,7 +75,7 @@ def _failed_transactions(connection: Connection, now: int) -> Iterator[tuple[str
     statement = (
         select(col(ChainTx.purpose), func.count(), func.max(ChainTx.error))
         .where(col(ChainTx.state).in_(_FAILED), col(ChainTx.updated_at) >= now - RECENT_SECONDS)
-        .where(_on_this_network(connection, ChainTx))
+        .where(of_shown_network(connection, col(ChainTx.chain_id)))
         .group_by(col(ChainTx.purpose))
     )
     for purpose, count, error in connection.execute(statement):
@@ -88,7 +88,7 @@ def _open_transactions(connection: Connection, now: int) -> Iterator[tuple[str, 
     statement = select(func.count()).where(
         col(ChainTx.state).in_(_UNMINED),
         col(ChainTx.created_at) < now - OPEN_SECONDS,
-        _on_this_network(connection, ChainTx),
+        of_shown_network(connection, col(ChainTx.chain_id)),
     )
     if count := connection.scalar(statement):
         message = f"{_counted(count, 'transaction')} not mined for more than 10 minutes."
@@ -99,7 +99,7 @@ def _failed_payments(connection: Connection, now: int) -> Iterator[tuple[str, Re
     statement = select(func.count(), func.max(OnchainPayment.error)).where(
         col(OnchainPayment.state) == PaymentState.FAILED.value,
         col(OnchainPayment.updated_at) >= now - RECENT_SECONDS,
-        _on_this_network(connection, OnchainPayment),
+        of_shown_network(connection, col(OnchainPayment.chain_id)),
     )
     count, error = connection.execute(statement).one()
     if count:
@@ -111,7 +111,7 @@ def _open_payments(connection: Connection, now: int) -> Iterator[tuple[str, Repo
     statement = select(func.count()).where(
         col(OnchainPayment.state).in_(_UNPAID),
         col(OnchainPayment.created_at) < now - OPEN_SECONDS,
-        _on_this_network(connection, OnchainPayment),
+        of_shown_network(connection, col(OnchainPayment.chain_id)),
     )
     if count := connection.scalar(statement):
         message = f"{_counted(count, 'payment')} owed to this node for more than 10 minutes."
@@ -127,14 +127,6 @@ def _impossible_claims(connection: Connection, now: int) -> Iterator[tuple[str, 
     )
     if (message := connection.scalar(statement)) is not None:
         yield "claims", Report(message, "/finance")
-
-
-def _on_this_network(
-    connection: Connection, table: type[ChainTx] | type[OnchainPayment]
-) -> ColumnElement[bool]:
-    """What a former network of this node has left open waits until the node is back there."""
-    chain_id = read_preference(connection, ShownCalls).chain_id
-    return col(table.chain_id) == chain_id if chain_id else true()
 
 
 def _counted(count: int, noun: str) -> str:

@@ -35,6 +35,7 @@ from node.market.drafts import keep_credential_here, summary
 from node.market.publisher import Publisher
 from node.usage.breakdown import api_sums
 from node.usage.models import Side
+from node.usage.set_aside import of_shown_network
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,8 @@ def farewell(publisher: Publisher, listing_id: str) -> Farewell:
     with publisher.engine.connect() as connection:
         row, _ = own_listing(connection, listing_id)
         sums = {each.listing_id: each.sums for each in api_sums(connection, Side.SERVED)}
-        open_channels, held, unclaimed = connection.execute(channels).one()
+        here = of_shown_network(connection, col(SellerChannel.chain_id))
+        open_channels, held, unclaimed = connection.execute(channels.where(here)).one()
         mine = sums.get(listing_id)
         return Farewell(
             row.name,

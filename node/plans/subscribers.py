@@ -13,8 +13,7 @@ from sqlmodel import col
 from finance.models import OnchainPayment, PaymentState
 from node.plans.models import Plan, Subscription, SubscriptionPeriod
 from node.plans.terms import Beyond, Deal, Kind, Period, Standing, Stretch, standing_at
-from node.preferences import read_preference
-from node.usage.set_aside import ShownCalls
+from node.usage.set_aside import of_shown_network
 
 SUBJECT: Final = "sub:"
 _ON_ITS_WAY: Final = (PaymentState.RESERVED, PaymentState.OWED, PaymentState.SENT)
@@ -144,9 +143,8 @@ def subscribers_in(connection: Connection, ids: Iterable[str] | None = None) -> 
     """The same over a connection. What was paid on another network than the node's is left out."""
     subscriptions = select(_SUBSCRIPTION).order_by(_SUBSCRIPTION.c.id)
     periods = _PERIODS.order_by(_PERIOD.c.subscription_id, _PERIOD.c.number)
-    if chain_id := read_preference(connection, ShownCalls).chain_id:
-        free = _PERIOD.c.payment_id.is_(None)
-        periods = periods.where(free | (col(OnchainPayment.chain_id) == chain_id))
+    here = of_shown_network(connection, col(OnchainPayment.chain_id))
+    periods = periods.where(_PERIOD.c.payment_id.is_(None) | here)
     if ids is not None:
         wanted = list(ids)
         subscriptions = subscriptions.where(_SUBSCRIPTION.c.id.in_(wanted))

@@ -7,8 +7,9 @@ the former are set aside, whole and with their sums, until it is back there.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
-from sqlalchemy import Connection, Engine, update
+from sqlalchemy import ColumnElement, Connection, Engine, true, update
 from sqlmodel import col
 
 from finance.networks import Network
@@ -28,6 +29,12 @@ class ShownCalls(Preference, frozen=True, tag="shown_calls"):
 
     chain_id: int = 0
     network: str = ""
+
+
+def of_shown_network(connection: Connection, chain_id: Any) -> ColumnElement[bool]:
+    """Whether rows with that column are of this network; all are before the first start."""
+    shown = read_preference(connection, ShownCalls).chain_id
+    return chain_id == shown if shown else true()
 
 
 def show_calls_of(engine: Engine, network: Network, now: int) -> None:

@@ -18,6 +18,7 @@ from catalog.models import Listing, ListingMode, ListingOrigin, Sample
 from catalog.specs import CheckedSpec
 from finance.models import SellerChannel
 from node.accounts.access import Role
+from node.accounts.audit import SYSTEM
 from node.alerts.rules import Rule
 from node.app import _own_listings
 from node.console.listing_forms import operation_key, price_field
@@ -25,6 +26,8 @@ from node.db.engine import open_engine
 from node.db.migrations import upgrade
 from node.jobs.health import health_job
 from node.market.specs import check_apart
+from node.preferences import change_preference
+from node.usage.set_aside import ShownCalls
 from tests.console_world import PASSWORD, Console, serve_console
 from tests.publishing_world import KEY, SCRIPT, SPEC, SPEC_YAML, Weather, serve_weather, spec_text
 
@@ -477,6 +480,9 @@ def test_deleting_says_what_stays_and_needs_the_password(
             "signed_atoms": 251_000,
         }
         connection.execute(insert(SellerChannel), row)
+        elsewhere = row | {"channel_id": "0x2", "chain_id": 2}  # where this node was before
+        connection.execute(insert(SellerChannel), elsewhere)
+    change_preference(console.engine, ShownCalls(chain_id=1), SYSTEM, 0)
     asked = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", owner.get(f"{page}/delete").text))
     assert "Payers hold 1 channel with this node, with 5 USDC in it" in asked
     assert "0.25 USDC are charged but not claimed yet" in asked
@@ -485,7 +491,7 @@ def test_deleting_says_what_stays_and_needs_the_password(
     assert console.send(owner, f"{page}/delete", password=PASSWORD).status_code == 303
     assert _own_listings(console.engine) == ()
     assert rows(console, "SELECT COUNT(*) FROM sample") == [(0,)]
-    assert rows(console, "SELECT charged_atoms FROM seller_channel") == [(251000,)]
+    assert rows(console, "SELECT charged_atoms FROM seller_channel") == [(251000,)] * 2
 
 
 def test_upstream_that_fails_three_times_is_told_until_it_answers(
