@@ -232,7 +232,7 @@ def _upstream(listing: PricedListing, sale: Sale, unseal: Callable[[str], bytes]
 
 def _terms(listing: PricedListing, priced: PricedRoute, sale: Sale) -> Terms:
     path = "" if priced.template == REST else priced.path
-    extensions = {**payment_identifier_extension(), **_discovery(listing, priced)}
+    extensions = {**payment_identifier_extension(), **_discovery(listing, priced, sale)}
     if priced.unit is PriceUnit.MINUTE:
         extensions |= {FAREBOX: {"unit": priced.unit.value, "base": sale.address(listing)}}
     return sale.terms(
@@ -247,11 +247,12 @@ def _terms(listing: PricedListing, priced: PricedRoute, sale: Sale) -> Terms:
     )
 
 
-def _discovery(listing: PricedListing, priced: PricedRoute) -> Mapping[str, object]:
+def _discovery(listing: PricedListing, priced: PricedRoute, sale: Sale) -> Mapping[str, object]:
     if not priced.operation or priced.method == ANY:
         return {}
     # From the host's root on: catalogs put it behind the resource's origin.
-    template = f"/v1/{listing.slug}" + priced.path.replace("{", ":").replace("}", "")
+    template = URL(sale.address(listing)).raw_path
+    template += priced.path.replace("{", ":").replace("}", "")
     parameters = template if "{" in priced.template else None
     return bazaar_extension(priced.method, _asked_of_buyers(listing, priced), parameters)
 

@@ -7,13 +7,17 @@ import base64
 import json
 import random
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import text
+from x402.extensions.bazaar import extract_discovery_info
 
+from catalog.listings import compile_listing
 from finance.store import Batch, Write
 from finance.x402.wire import decode_required
+from node.gateway.match import RouteTable
 from tests.http.conftest import BALANCE, PRICE, Market
 
 CHEAP = 1
@@ -261,6 +265,21 @@ async def test_what_is_sold_can_be_found(market: Market) -> None:
     assert found["items"][0]["extensions"]["bazaar"]["routeTemplate"] == "/v1/api/forecast/:city"
     required = await market.offer("/v1/api/forecast/lisbon")
     assert required.resource is not None and required.resource.url == resource
+
+
+async def test_a_catalog_finds_what_is_sold_below_a_path_of_its_host(market: Market) -> None:
+    """Behind a proxy that serves other things as well; read by the official package."""
+    place = [{"name": "city", "in": "path", "required": True, "schema": {"type": "string"}}]
+    spec = {"openapi": "3.1.0", "paths": {"/forecast/{city}": {"get": {"parameters": place}}}}
+    sale = replace(market.seller.sale, public_url="https://example.com/market/")
+    listing = compile_listing(market.sell(spec=json.dumps(spec)))
+    offer = next(iter(RouteTable([listing], sale, bytes.fromhex).routes())).offer
+    assert offer is not None
+    resource = {"url": offer.terms.resource_url}
+    paid = {"x402Version": 2, "resource": resource, "extensions": dict(offer.terms.extensions)}
+    found = extract_discovery_info(paid, {})
+    assert found is not None
+    assert found.resource_url == "https://example.com/market/v1/api/forecast/:city"
 
 
 async def test_no_payment_header_makes_a_5xx_or_a_free_call(market: Market) -> None:
