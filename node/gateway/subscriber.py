@@ -63,9 +63,10 @@ async def serve_subscriber(desk: Desk, gate: SubscriberGate, call: Call, match: 
         raise Refused("subscription_key_invalid")
     if not held.standing(call.at).served:
         raise PayInstead
-    pace = _check_pace(gate, held, call.at)
     reservation = await _reserve(gate, held, call)
     try:
+        # Of what the plan gives: what is paid beyond it comes as fast as anybody's.
+        pace = _check_pace(gate, held, call.at)
         await _serve_reserved(desk, gate, call, match, held, reservation, pace)
     except UpstreamError as error:
         desk.book_failure(call, match, error, held.subject, SCHEME)
