@@ -21,7 +21,7 @@ ROUTES = 500
 SECRET_CHARACTERS = 4000
 PATH_CHARACTERS = 500
 MAX_PRICE = Usdc(1_000_000_000_000)  # a million USDC: beyond, somebody mistyped
-_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "*"}
+_METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "*"}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 field name
 # Letters of any script, and what else stands in the paths of specifications.
 _TEMPLATE = re.compile(
@@ -138,8 +138,10 @@ def parse_route(text: str) -> DraftRoute:
 def checked_route(
     method: str, path: str, price: Usdc, unit: PriceUnit = PriceUnit.CALL
 ) -> DraftRoute:
-    """Raises ListingInvalid for what is no method or no template. A slash at its end counts for
-    nothing, as where requests are matched."""
+    """Raises ListingInvalid for what is no method or no template, and for HEAD. A slash at its end
+    counts for nothing, as where requests are matched."""
+    if method.upper() == "HEAD":
+        raise ListingInvalid("routes", f"HEAD costs what GET does: price GET {path[:200]}.")
     path = path.removesuffix("/") or path
     fits = len(path) <= PATH_CHARACTERS and _TEMPLATE.fullmatch(path)
     if method.upper() not in _METHODS or not fits:

@@ -164,7 +164,7 @@ def compile_listing(
     templates = dict.fromkeys((row.method.upper(), _rooted(row.path)) for row in explicit.values())
     tree, routes = _Node(), []
     for method, template in {**templates, **dict.fromkeys(operations), (ANY, REST): None}:
-        row = explicit.get((method, _shape(template)))
+        row = explicit.get(("GET" if method == "HEAD" else method, _shape(template)))
         if method == "OPTIONS" and row is None:
             continue  # a preflight costs nothing unless a price names it
         row = row or explicit.get((ANY, _shape(template)))

@@ -106,9 +106,14 @@ def operations_of(spec: str) -> list[Operation]:
     return sorted(keys, key=lambda key: (key[0] != "GET", key[1], key[0]))
 
 
+def priced_operations(spec: str) -> list[Operation]:
+    """Those that may have a price of their own; HEAD costs what GET does."""
+    return [key for key in operations_of(spec) if key[0] != "HEAD"]
+
+
 def price_fields(spec: str) -> dict[Operation, str]:
     """The operations that have a price field of their own, with its name."""
-    return {key: price_field(*key) for key in operations_of(spec)[:MOST_PRICED]}
+    return {key: price_field(*key) for key in priced_operations(spec)[:MOST_PRICED]}
 
 
 def price_field(method: str, path: str) -> str:

@@ -19,6 +19,7 @@ from node.console.listing_forms import (
     KEEP,
     credential_options,
     price_fields,
+    priced_operations,
     prices_form,
     read_credential,
     read_free_request,
@@ -251,7 +252,7 @@ def _edit_page(visit: Visit, detail: ListingDetail, form: Form, status: int = 20
             PriceLine(name, " ".join(key), str(described[key].get("summary") or ""))
             for key, name in fields.items()
         ),
-        left_out=max(len(described) - len(fields), 0),
+        left_out=len(priced_operations(detail.spec)) - len(fields),
         has_spec=bool(detail.spec),
     )
     return visit.page("listings/edit.html", view, f"Edit {detail.line.name}", status)

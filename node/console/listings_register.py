@@ -27,6 +27,7 @@ from node.console.listing_forms import (
     operation_key,
     operations_of,
     price_fields,
+    priced_operations,
     read_details,
     read_prices,
     read_requests,
@@ -307,7 +308,8 @@ def _publish_page(visit: Visit, draft: DraftView, form: Form, status: int = 200)
         PriceLine(name, " ".join(key), str(described[key].get("summary") or ""))
         for key, name in fields.items()
     )
-    view = PublishView(form, _stages(2), draft, prices, max(len(described) - len(fields), 0))
+    left_out = len(priced_operations(draft.spec)) - len(fields)
+    view = PublishView(form, _stages(2), draft, prices, left_out)
     return visit.page("listings/publish.html", view, f"Publish {draft.name}", status)
 
 

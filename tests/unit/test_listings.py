@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.drafts import parse_route
+from catalog.errors import ListingInvalid
 from catalog.listings import PathAmbiguous, PricedListing, compile_listing, split_path
 from catalog.models import Listing, RoutePrice
+from node.console.listing_forms import price_fields
 
 DEFAULT = 7
 
@@ -91,6 +93,13 @@ def test_head_costs_what_get_does_and_preflights_nothing_unless_priced() -> None
     assert cost(listing, "OPTIONS", "/a") is None
     assert cost(listing, "OPTIONS", "/b") is None
     assert cost(listing, "OPTIONS", "/c") == 5
+    spec = {"paths": {"/a": {"get": {}, "head": {}}}}
+    routes = compiled(("GET", "/a", 3), spec=spec).routes
+    shown = {(route.method, route.template): route.price_atoms for route in routes}
+    assert shown["HEAD", "/a"] == shown["GET", "/a"] == 3
+    assert list(price_fields(json.dumps(spec))) == [("GET", "/a")]
+    with pytest.raises(ListingInvalid, match="price GET /a"):
+        parse_route("HEAD /a=0.01")
 
 
 def test_a_route_of_the_spec_costs_what_its_price_says_whatever_its_parameter_is_called() -> None:
