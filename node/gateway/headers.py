@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from catalog.samples import gives_away
 from node.gateway.match import Upstream
 
 Headers = list[tuple[bytes, bytes]]
@@ -130,7 +131,7 @@ def to_caller(given: RawHeaders, upstream: Upstream, paid: bool) -> Headers:
             continue
         if name in _ADDRESSES:
             value = _public_address(value, upstream)
-        if any(secret in value for secret in upstream.secrets):
+        if gives_away(value, upstream.secrets):
             continue
         headers.append((name, value))
     if paid:

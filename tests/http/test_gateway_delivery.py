@@ -383,6 +383,15 @@ async def test_a_credential_that_ends_in_a_blank_takes_no_other_header(market: M
     assert SECRET not in answer.content and "x-told" not in answer.headers
 
 
+async def test_a_short_credential_takes_no_header_that_has_it_in_a_word(market: Market) -> None:
+    market.sell(
+        credential_kind="header", credential_name="x-api-key", credential_secret=b"on".hex()
+    )
+    answer = await market.buy(await market.payer(), "/v1/api/leak")
+    assert answer.headers["content-type"] == "application/json"
+    assert "x-told" not in answer.headers
+
+
 async def test_encoded_bodies_pass_untouched(market: Market) -> None:
     market.sell()
     payer = await market.payer()
