@@ -7,6 +7,11 @@ from urllib.parse import SplitResult, urlsplit
 from yarl import URL
 
 
+def as_called(address: str) -> str:
+    """An address as requests have it: percent-encoded, its host as name servers know it."""
+    return address if address.isascii() else str(URL(address))
+
+
 def callable_parts(address: str) -> SplitResult | None:
     """The parts of an http or https address; None for one that nothing can connect to."""
     try:

@@ -63,11 +63,13 @@ paths:
 
 
 class Weather:
-    """Answers with the right key only. `calls` counts by path; `well` False: answers 500."""
+    """Answers with the right key only. `calls` counts by path, `targets` are those of the request
+    lines; `well` False: answers 500."""
 
     def __init__(self) -> None:
         self.url = ""
         self.calls: Counter[str] = Counter()
+        self.targets: list[str] = []
         self.well = True
         self.headers: list[dict[str, str]] = []
 
@@ -88,6 +90,7 @@ class Weather:
     @web.middleware
     async def _count(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self.calls[request.path] += 1
+        self.targets.append(request.raw_path)
         self.headers.append(dict(request.headers))
         if not self.well:
             return web.Response(status=500)

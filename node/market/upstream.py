@@ -15,6 +15,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
+from catalog.addresses import as_called
 from catalog.errors import UpstreamFailed
 from catalog.models import Listing, ListingDraft
 from catalog.samples import MAX_BODY_BYTES, SampleRequest, blotted, kept_headers, secrets_of
@@ -49,7 +50,7 @@ class Upstream:
         if self.kind == "query":
             written = f"{quote(self.name, safe='')}={quote(self.secret, safe='')}"
             target += ("&" if "?" in target else "?") + written
-        return URL(self.base_url + target, encoded=True)
+        return URL(as_called(self.base_url) + target, encoded=True)
 
 
 @dataclass(frozen=True, slots=True)

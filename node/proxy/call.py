@@ -281,7 +281,7 @@ class Calls:
             request.method, request.url, headers, request.body, request.handshake
         )
         source = request.source
-        answer.raw_headers = here(answer.raw_headers, request.url, source.base, source.slug)
+        answer.raw_headers = here(answer.raw_headers, request.url, source.address, source.slug)
         return answer
 
     def _read_terms(self, request: Request, required: PaymentRequired) -> Terms:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from yarl import URL
 
+from catalog.addresses import as_called
 from finance.errors import PaymentMalformed
 from finance.x402.values import EXACT
 from finance.x402.wire import PAYMENT_REQUIRED_HEADER, decode_required
@@ -39,7 +40,7 @@ Failed = Callable[[Request, ProxyError], Awaitable[None]]
 
 async def ask(client: SellerClient, asked: Asked) -> Told:
     """The seller's answer to a request without payment."""
-    url = URL(asked.place.base + asked.path, encoded=True)
+    url = URL(as_called(asked.place.base) + asked.path, encoded=True)
     headers: Headers = [_ACCEPT]
     if asked.secret is not None:
         headers.append((KEY_HEADER, asked.secret))

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select
 from sqlmodel import col
 from yarl import URL
 
-from catalog.addresses import callable_parts
+from catalog.addresses import as_called, callable_parts
 from catalog.discovered import RemoteListing
 from catalog.models import Listing, ListingMode, ListingOrigin
 from finance.buying.policy import BuyingPolicy
@@ -40,9 +40,14 @@ class Source:
     seller_demo: bool = True
     version: int = 0  # of the listing: another one after a change
 
+    @property
+    def address(self) -> str:
+        """The base as requests have it."""
+        return as_called(self.base)
+
     def url(self, path: str, query: str) -> URL:
         """The seller's address for a path below the listing, both percent-encoded already."""
-        target = self.base + (f"/{path}" if path else "")
+        target = self.address + (f"/{path}" if path else "")
         return URL(f"{target}?{query}" if query else target, encoded=True)
 
 

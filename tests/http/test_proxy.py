@@ -47,6 +47,16 @@ async def test_the_secret_and_cookies_never_reach_a_seller_and_its_cookies_not_u
     assert "payment-response" in answer.headers
 
 
+async def test_an_address_of_any_script_is_called(node: BuyerNode) -> None:
+    seller = ScriptedSeller("exact")
+    async with served(seller) as base:
+        node.list("x", f"{base}/straße")
+        async with node.running() as proxy:
+            answers = [await proxy.call("x"), await proxy.call("x/y")]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert {path for _, path, _ in seller.requests} == {"/straße", "/straße/y"}
+
+
 async def test_headers_of_one_line_end_here_however_many_list_them(node: BuyerNode) -> None:
     seller = ScriptedSeller("exact")
     listed = [("connection", "x-one"), ("connection", "keep-alive, x-two")]

@@ -102,6 +102,15 @@ async def test_life_of_a_listing(publisher: Publisher, api: Weather) -> None:
     assert read_samples(publisher.engine) == []
 
 
+async def test_an_upstream_whose_path_is_of_any_script_is_asked_by_an_address(
+    publisher: Publisher, api: Weather
+) -> None:
+    """Many servers refuse a request line that is not ASCII."""
+    details = Details("Weather", f"{api.url}/städte", SPEC_YAML, health_path="/health")
+    await save_draft(publisher, None, details, SYSTEM, NOW)
+    assert api.targets == ["/st%C3%A4dte/health"]
+
+
 @pytest.mark.parametrize("name", ["Weather", "weather"])
 def test_a_name_that_a_stranger_gave_too_puts_neither_into_production(
     publisher: Publisher, name: str
