@@ -155,9 +155,10 @@ class ChannelPools:
         )
 
     async def reserve(self, channel_id_hex: str, seller: SellerId | None = None) -> Channel | None:
-        """One certain channel, to a certain `seller` if need be, once no other call has it; None
-        if it is not known or must not be used. Raises ChannelBusy."""
-        channel = self.find(channel_id_hex)
+        """One certain channel, to a certain `seller` if need be, once no other call has it, also
+        if a process that is gone has left it; None if it is not known or must not be used. Raises
+        ChannelBusy, StoreUnavailable."""
+        channel = await self.take_up(channel_id_hex)
         if channel is None or not channel.usable or seller not in (None, channel.seller):
             return None
         if channel.busy:

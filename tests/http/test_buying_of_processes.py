@@ -24,8 +24,8 @@ from finance.x402.values import DepositPayment, Payment, Receipt
 from finance.x402.vouchers import deposit_calldata
 from node.usage.events import event
 from tests.chain_fixtures import DevchainProcess
-from tests.http.proxy_world import NETWORK, BuyerNode, Running, buying, official_seller
-from tests.http.scripted_seller import ScriptedSeller, honest
+from tests.http.proxy_world import NETWORK, BuyerNode, Running, buying, left_open, official_seller
+from tests.http.scripted_seller import ScriptedSeller, honest, keeps
 from tests.recovery.test_purchase_open import send
 
 _END_LOCKS = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
@@ -97,6 +97,28 @@ async def test_a_channel_that_another_process_had_for_a_while_is_used_as_that_on
     assert (first in (200, 503), after) == (True, [200, 200])
     assert len(node.channels) == 1
     assert -node.booked("spent") == sum(seller.charged.values())
+    node.check_books()
+
+
+async def test_a_retry_gets_what_a_process_that_is_gone_has_paid_for(
+    chain: DevchainProcess, postgres_url: str, tmp_path: Path
+) -> None:
+    """Its channel is nobody's now; it holds the voucher that the seller knows the call by."""
+    node, seller = BuyerNode(tmp_path, chain, url=postgres_url), ScriptedSeller()
+
+    async def is_late(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:
+        kept = await keeps(this, payment)
+        await this.hang.wait()
+        return kept
+
+    async with buying(node, seller) as other:
+        async with node.running(answer_seconds=2.0) as one:
+            await left_open(one, seller, "x/y", "k", is_late)
+            there = await other.call("x/y", key="k")
+        seller.behave = keeps
+        again = await other.call("x/y", key="k")
+    assert (there.json()["code"], again.status_code) == ("charge_unknown", 200)
+    assert sum(seller.charged.values()) == -node.booked("spent") == 1_000
     node.check_books()
 
 
