@@ -54,11 +54,12 @@ class SpendingRefused(LimitExceeded):
     """Signing `asked` on top of `spent` would pass `limit` (all USDC atoms)."""
 
     def __init__(self, scope: str, subject: str, limit: int, spent: int, asked: int) -> None:
+        name, used = ("day", "deposited") if scope == "deposits" else (scope, "spent")
         sentence = (
-            f"This call asks for {Usdc(asked)} USDC; the {scope} limit is {Usdc(limit)} USDC"
-            f" and {Usdc(spent)} USDC of it are spent. Raise the {scope} limit to allow it."
+            f"This call asks for {Usdc(asked)} USDC; the {name} limit is {Usdc(limit)} USDC"
+            f" and {Usdc(spent)} USDC of it are {used}. Raise the {name} limit to allow it."
         )
-        super().__init__(sentence, scope)
+        super().__init__(sentence, name)
         self.subject, self.limit, self.spent, self.asked = subject, limit, spent, asked
 
 

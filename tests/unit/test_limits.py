@@ -41,6 +41,14 @@ def test_the_tightest_limit_that_applies_wins() -> None:
     assert limits.of("listing", "other") == 10_000_000
 
 
+def test_a_day_full_of_deposits_names_the_limit_to_raise() -> None:
+    spent = {("deposits", "*"): 19_950_000}
+    with pytest.raises(SpendingRefused) as refused:
+        decide(Limits({}), spent, Ask("l", "k", 1_000, deposit_atoms=100_000))
+    assert refused.value.code == "limit_exceeded_day"
+    assert "the day limit is 20 USDC and 19.95 USDC of it are deposited" in str(refused.value)
+
+
 async def test_two_processes_together_stay_below_the_limit(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'a.db'}"
     engines = [open_engine(url) for _ in range(2)]
