@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -187,11 +188,16 @@ def kept_headers(
 
 
 def gives_away(value: bytes, secrets: Iterable[bytes]) -> bool:
-    """Whether a header's value tells the upstream's credential. A short one is in many a word."""
+    """Whether a header's value tells the upstream's credential: a short one as a word of its own,
+    for it is within many others."""
     return any(
-        secret in value if len(secret) >= _SHORTEST_SECRET else secret == value.strip()
+        secret in value and (len(secret) >= _SHORTEST_SECRET or _is_word(secret, value))
         for secret in secrets
     )
+
+
+def _is_word(secret: bytes, value: bytes) -> bool:
+    return re.search(rb"(?<![0-9A-Za-z])%b(?![0-9A-Za-z])" % re.escape(secret), value) is not None
 
 
 def blotted(body: bytes, secrets: Iterable[bytes]) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from catalog.operations import Operation
-from catalog.samples import FORM_TYPE, JSON_TYPE, fields_of, make_request
+from catalog.samples import FORM_TYPE, JSON_TYPE, fields_of, gives_away, make_request
 from catalog.schemas import read_declaration
 from finance.x402.extensions import bazaar_extension
 
@@ -83,3 +83,11 @@ def test_other_examples_are_asked_for_as_they_are_written() -> None:
     assert asked({"examples": {"none": {"value": 0}}}) == "/find?q=0"
     assert asked({"schema": {"enum": ["a b"]}}) == "/find?q=a%20b"
     assert asked({"schema": {"type": "string"}}) == "/find"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(b"on", True), (b"key=on;", True), (b"application/json", False), (b"once", False)],
+)
+def test_a_short_credential_is_told_by_a_word_of_its_own(value: bytes, told: bool) -> None:
+    assert gives_away(value, [b"on"]) is told
