@@ -85,6 +85,9 @@ _NEVER_DOWNSTREAM = _HOP_BY_HOP | {
     b"farebox-paid-until",
 }
 _ADDRESSES = frozenset((b"location", b"content-location", b"refresh", b"link"))
+_CACHING = frozenset(
+    (b"expires", b"pragma", b"age", b"surrogate-control", b"edge-control", b"x-accel-expires")
+)
 _NOTHING: frozenset[bytes] = frozenset()
 _BEGUN = rb"(?i)(^|<|url=['\"]?)"  # where an address begins in them
 
@@ -127,7 +130,7 @@ def to_caller(given: RawHeaders, upstream: Upstream, paid: bool) -> Headers:
         name = name.lower()
         if name in _NEVER_DOWNSTREAM or name in dropped:
             continue
-        if paid and name in (b"cache-control", b"expires", b"pragma", b"age"):
+        if paid and _rules_caches(name):
             continue
         if name in _ADDRESSES:
             value = _public_address(value, upstream)
@@ -137,6 +140,11 @@ def to_caller(given: RawHeaders, upstream: Upstream, paid: bool) -> Headers:
     if paid:
         headers.append((b"cache-control", b"no-store"))
     return headers
+
+
+def _rules_caches(name: bytes) -> bool:
+    """Also caches of one kind, which heed their own before `Cache-Control` (RFC 9213)."""
+    return name in _CACHING or name.endswith(b"cache-control")
 
 
 def _public_address(value: bytes, upstream: Upstream) -> bytes:

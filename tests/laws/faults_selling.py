@@ -474,6 +474,16 @@ def paid_answers_cached(patch: MonkeyPatch) -> None:
     )
 
 
+@fault(
+    11,
+    "the upstream says so to caches of one kind",
+    "test_no_cache_between_us_and_the_buyer_keeps_a_paid_answer",
+)
+def paid_answers_cached_somewhere(patch: MonkeyPatch) -> None:
+    for_all = (b"cache-control", b"expires", b"pragma", b"age")
+    patch.setattr(headers, "_rules_caches", lambda name: name in for_all)
+
+
 @fault(11, "payment headers are forwarded", "test_no_payment_reaches_the_upstream")
 def payments_forwarded(patch: MonkeyPatch) -> None:
     never = {name for name in headers._NEVER_UPSTREAM if b"payment" not in name}

@@ -20,6 +20,8 @@ async def test_no_cache_between_us_and_the_buyer_keeps_a_paid_answer(market: Mar
         answer = await market.client.get(market.url + "/v1/api/headers", headers=headers)
         assert answer.status_code == 200
         assert answer.headers.get_list("cache-control") == ["no-store"]
+        for_one_kind = {"cdn-cache-control", "surrogate-control", "x-accel-expires"}
+        assert not for_one_kind & {*answer.headers}
 
 
 async def test_no_payment_reaches_the_upstream(market: Market) -> None:
