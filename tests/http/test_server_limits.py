@@ -23,9 +23,10 @@ class App:
     def __init__(self) -> None:
         self.left = 0
         self.answers_at_once = False
+        self.headers: list[tuple[bytes, bytes]] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        size, more = 0, True
+        size, more, self.headers = 0, True, scope["headers"]
         if self.answers_at_once:
             await send({"type": "http.response.start", "status": 200, "headers": []})
         while more:
@@ -164,3 +165,11 @@ async def test_a_body_that_is_answered_already_takes_its_time(
     writer.write(b"x")
     assert await reader.readuntil(b"0\r\n\r\n") == b"1\r\n2\r\n0\r\n\r\n"
     writer.close()
+
+
+async def test_a_trailer_passes_for_no_header(app: tuple[App, int]) -> None:
+    whole = CHUNKED + b"3\r\nabc\r\n0\r\nhost: b\r\nfarebox-key: k\r\n\r\n"
+    closing = whole.replace(b"host: a", b"host: a\r\nconnection: close", 1)
+    assert b"\r\n3\r\n" in await told(app[1], closing)
+    assert {name for name, _ in app[0].headers} == {b"host", b"connection", b"transfer-encoding"}
+    assert dict(app[0].headers)[b"host"] == b"a"
