@@ -17,6 +17,7 @@ from itertools import groupby
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.chain.reverts import explain_revert
 from finance.chain.sender import TxOutcome
+from finance.chain.transactions import unix_now
 from finance.errors import (
     CallReverted,
     FinanceError,
@@ -80,8 +81,9 @@ class Claims:
         # Two claims at once would claim the same twice: harmless, but paid for.
         self._turn = asyncio.Lock()
         self._wanted: set[str] = set()
-        # When there was nothing worth a claim: what is owed has not waited for longer.
-        self._idle_at = 0
+        # When there was nothing worth a claim, and when all was claimed: what is owed has not
+        # waited for longer. A channel that is claimed by itself puts off no other.
+        self._idle_at = self._all_at = 0
         # Channels that the chain has refused, and when (monotonic seconds).
         self._refused_at: dict[str, float] = {}
         self._soon: asyncio.Task[None] | None = None
@@ -111,8 +113,11 @@ class Claims:
             self._idle_at = now
             await self._sweep()
             return None
-        since = await asyncio.to_thread(last_claim_at, engine, self._network.chain_id, now)
-        if since < self._idle_at <= now:  # it is ahead where the clock was
+        if not 0 < self._all_at <= now:  # not known to this process, or ahead as the clock was
+            chain_id = self._network.chain_id
+            self._all_at = await asyncio.to_thread(last_claim_at, engine, chain_id, now)
+        since = self._all_at
+        if since < self._idle_at <= now:
             since = self._idle_at
         gas_price = (await self._rpc.head()).base_fee_wei
         reason = due(now, views, self.policy, gas_price, since)
@@ -146,6 +151,8 @@ class Claims:
                 self._refused_at.pop(row.channel_id, None)
             for group in self._groups(rows, report):
                 await self._claim_group(group, report)
+            if channel_ids is None and (report.tx_hashes or report.open_transactions):
+                self._all_at = unix_now()
         for channel_id, why in report.excluded.items():
             _LOG.error("channel %s cannot be claimed: %s", channel_id, why)
         return report

@@ -376,6 +376,15 @@ def future_believed(patch: MonkeyPatch) -> None:
 
 @fault(
     8,
+    "whatever is claimed begins the interval of all",
+    "test_a_channel_that_is_claimed_by_itself_puts_off_no_other",
+)
+def interval_begun_by_one(patch: MonkeyPatch) -> None:
+    patch.setattr(claims, "unix_now", lambda: 0)
+
+
+@fault(
+    8,
     "a channel that was looked at in the future is fresh until then",
     "test_a_withdrawal_is_found_though_the_clock_was_wrong_at_the_last_look",
 )

@@ -290,6 +290,7 @@ async def test_an_interval_is_over_though_the_clock_was_wrong_when_it_began(
     await _owing(world)
     if claimed_before:
         await world.claims.claim_all()
+        world.claims._all_at = 0  # as in the process that comes after
         await _owing(world)
     with world.store.engine.begin() as connection:
         for table in ("chain_tx", "onchain_payment"):
@@ -299,6 +300,20 @@ async def test_an_interval_is_over_though_the_clock_was_wrong_when_it_began(
     assert usdc_of(world.chain, world.wallet.address) == 12_000 * (1 + claimed_before)
     await _owing(world)
     assert await world.claims.claim_due(int(time.time())) is None, "not at every look"
+
+
+async def test_a_channel_that_is_claimed_by_itself_puts_off_no_other(world: World) -> None:
+    payer, busy = await _owing(world)
+    await world.claims.claim_all()
+    await world.charge(payer, busy.channel_id, 15_000)
+    await _owing(world)
+    await world.claims.claim(Reason.AT_RISK, [to_hex(busy.channel_id)])
+    with world.store.engine.begin() as connection:
+        connection.execute(text("UPDATE chain_tx SET created_at = created_at + 3600"))
+    world.claims.policy = ClaimPolicy(interval_seconds=3600, gas_price_wei=10**18)
+    report = await world.claims.claim_due(int(time.time()) + 3661)
+    assert report is not None and report.reason is Reason.INTERVAL
+    assert usdc_of(world.chain, world.wallet.address) == 27_000
 
 
 async def test_a_withdrawal_is_found_though_the_clock_was_wrong_at_the_last_look(
