@@ -277,7 +277,9 @@ class Bookkeeper:
         now, purchase_id = int(time.time()), payment.order.purchase_id
         late = self._proved_late
         proof = await adoption(channel, charged, purchase_id, now, late, refused=purchase_id)
-        books = [channel_charged(channel, charged, now), ended(purchase_id, verdict, now)]
+        # Not if it is the one that was charged: a retry sends what was signed before.
+        refusal = ended(purchase_id, verdict, now, seen=False)
+        books = [channel_charged(channel, charged, now), refusal]
         await self._store.commit(Batch([*proof.writes, *books], proof.increments))
         earlier = charged > payment.cumulative or find_charged(channel, charged) is not None
         payment.outdated = earlier and charged >= payment.cumulative

@@ -59,6 +59,21 @@ async def test_an_answer_without_a_receipt_shows_what_it_is_proved_to_have_cost(
     node.check_books()
 
 
+async def test_a_retry_whose_own_charge_is_proved_to_it_says_that_its_answer_is_lost(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    """This seller keeps no answers, and says what it has charged."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+    async with buying(node, seller, answer_seconds=2.0) as proxy:
+        await left_open(proxy, seller, "x/1", "k", charges_and_hangs)
+        again = [await proxy.call("x/1", key="k") for _ in range(2)]
+    assert [each.json()["code"] for each in again] == ["answer_lost"] * 2
+    assert [(each.status, each.amount_atoms) for each in shown(node)] == [(504, 1_000)] + [
+        (502, 0)
+    ] * 2
+    node.check_books()
+
+
 async def test_a_charged_call_that_nobody_journaled_is_journaled_by_its_proof(
     tmp_path: Path, chain: DevchainProcess
 ) -> None:
