@@ -186,7 +186,7 @@ class Bookkeeper:
         if verdict.never_sent and payment.reservation:
             writes += self._given_back(payment.reservation, payment, channel)
         elif all(each.call_id != payment.order.purchase_id for each in channel.unresolved):
-            channel.unresolved.append(payment.as_open())
+            channel.unresolved.append(payment.as_open(verdict.state == PurchaseState.REFUSED))
         if payment.deposit is not None:
             channel.stale = True
         if verdict.stop:
@@ -283,7 +283,7 @@ class Bookkeeper:
         await self._store.commit(Batch([*proof.writes, *books], proof.increments))
         earlier = charged > payment.cumulative or find_charged(channel, charged) is not None
         payment.outdated = earlier and charged >= payment.cumulative
-        channel.unresolved.append(payment.as_open())
+        channel.unresolved.append(payment.as_open(refused=True))
         adopt(channel, charged, refused=purchase_id)
         return True
 

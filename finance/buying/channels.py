@@ -40,12 +40,14 @@ class SellerId(NamedTuple):
 
 @dataclass(slots=True)
 class OpenVoucher:
-    """A voucher that left and may have been charged; `reservation` is None if it stays counted."""
+    """A voucher that left and may have been charged; `reservation` is None if it stays counted,
+    `refused`: its seller has said that it was not."""
 
     call_id: str
     cumulative: int
     amount_atoms: int
     reservation: Reservation | None
+    refused: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from finance.buying.channels import Channel, OpenVoucher
 from finance.buying.limits import Spending
 from finance.buying.lost import ANSWER_LOST, ProvedLate
-from finance.buying.purchase import Verdict, ended, spent
+from finance.buying.purchase import Verdict, call_of, ended, spent
 from finance.ledger import Account, entry
 from finance.models import PurchaseState
 from finance.store import Batch, Increment, Write
@@ -20,18 +20,26 @@ _UNUSED = Verdict(PurchaseState.FAILED, error="not_charged")
 
 
 def find_charged(channel: Channel, charged: int, refused: str = "") -> OpenVoucher | None:
-    """The open voucher that a proved cumulative amount belongs to: the last that signed it.
+    """The open voucher that a proved cumulative amount belongs to: the last that signed it, if it
+    can be one that was not turned down.
 
     `refused` is the purchase the proof came in answer to: a seller that keeps answers would
-    have given its own, so it is the last to be thought of.
+    have given its own, so it is the last to be thought of. What was turned down before in the
+    same call is not at all: that call goes on.
     """
+    call_id = call_of(refused)
     open_ = [
         each
         for each in channel.unresolved
-        if each.cumulative == charged and 0 < each.amount_atoms <= charged - channel.charged
+        if each.cumulative == charged
+        and 0 < each.amount_atoms <= charged - channel.charged
+        and not (each.refused and call_of(each.call_id) == call_id)
     ]
-    others = [each for each in open_ if each.call_id != refused]
-    return next(reversed(others or open_), None)
+    return max(
+        reversed(open_),
+        key=lambda each: (not each.refused, each.call_id != refused),
+        default=None,
+    )
 
 
 def found_onchain(channel: Channel, now: int) -> list[Write]:

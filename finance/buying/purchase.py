@@ -128,10 +128,10 @@ class Payment:
             return False
         return self.cumulative > channel.charged
 
-    def as_open(self) -> OpenVoucher:
+    def as_open(self, refused: bool = False) -> OpenVoucher:
         """What it leaves behind in its channel while nothing is proved."""
         return OpenVoucher(
-            self.order.purchase_id, self.cumulative, self.amount_atoms, self.reservation
+            self.order.purchase_id, self.cumulative, self.amount_atoms, self.reservation, refused
         )
 
 
@@ -183,6 +183,11 @@ def intent(payment: Payment, now: int) -> list[Write]:
     return [*before, row]
 
 
+def call_of(purchase_id: str) -> str:
+    """The call that a purchase was made for."""
+    return purchase_id.partition("-")[0]
+
+
 def free_key(purchase_ids: Iterable[str]) -> list[Write]:
     """Take the Idempotency-Key from those of these purchases that are not paid."""
     return [Write(FREE_KEY, {"call_id": each}, rows=None) for each in purchase_ids]
@@ -211,7 +216,7 @@ def spent(purchase_id: str, atoms: int, channel: Channel | None, tx: str | None,
         -atoms,
         now,
         channel_id=channel.id_hex if channel else None,
-        call_id=purchase_id.partition("-")[0],
+        call_id=call_of(purchase_id),
         tx_hash=tx,
     )
 

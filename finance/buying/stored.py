@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 from finance.buying.channels import Channel, OpenVoucher, channel_of_row
 from finance.buying.purchase import deposit_key
 from finance.buying.signing import SignedDeposit
-from finance.models import BuyerChannel, ChannelState, LedgerEntry, Purchase
+from finance.models import BuyerChannel, ChannelState, LedgerEntry, Purchase, PurchaseState
 from finance.networks import Network
 from finance.wallet.signer import Keys
 from finance.x402.values import DepositPayment
@@ -25,7 +25,7 @@ _SETTLED = (ChannelState.OPEN, ChannelState.CLOSED)
 
 # The vouchers that may still be proved: those above what their channel was charged.
 _UNRESOLVED = (
-    "SELECT p.call_id, p.channel_id, p.cumulative_atoms, p.amount_atoms FROM purchase p"
+    "SELECT p.call_id, p.channel_id, p.cumulative_atoms, p.amount_atoms, p.state FROM purchase p"
     " JOIN buyer_channel c ON c.channel_id = p.channel_id"
     " WHERE p.state IN ('intent', 'refused', 'failed', 'unknown')"
     " AND p.cumulative_atoms > c.charged_atoms{of_one}"
@@ -87,10 +87,11 @@ def _ours(keys: Keys, network: Network) -> Any:
 
 def _channels(session: Session, query: Any, unresolved: Any) -> list[Channel]:
     channels = {row.channel_id: channel_of_row(row) for row in session.exec(query)}
-    for call_id, channel_id, cumulative, amount in unresolved:
+    for call_id, channel_id, cumulative, amount, state in unresolved:
         if (channel := channels.get(channel_id)) is not None:
             # Reservations of a former life stay counted.
-            channel.unresolved.append(OpenVoucher(call_id, cumulative, amount, None))
+            refused = state == PurchaseState.REFUSED
+            channel.unresolved.append(OpenVoucher(call_id, cumulative, amount, None, refused))
     for channel in channels.values():
         if channel.state not in _SETTLED:
             channel.deposit = _open_deposit(session, channel)

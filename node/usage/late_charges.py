@@ -10,6 +10,7 @@ from sqlalchemy import Engine, text
 from sqlmodel import Session
 
 from finance.buying.lost import ANSWER_LOST, ProvedLate
+from finance.buying.purchase import call_of
 from finance.models import Purchase
 from finance.store import Batch, Write
 from node.usage.calls import CallRecord, replaced
@@ -35,7 +36,7 @@ def late_charges(engine: Engine) -> ProvedLate:
 
 
 def _journal(engine: Engine, purchase_id: str, atoms: int) -> Batch:
-    call_id = purchase_id.partition("-")[0]
+    call_id = call_of(purchase_id)
     with Session(engine) as session:
         purchase = session.get_one(Purchase, purchase_id)
         call = session.get(Call, call_id)

@@ -74,6 +74,22 @@ async def test_a_retry_whose_own_charge_is_proved_to_it_says_that_its_answer_is_
     node.check_books()
 
 
+async def test_what_is_proved_while_another_price_is_paid_shows_at_the_call_that_was_charged(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    """The first voucher of the second call, at the old price, was over the same amount."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+    async with buying(node, seller, answer_seconds=2.0) as proxy:
+        await left_open(proxy, seller, "x/1", "k", charges_and_hangs)
+        seller.price = 2_000
+        assert (await proxy.call("x/1")).status_code == 200
+    assert [(each.status, each.amount_atoms) for each in shown(node)] == [
+        (504, 1_000),
+        (200, 2_000),
+    ]
+    node.check_books()
+
+
 async def test_a_charged_call_that_nobody_journaled_is_journaled_by_its_proof(
     tmp_path: Path, chain: DevchainProcess
 ) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, Row, select
 from sqlmodel import col
 
 from finance.buying.onchain import EXPIRED_SECONDS
+from finance.buying.purchase import call_of
 from finance.errors import PaymentMalformed
 from finance.models import BuyerChannel, ChannelState, Purchase, PurchaseState
 from finance.money import Usdc
@@ -100,7 +101,7 @@ def read_signed(connection: Connection, order_id: str, now: int) -> Signed:
     if row is None:
         return Signed()
     if row.state == PurchaseState.PAID:
-        return Signed("", row.charged_atoms, row.call_id.partition("-")[0], row.tx_hash or "")
+        return Signed("", row.charged_atoms, call_of(row.call_id), row.tx_hash or "")
     if row.channel_id is not None:
         return Signed(_voucher_waits(connection, row))
     return Signed(_authorization_waits(row, now) if row.state in _OPEN else "")

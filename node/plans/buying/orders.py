@@ -15,6 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, Row, select, text
 from sqlmodel import col
 
+from finance.buying.purchase import call_of
 from finance.models import Purchase, PurchaseState
 from finance.money import Usdc
 from finance.store import Write
@@ -180,7 +181,7 @@ def read_paid(connection: Connection, order_id: str) -> _Paid:
         return _Paid(False)
     state, charged, call_id, tx_hash = row
     possible = state in (PurchaseState.INTENT, PurchaseState.UNKNOWN, PurchaseState.PAID)
-    return _Paid(possible, charged, call_id.partition("-")[0], tx_hash or "")
+    return _Paid(possible, charged, call_of(call_id), tx_hash or "")
 
 
 def _goes_on(order: Row[Any], told: Told, paid: _Paid, patient: bool, now: int) -> bool:
