@@ -310,8 +310,9 @@ class Call:
 
 _ALLOWED = b"access-control-allow-origin"
 _EXPOSE = (
-    b"PAYMENT-REQUIRED, PAYMENT-RESPONSE, Farebox-Call-Id, Farebox-Demo, Farebox-Stream,"
-    b" Farebox-Paid-Until, Retry-After"
+    b"PAYMENT-REQUIRED, PAYMENT-RESPONSE, Farebox-Call-Id, Farebox-Demo, Farebox-Demo-Recorded-At,"
+    b" Farebox-Meter, Farebox-Paid-Until, Farebox-Stream, RateLimit-Limit, RateLimit-Remaining,"
+    b" RateLimit-Reset, Retry-After"
 )
 
 

@@ -175,10 +175,12 @@ async def test_what_the_upstream_refused_or_broke_off_is_an_error_that_is_not_co
 
 async def test_calls_come_no_faster_than_the_plan_says(seller: Seller) -> None:
     customer = await seller.subscribe(seller.plan(per_minute=5))
-    answers = [await seller.call(customer) for _ in range(6)]
+    answers = [await seller.call(customer, origin="https://any.example") for _ in range(6)]
     assert [a.status_code for a in answers] == [200] * 5 + [429]
     assert answers[0].headers["ratelimit-limit"] == "5"
     assert int(answers[5].headers["retry-after"]) >= 1
+    for answer in answers:  # a page may read how many are left, too
+        assert "RateLimit-Remaining" in answer.headers["access-control-expose-headers"]
     assert (await seller.look(customer))["per_minute_now"] == 5
 
 
