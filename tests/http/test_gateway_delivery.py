@@ -276,6 +276,10 @@ async def test_a_page_may_look_for_what_is_sold(market: Market) -> None:
         "content-type",
     )
     assert asked.headers["access-control-allow-origin"] == "*"
+    for any_ in ({}, page):  # a cache gives pages what it was given without one
+        found = await market.client.get(url, headers=any_)
+        assert found.headers["cache-control"] == "max-age=60"
+        assert found.headers.get_list("access-control-allow-origin") == ["*"]
     found = await market.client.get(url, headers=page | {"Content-Type": "application/json"})
     assert (found.status_code, found.headers["access-control-allow-origin"]) == (200, "*")
 
