@@ -51,7 +51,7 @@ from node.jobs import (
     withdrawn,
 )
 from node.jobs.runner import Jobs
-from node.lock import DataDirLock, hold_data_dir
+from node.lock import DataDirLock, hold_data_dir, hold_database
 from node.parts import Parts, build_parts
 from node.process import prepare, spare_the_collector
 from node.server import Server, bind, make_server
@@ -77,7 +77,8 @@ _log = logging.getLogger("farebox")
 def run(settings: Settings, keys: Keys) -> None:
     """Run a node until SIGINT or SIGTERM. Raises NodeError before anything is served."""
     prepare()
-    with hold_data_dir(settings.data_dir) as lock:
+    held = hold_data_dir(settings.data_dir)
+    with held as lock, hold_database(settings.database, settings.data_dir):
         engine = open_engine(settings.database)
         try:
             upgrade_with_backup(engine, settings, keys)

@@ -1,4 +1,5 @@
-"""One node per data directory: two of them would sign against each other's books."""
+"""One node per data directory, and per file of SQLite: two of them would sign against each
+other's books, and each would take what the other is doing for left by one that is gone."""
 
 from __future__ import annotations
 
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.engine import make_url
+
+from node.db.engine import DATABASE_NAME
 from node.errors import AlreadyRunning, DataDirUnusable
 
 FILE_NAME = "node.lock"
@@ -31,7 +35,44 @@ class DataDirLock:
 def hold_data_dir(data_dir: Path) -> Iterator[DataDirLock]:
     """Hold the directory for this process. Raises AlreadyRunning or DataDirUnusable."""
     prepare_data_dir(data_dir)
-    path = data_dir / FILE_NAME
+    with _held(data_dir / FILE_NAME) as handle:
+        if handle is None:
+            pid = running_node(data_dir).get("pid", "unknown")
+            raise AlreadyRunning(
+                f"Another node (process {pid}) is running on {data_dir}. Stop it first, or give"
+                " this one its own directory with FAREBOX_DATA_DIR."
+            )
+        lock = DataDirLock(handle)
+        try:
+            lock.describe({"pid": os.getpid()})  # and no more addresses of one that was killed
+            yield lock
+        finally:
+            os.ftruncate(handle, 0)
+
+
+@contextmanager
+def hold_database(url: str, data_dir: Path) -> Iterator[None]:
+    """Hold a file of SQLite for the process that holds `data_dir`; PostgreSQL is for many. Raises
+    AlreadyRunning or DataDirUnusable."""
+    database = make_url(url)
+    path = Path(database.database or "").resolve()
+    # A data directory's own is held with it, also against who comes from another one.
+    lock = path.with_name(FILE_NAME if path.name == DATABASE_NAME else f"{path.name}.lock")
+    if database.get_backend_name() != "sqlite" or lock == data_dir.resolve() / FILE_NAME:
+        yield
+        return
+    with _held(lock) as handle:
+        if handle is None:
+            raise AlreadyRunning(
+                f"Another node is running on {path}. A file of SQLite is for one process: stop"
+                " that one, or set FAREBOX_DATABASE_URL to a database of this node's own."
+            )
+        yield
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[int | None]:
+    """The file, locked for this process; None where another has it. Raises DataDirUnusable."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -39,18 +80,12 @@ def hold_data_dir(data_dir: Path) -> Iterator[DataDirLock]:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        pid = running_node(data_dir).get("pid", "unknown")
         os.close(handle)
-        raise AlreadyRunning(
-            f"Another node (process {pid}) is running on {data_dir}. Stop it first, or give this"
-            " one its own directory with FAREBOX_DATA_DIR."
-        ) from None
-    lock = DataDirLock(handle)
+        yield None
+        return
     try:
-        lock.describe({"pid": os.getpid()})  # and no more addresses of one that was killed
-        yield lock
+        yield handle
     finally:
-        os.ftruncate(handle, 0)
         os.close(handle)
 
 

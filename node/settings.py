@@ -29,7 +29,7 @@ from sqlalchemy.exc import ArgumentError
 
 from catalog.addresses import callable_parts
 from finance.networks import NETWORKS, Network
-from node.db.engine import sqlite_url
+from node.db.engine import DATABASE_NAME, sqlite_url
 from node.errors import PassphraseMissing, SettingsInvalid
 
 DEVNET_RPC_URL = "http://127.0.0.1:8545"
@@ -196,7 +196,7 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """SQLAlchemy URL of the database."""
-        return self.database_url or sqlite_url(self.data_dir / "farebox.db")
+        return self.database_url or sqlite_url(self.data_dir / DATABASE_NAME)
 
     @property
     def keystore_dir(self) -> Path:

@@ -12,6 +12,9 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 GAP_SECONDS = 0.05
 
 
+DATABASE_NAME = "farebox.db"  # of the file in a data directory
+
+
 def sqlite_url(path: Path) -> str:
     """The address of a database in a file, whatever its folder is called."""
     return URL.create("sqlite", database=str(path)).render_as_string()

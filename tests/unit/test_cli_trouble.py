@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from node.db.engine import sqlite_url
+from node.lock import hold_data_dir, hold_database
 from tests.unit.test_cli import Farebox, farebox, fresh, made_once, with_settings
 
 __all__ = ("farebox", "fresh", "made_once")
@@ -49,6 +51,21 @@ def test_database_that_is_not_there_is_a_sentence(
     assert done.returncode == 4
     assert_sentence(done.stderr)
     assert len(done.stderr.splitlines()) == 1 and "sqlalche.me" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["farebox.db", "books.db"])
+def test_a_file_of_sqlite_has_one_process_whatever_their_data_directories(
+    farebox: Farebox, tmp_path: Path, name: str
+) -> None:
+    """It would take what the other has reserved for left by one that is gone, and sell it again."""
+    first, url = tmp_path / "first", sqlite_url(tmp_path / "first" / name)
+    with hold_data_dir(first), hold_database(url, first):
+        # An address of no machine: a node that starts all the same ends there.
+        elsewhere = {"FAREBOX_DATABASE_URL": url, "FAREBOX_GATEWAY_BIND": "192.0.2.1:8402"}
+        done = with_settings(farebox, **elsewhere).run("up")
+    assert done.returncode == 4 and f"{first / name}" in done.stderr
+    assert_sentence(done.stderr)
+    assert not (first / name).exists()
 
 
 def test_full_disk_under_the_books_is_a_sentence(farebox: Farebox) -> None:
