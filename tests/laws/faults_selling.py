@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from finance.selling.long_answers import LongAnswer, stream_delivered
 from finance.store import Batch
 from finance.x402 import offers, vouchers
 from finance.x402.offers import Offer, Terms
+from node import app as nodes
 from node.db import engine, journal, presence
 from node.db.journal import Journal
 from node.gateway import app, forward, headers, onchain, request, serve, voucher
@@ -39,6 +41,15 @@ def without(statement: Any, words: str) -> Any:
 )
 def reservation_does_nothing(patch: MonkeyPatch) -> None:
     patch.setattr(channels.SellerChannels, "reserve", lambda self, channel: None)
+
+
+@fault(
+    1,
+    "whoever has a data directory of its own may have the books of another",
+    "test_a_file_of_books_is_held_by_one_process",
+)
+def books_held_by_nobody(patch: MonkeyPatch) -> None:
+    patch.setattr(nodes, "hold_database", lambda url, data_dir: nullcontext())
 
 
 @fault(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,12 +17,18 @@ from finance.models import PaymentState
 from finance.networks import NETWORKS
 from finance.selling.channels import Channel, SellerChannels
 from finance.selling.mirror import Mirror
+from finance.wallet.signer import Keys, Signer
 from finance.x402.exact import EXPIRY_BUFFER_SECONDS
 from finance.x402.extensions import PAYMENT_IDENTIFIER
 from finance.x402.values import ChannelConfig
+from node.app import run
+from node.db.engine import sqlite_url
 from node.db.journal import Journal
+from node.errors import AlreadyRunning, NodeError
 from node.gateway.request import INLINE_BYTES
 from node.gateway.stream_minutes import GRACE_SECONDS
+from node.lock import hold_data_dir, hold_database
+from node.settings import Settings
 from node.usage.answers import forget_answers
 from node.usage.quotas import Meter
 from tests.http.conftest import PRICE, Market
@@ -41,6 +48,22 @@ async def test_a_voucher_sent_twenty_times_at_once_has_the_api_work_once(market:
     await asyncio.gather(*(market.client.get(url, headers=headers) for _ in range(20)))
     assert market.upstream.total == 1
     assert await market.charged(payer) == PRICE
+
+
+def test_a_file_of_books_is_held_by_one_process(tmp_path: Path) -> None:
+    """Another would take what this one has reserved for left by the dead, and sell it again."""
+    first, keys = tmp_path / "first", Keys(*(Signer.random() for _ in range(3)), bytes(32))
+    url = sqlite_url(first / "farebox.db")
+    # An address of no machine: a node that starts all the same ends there.
+    settings = Settings(
+        data_dir=tmp_path / "second",
+        network="devnet",
+        database_url=url,
+        gateway_bind="192.0.2.1:8402",
+    )
+    with hold_data_dir(first), hold_database(url, first), pytest.raises(NodeError) as ended:
+        run(settings, keys)
+    assert ended.value.code == AlreadyRunning.code
 
 
 async def test_a_voucher_sent_to_two_processes_at_once_is_charged_once(market: Market) -> None:
