@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 # Files side by side: what a file shares (a chain, a market) is started once. As they come, so
-# that the long ones are not last. Two more than there are cores: many tests wait.
-PARALLEL ?= --numprocesses $$(($$(nproc 2>/dev/null || echo 2) + 2)) --maxprocesses 6 \
+# that the long ones are not last. Three more than there are cores: many tests wait.
+PARALLEL ?= --numprocesses $$(($$(nproc 2>/dev/null || echo 2) + 3)) --maxprocesses 6 \
   --dist loadfile --no-loadscope-reorder
 
 # Where it is set, every process that a test starts compiles every module anew.
