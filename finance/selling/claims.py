@@ -124,7 +124,8 @@ class Claims:
         return None if reason is None else await self.claim(reason)
 
     async def leaving(self) -> list[str]:
-        """Channels whose payer is withdrawing while something claimable is owed."""
+        """Channels whose payer is withdrawing while something claimable is owed, but for what the
+        chain has just refused."""
         rows = await asyncio.to_thread(load_claimable, self._store.engine, self._network)
         return [row.channel_id for row in self._to_be_tried(rows) if withdrawing(row.view())]
 

@@ -376,6 +376,15 @@ def future_believed(patch: MonkeyPatch) -> None:
 
 @fault(
     8,
+    "a channel that was refused is left alone, also while its payer leaves",
+    "test_a_channel_that_was_refused_is_tried_in_time_once_its_payer_leaves",
+)
+def refused_while_leaving(patch: MonkeyPatch) -> None:
+    patch.setattr(claims, "_pause", lambda row, now: claims.RETRY_SECONDS)
+
+
+@fault(
+    8,
     "whatever is claimed begins the interval of all",
     "test_a_channel_that_is_claimed_by_itself_puts_off_no_other",
 )

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,7 +18,7 @@ from sqlalchemy import text
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.models import ChannelState
-from finance.selling import channels
+from finance.selling import channels, claims
 from finance.selling.claim_policy import ClaimPolicy, Reason
 from finance.selling.claimable import raise_claimed
 from finance.selling.mirror import Mirror
@@ -314,6 +315,26 @@ async def test_a_channel_that_is_claimed_by_itself_puts_off_no_other(world: Worl
     report = await world.claims.claim_due(int(time.time()) + 3661)
     assert report is not None and report.reason is Reason.INTERVAL
     assert usdc_of(world.chain, world.wallet.address) == 27_000
+
+
+async def test_a_channel_that_was_refused_is_tried_in_time_once_its_payer_leaves(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the chain refuses is left alone for longer than a payer may need to be gone."""
+    payer, channel = await _owing(world)
+    channel_id = to_hex(channel.channel_id)
+    await world.charge(Payer(world.chain), channel.channel_id, 13_000)
+    assert (await world.claims.claim(Reason.AT_RISK, [channel_id])).excluded
+    await world.charge(payer, channel.channel_id, 14_000)
+    _withdraw(world, payer, channel)
+    await world.mirror.sync([channel_id])
+    asked = int(world.chain.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16)
+    later = time.monotonic() + channel.config.withdraw_delay / 3
+    clock = SimpleNamespace(time=lambda: float(asked), monotonic=lambda: later)
+    monkeypatch.setattr(claims, "time", clock)
+    assert await world.claims.leaving() == [channel_id]
+    await world.claims.claim_due(asked)
+    assert usdc_of(world.chain, world.wallet.address) == 14_000
 
 
 async def test_a_withdrawal_is_found_though_the_clock_was_wrong_at_the_last_look(
