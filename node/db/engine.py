@@ -10,8 +10,6 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 # Between the steps of long work that writes. SQLite lets those who wait for its write lock look
 # again every 25 ms at first: a shorter gap they would often miss.
 GAP_SECONDS = 0.05
-
-
 DATABASE_NAME = "farebox.db"  # of the file in a data directory
 
 

@@ -134,7 +134,7 @@ def to_caller(given: RawHeaders, upstream: Upstream, paid: bool) -> Headers:
             continue
         if name in _ADDRESSES:
             value = _public_address(value, upstream)
-        if gives_away(value, upstream.secrets):
+        if upstream.secrets and gives_away(value, upstream.secrets):
             continue
         headers.append((name, value))
     if paid:
