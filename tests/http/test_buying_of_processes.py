@@ -48,19 +48,26 @@ async def _bought(*proxies: Running) -> list[int]:
     return [answer.status_code for answer in answers]
 
 
-async def test_two_processes_buy_from_one_seller_and_the_money_of_one_that_is_gone_is_used(
-    chain: DevchainProcess, postgres_url: str, tmp_path: Path
-) -> None:
-    node = BuyerNode(tmp_path, chain, url=postgres_url)
+@asynccontextmanager
+async def _buying(node: BuyerNode, chain: DevchainProcess) -> AsyncIterator[Running]:
+    """A process that has bought once from an official seller, through a channel of its own."""
     with official_seller(chain) as base:
         node.list("x", base)
         async with node.running() as one:
             assert await _bought(one) == [200]
-            async with node.running() as other:
-                for _ in range(3):
-                    assert await _bought(one, other) == [200, 200]
-            assert len(node.channels) == 2
-            assert await _bought(one, one) == [200, 200]
+            yield one
+
+
+async def test_two_processes_buy_from_one_seller_and_the_money_of_one_that_is_gone_is_used(
+    chain: DevchainProcess, postgres_url: str, tmp_path: Path
+) -> None:
+    node = BuyerNode(tmp_path, chain, url=postgres_url)
+    async with _buying(node, chain) as one:
+        async with node.running() as other:
+            for _ in range(3):
+                assert await _bought(one, other) == [200, 200]
+        assert len(node.channels) == 2
+        assert await _bought(one, one) == [200, 200]
     assert len(node.channels) == 2
     assert sum(channel.charged_atoms for channel in node.channels) == 9_000
     node.check_books()
@@ -70,16 +77,13 @@ async def test_what_another_process_took_up_while_a_connection_was_lost_is_left_
     chain: DevchainProcess, postgres_url: str, tmp_path: Path
 ) -> None:
     node = BuyerNode(tmp_path, chain, url=postgres_url)
-    with official_seller(chain) as base:
-        node.list("x", base)
-        async with node.running() as one:
-            assert await _bought(one) == [200]
-            with node.engine.connect() as connection:
-                assert connection.execute(text(_END_LOCKS)).scalars().all()
-            async with node.running() as other:
-                await settle_channels(one.proxy.buyer)
-                for _ in range(3):
-                    assert await _bought(one, other) == [200, 200]
+    async with _buying(node, chain) as one:
+        with node.engine.connect() as connection:
+            assert connection.execute(text(_END_LOCKS)).scalars().all()
+        async with node.running() as other:
+            await settle_channels(one.proxy.buyer)
+            for _ in range(3):
+                assert await _bought(one, other) == [200, 200]
     assert len(node.channels) == 2
     assert sum(channel.charged_atoms for channel in node.channels) == 7_000
     node.check_books()
@@ -143,10 +147,8 @@ async def test_a_closing_goes_on_in_another_process_when_its_own_is_gone(
     monkeypatch.setattr(closing, "_LONGEST_PAUSE_SECONDS", 0.5)
     node = BuyerNode(tmp_path, chain, url=postgres_url)
     step = "SELECT step FROM closing"
-    with official_seller(chain) as base:
-        node.list("x", base)
-        async with node.running() as one:
-            assert await _bought(one) == [200]
+    async with _buying(node, chain):
+        pass
     async with node.running() as one, node.running() as other:
         [channel] = node.channels
         async with _closings(one, chain) as begun, _closings(other, chain) as left:
