@@ -110,18 +110,19 @@ class Minutes:
         return self._gate is None or self._gate.serves(subject, self._streams.now())
 
     def _is_over(self, stream: Stream) -> bool:
-        return (stream.paid_until or 0) + GRACE_SECONDS <= self._streams.now()
+        return (stream.paid_until or 0) + GRACE_SECONDS <= stream.now()
 
     def _waits_for(self, stream: Stream) -> bool:
         until = self._held.get(stream.id, (0, 0))[1]
-        return self._streams.now() < until
+        return stream.now() < until
 
     def _hold(self, sold: Sold) -> None:
         # Of one that another process holds, that process knows nothing: its grace is all it has.
-        if self._streams.find(sold.id) is None:
+        stream = self._streams.find(sold.id)
+        if stream is None:
             return
         if self._held.get(sold.id, (0, 0))[0] != sold.paid_until:
-            self._held[sold.id] = sold.paid_until, self._streams.now() + HOLD_SECONDS
+            self._held[sold.id] = sold.paid_until, stream.now() + HOLD_SECONDS
 
     async def _keep_looking(self) -> None:
         while True:
@@ -164,7 +165,7 @@ class Minutes:
         sold = await self._find(stream_id)
         if sold is None or not await self._goes_on(sold):
             raise Refused("stream_over")
-        most = self._streams.now() + (AHEAD_MINUTES - 1) * MINUTE
+        most = (self._streams.find(sold.id) or self._streams).now() + (AHEAD_MINUTES - 1) * MINUTE
         if sold.paid_until > most:
             wait = sold.paid_until - most
             raise Refused("paid_ahead", [(b"retry-after", b"%d" % wait)])

@@ -11,7 +11,7 @@
 
 Each minute is a call of the same key and listing, within every limit and quota, at most at the
 price of the first, and bought once: whatever is lost on the way is asked for again with the
-same signature. A minute is one of our own clock, whatever a seller says.
+same signature. A minute is one that passes here, whatever a seller says.
 """
 
 from __future__ import annotations
@@ -128,12 +128,12 @@ class MinutePayer:
 
     async def look(self) -> None:
         """One round; what it begins to pay goes on by itself."""
-        now = self._streams.now()
         for bought in list(self._bought.values()):
             if bought.paying is None:
-                self._see(bought, now)
+                self._see(bought)
 
-    def _see(self, bought: Bought, now: int) -> None:
+    def _see(self, bought: Bought) -> None:
+        now = bought.stream.now()
         if not bought.stream.goes_on:
             del self._bought[bought.stream.id]
         elif bought.refused:
@@ -167,7 +167,7 @@ class MinutePayer:
             _log.exception("a minute of stream %s could not be paid", bought.stream.id)
             bought.trouble = "internal_error"
         finally:
-            bought.again_at = self._streams.now() + RETRY_SECONDS
+            bought.again_at = bought.stream.now() + RETRY_SECONDS
             bought.paying = None
 
     async def _attempt(self, bought: Bought) -> None:

@@ -59,6 +59,7 @@ class Stream:
     and `paid_until` as far as this process knows it."""
 
     __slots__ = (
+        "_opened",
         "_streams",
         "counted_at",
         "ended_at",
@@ -91,14 +92,14 @@ class Stream:
         payer: str | None,
         stop: Callable[[str], None],
         subject: str,
-        now: int,
         minute_atoms: int = 0,
     ) -> None:
         self._streams = streams
         self.id, self.side, self.kind, self.listing_id = call_id, side, kind, listing_id
         self.key_id, self.payer, self.stop = key_id, payer, stop
         self.subject = subject  # whose quota its time is taken from; empty for none
-        self.started_at = self.seen_at = self.counted_at = now
+        now = self.started_at = self.seen_at = self.counted_at = streams.now()
+        self._opened = streams.steady()
         self.ended_at: int | None = None
         self.state, self.reason, self.stopped_for = StreamState.OPEN, "", ""
         self.minute_atoms = minute_atoms
@@ -128,9 +129,13 @@ class Stream:
         """Whether it is this node that ended it, and not because the node stops."""
         return self.stopped_for not in ("", NODE_STOPPED)
 
-    def see(self, now: int) -> None:
-        """It is connected at `now`; a clock that was set back takes nothing away."""
-        self.seen_at = max(self.seen_at, now)
+    def now(self) -> int:
+        """Unix seconds as they go by for it: whoever sets a clock neither prolongs nor ends it."""
+        return self.started_at + int(self._streams.steady() - self._opened)
+
+    def see(self) -> None:
+        """It is connected by now."""
+        self.seen_at = self.now()
 
     def write(self, owner: int) -> Write:
         """Its row as it is now."""
@@ -158,17 +163,19 @@ class Stream:
 
 
 class Streams:
-    """All streams of this process, of both sides. `clock` gives Unix seconds."""
+    """All streams of this process, of both sides. `clock` gives Unix seconds, `steady` those of
+    a clock that nobody sets."""
 
     def __init__(
         self,
         store: Store,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
         tick_seconds: float = TICK_SECONDS,
         flush_seconds: float = FLUSH_SECONDS,
         quotas: Quotas | None = None,
     ) -> None:
-        self._store, self._clock = store, clock
+        self._store, self._clock, self.steady = store, clock, steady
         self._tick_seconds, self._flush_seconds = tick_seconds, flush_seconds
         self._quotas = quotas
         self._presence = Presence(store.engine)
@@ -213,7 +220,7 @@ class Streams:
         of stream seconds it uses (node.usage.quotas), if any. `minute_atoms`: its price a
         minute, the first of which is paid."""
         who = (listing_id, key_id, payer)
-        stream = Stream(self, call_id, side, kind, *who, stop, subject, self.now(), minute_atoms)
+        stream = Stream(self, call_id, side, kind, *who, stop, subject, minute_atoms)
         self._open[call_id] = stream
         if minute_atoms:
             self._sold.append(stream)
@@ -279,7 +286,7 @@ class Streams:
 
     def note_end(self, stream: Stream) -> None:
         """Called by a stream that ends."""
-        stream.see(self.now())
+        stream.see()
         stream.ended_at = stream.seen_at
         self._open.pop(stream.id, None)
         self._over.append(stream)
@@ -289,9 +296,8 @@ class Streams:
 
     async def tick(self) -> None:
         """Write how long every open stream has been connected by now."""
-        now = self.now()
         for stream in self._open.values():
-            stream.see(now)
+            stream.see()
         await self._write(self._open.values())
 
     async def _write(self, also: Iterable[Stream] = ()) -> None:

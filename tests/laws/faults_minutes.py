@@ -7,6 +7,7 @@ from typing import Any
 from pytest import MonkeyPatch
 
 from node.gateway import stream_events, stream_minutes
+from node.usage.streams import Stream
 from tests.laws.faults import fault
 from tests.laws.faults_selling import without
 
@@ -18,6 +19,15 @@ from tests.laws.faults_selling import without
 )
 def unpaid_minutes_served(patch: MonkeyPatch) -> None:
     patch.setattr(stream_minutes, "GRACE_SECONDS", 3_600)
+
+
+@fault(
+    1,
+    "minutes are those of a clock that may be set",
+    "test_a_clock_that_is_set_moves_no_end_of_a_stream",
+)
+def minutes_by_the_wall(patch: MonkeyPatch) -> None:
+    patch.setattr(Stream, "now", lambda stream: stream._streams.now())
 
 
 @fault(

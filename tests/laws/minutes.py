@@ -40,6 +40,15 @@ class Minutes:
         self.clock.at += seconds
         await self.market.gateway.minutes.look()
 
+    def set_wall_clock(self, ahead: int) -> None:
+        """From now on nothing of it passes."""
+        self.market.gateway._streams._clock = Clock(self.clock.at + ahead)
+
+    @property
+    def goes_on(self) -> bool:
+        stream = self.market.gateway._streams.find(self.name)
+        return stream is not None and stream.goes_on
+
     async def ends(self) -> bool:
         """Whether the stream is over within a moment."""
         try:

@@ -311,6 +311,18 @@ async def test_no_minute_is_served_that_nobody_paid_beyond_the_grace(market: Mar
     assert await market.charged(stream.payer) == 2 * PRICE
 
 
+@pytest.mark.parametrize("step", [-3_600, 3_600])
+async def test_a_clock_that_is_set_moves_no_end_of_a_stream(market: Market, step: int) -> None:
+    async with open_stream(market) as stream:
+        stream.set_wall_clock(step)
+        await stream.pass_(59)
+        assert (await stream.pay()).status_code == 200
+        await stream.pass_(60 + GRACE_SECONDS)
+        assert stream.goes_on
+        await stream.pass_(1)
+        assert await stream.ends()
+
+
 async def test_a_minute_that_is_paid_is_served(market: Market) -> None:
     async with open_stream(market) as stream:
         for _ in range(3):

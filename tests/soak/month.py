@@ -269,7 +269,7 @@ async def _stream(
 async def _start(journal: Journal, engine: Engine, clock: _Clock) -> Streams:
     quotas = Quotas(engine)
     await quotas.load(clock.now)
-    running = Streams(journal, clock, tick_seconds=1e6, quotas=quotas)
+    running = Streams(journal, clock, clock, tick_seconds=1e6, quotas=quotas)
     await running.start()
     return running
 

@@ -21,5 +21,5 @@ class Clock:
         """The same one for all of these."""
         clock = cls()
         for each in streams:
-            each._clock = clock
+            each._clock = each.steady = clock
         return clock

@@ -36,7 +36,8 @@ async def test_idle_sockets_stay_open_for_an_hour_and_are_billed_to_the_second(
 ) -> None:
     market, clock = sockets.market, Compressed()
     streams = market.gateway._streams
-    monkeypatch.setattr(streams, "_clock", clock)
+    for name in ("_clock", "steady"):
+        monkeypatch.setattr(streams, name, clock)
     payer = await market.payer(balance=SOCKETS * PRICE)
     required = await market.offer("/v1/api/idle")
     opened = []

@@ -39,7 +39,7 @@ async def test_a_minute_sold_by_one_process_keeps_the_stream_of_another_open(
     journal: Journal,
 ) -> None:
     clock, stopped = Clock(), list[str]()
-    holding, selling = Streams(journal, clock), Streams(journal, clock)
+    holding, selling = Streams(journal, clock, clock), Streams(journal, clock, clock)
     await holding.start()
     await selling.start()
     kind = StreamKind.WEBSOCKET
@@ -68,7 +68,7 @@ async def test_a_minute_sold_by_one_process_keeps_the_stream_of_another_open(
 async def test_a_stream_is_not_over_because_the_database_restarted(journal: Journal) -> None:
     """Who pays for its minutes would be told so, and close it."""
     clock = Clock()
-    holding, selling = Streams(journal, clock), Streams(journal, clock)
+    holding, selling = Streams(journal, clock, clock), Streams(journal, clock, clock)
     await holding.start()
     await selling.start()
     kind = StreamKind.WEBSOCKET

@@ -171,7 +171,11 @@ class _Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, proxy: Running) -> None:
         self.ahead, self.base = 0, int(time.time())
-        monkeypatch.setattr(proxy.proxy._streams, "_clock", lambda: float(self.base + self.ahead))
+        for name in ("_clock", "steady"):
+            monkeypatch.setattr(proxy.proxy._streams, name, self)
+
+    def __call__(self) -> float:
+        return float(self.base + self.ahead)
 
 
 async def test_a_quota_that_cannot_be_asked_is_said_so_and_leaves_no_stream_open(

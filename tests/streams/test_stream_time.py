@@ -62,7 +62,7 @@ def rows(engine: Engine, columns: str) -> list[tuple[object, ...]]:
 
 async def test_an_idle_stream_costs_its_time_to_the_second(journal: Journal) -> None:
     clock = Clock()
-    streams = Streams(journal, clock)
+    streams = Streams(journal, clock, clock)
     await streams.start()
     stream = begin(streams, "a")
     clock.now += 3_601
@@ -77,13 +77,13 @@ async def test_open_streams_are_written_by_one_batch_and_end_at_their_last_tick_
 ) -> None:
     monkeypatch.setattr(presence, "GONE_SECONDS", 0.0)
     clock = Clock()
-    dying = Streams(journal, clock)
+    dying = Streams(journal, clock, clock)
     for index in range(50):
         begin(dying, f"s{index:02}")
     clock.now += 15
     await dying.tick()
     clock.now += 7  # what a kill may cost at most: the time since the last tick
-    again = Streams(journal, clock)
+    again = Streams(journal, clock, clock)
     await again.start()
     found = rows(journal.engine, "seconds, state, reason, ended_at - started_at")
     assert found == [(15, "cut", NODE_LOST, 15)] * 50
@@ -95,7 +95,7 @@ async def test_open_streams_are_written_by_one_batch_and_end_at_their_last_tick_
 
 async def test_a_node_that_stops_asks_every_stream_to_close_and_bills_it(journal: Journal) -> None:
     clock = Clock()
-    streams = Streams(journal, clock)
+    streams = Streams(journal, clock, clock)
     await streams.start()
     asked: list[str] = []
     polite = begin(streams, "a", lambda reason: (asked.append(reason), polite.end(reason)))  # type: ignore[func-returns-value]
@@ -114,22 +114,25 @@ async def test_a_node_that_stops_asks_every_stream_to_close_and_bills_it(journal
     ]
 
 
-async def test_a_clock_that_is_set_back_takes_no_time_away(journal: Journal) -> None:
-    clock = Clock()
-    streams = Streams(journal, clock)
+@pytest.mark.parametrize("step", [-3_600, 3_600])
+async def test_a_clock_that_is_set_neither_takes_nor_adds_time(journal: Journal, step: int) -> None:
+    clock, steady = Clock(), Clock()
+    streams = Streams(journal, clock, steady)
     await streams.start()
     stream = begin(streams, "a")
-    clock.now += 100
+    steady.now += 100
+    clock.now += step
     await streams.tick()
-    clock.now -= 50
+    assert rows(journal.engine, "seconds, last_tick_at - started_at") == [(100, 100)]
+    steady.now += 1
     stream.end("closed")
     await streams.stop()
-    assert rows(journal.engine, "seconds, ended_at - started_at") == [(100, 100)]
+    assert rows(journal.engine, "seconds, ended_at - started_at") == [(101, 101)]
 
 
 async def test_hours_hold_exactly_the_seconds_that_fall_into_them(journal: Journal) -> None:
     clock = Clock(AT + HOUR - 61)
-    streams = Streams(journal, clock)
+    streams = Streams(journal, clock, clock)
     await streams.start()
     first = begin(streams, "a")
     clock.now = AT + HOUR
@@ -203,7 +206,7 @@ async def test_streams_stop_though_a_tick_is_late_and_is_being_written(
         time.sleep(0.8)
         return apply(batches)
 
-    streams = Streams(journal, clock, tick_seconds=0.5, flush_seconds=0.01)
+    streams = Streams(journal, clock, clock, tick_seconds=0.5, flush_seconds=0.01)
     await streams.start()
     monkeypatch.setattr(journal, "_apply", slowly)
     one = begin(streams, "one")
