@@ -35,7 +35,7 @@ SCHEME: Final = "plan"
 WAYS_STOP: Final = ("wait", "upgrade_plan", "ask_override")
 _ASK_BY_NAME: Final = "upgrade, or say `Accept: text/event-stream` and pay for this one."
 
-_BROKEN = text(
+_END = text(
     "UPDATE call SET status = :status, error = :error, bytes_out = :bytes_out WHERE id = :id"
 )
 
@@ -185,12 +185,19 @@ async def _give_long(
     try:
         await send_all(call, answer, headers)
     except UpstreamError as error:
-        assert call.booked is not None
-        known = {"status": PROBLEMS[error.code][0], "error": error.code, "bytes_out": call.sent}
-        broken = Write(_BROKEN, {"id": call.id, **known}, rows=None)
-        sums = replaced(call.booked, structs.replace(call.booked, **known))
-        await desk.seller.store.commit(Batch([broken, reservation.take_back()], sums))
+        status = PROBLEMS[error.code][0]
+        await _book_end(desk, call, [reservation.take_back()], status=status, error=error.code)
         raise
+    await _book_end(desk, call, [])
+
+
+async def _book_end(desk: Desk, call: Call, also: list[Write], **outcome: object) -> None:
+    """How much of a long answer was given, and how that ended otherwise than it began."""
+    assert call.booked is not None
+    ended = structs.replace(call.booked, bytes_out=call.sent, **outcome)
+    row = {name: getattr(ended, name) for name in ("id", "status", "error", "bytes_out")}
+    writes = [Write(_END, row, rows=None), *also]
+    await desk.seller.store.commit(Batch(writes, replaced(call.booked, ended)))
 
 
 def _headers(match: Match, answer: Answer) -> Headers:

@@ -173,6 +173,19 @@ async def test_what_the_upstream_refused_or_broke_off_is_an_error_that_is_not_co
     assert tuple(seller.rows(summed, who="sub:" + customer.id)[0]) == (3, 3)
 
 
+async def test_a_long_answer_is_booked_with_all_that_was_given(seller: Seller) -> None:
+    customer = await seller.subscribe(seller.plan())
+    answer = await seller.call(customer, "/v1/api/stream/8/50000")
+    assert (answer.status_code, len(answer.content)) == (200, 400_000)
+    given = "SELECT status, bytes_out FROM call WHERE payer = :who"
+    summed = "SELECT SUM(calls), SUM(errors), SUM(bytes_out) FROM call_rollup WHERE key_id = :who"
+    whole = {given: (200, 400_000), summed: (1, 0, 400_000)}
+    async with asyncio.timeout(10):  # booked behind its last byte
+        while {sql: tuple(seller.rows(sql, who="sub:" + customer.id)[0]) for sql in whole} != whole:
+            await asyncio.sleep(0.01)
+    assert (await seller.look(customer))["used"]["calls"] == 1
+
+
 async def test_calls_come_no_faster_than_the_plan_says(seller: Seller) -> None:
     customer = await seller.subscribe(seller.plan(per_minute=5))
     answers = [await seller.call(customer, origin="https://any.example") for _ in range(6)]
