@@ -95,9 +95,10 @@ def export_sold(engine: Engine, chain_id: int) -> Iterator[SoldChannel]:
     return in_chunks(read)
 
 
-def sold_channel(engine: Engine, channel_id: str) -> SoldChannel | None:
+def sold_channel(engine: Engine, chain_id: int, channel_id: str) -> SoldChannel | None:
     """One of them (blocking)."""
-    query = select(_SOLD, _UNCLAIMED.label("unclaimed")).where(_SOLD.c.channel_id == channel_id)
+    one = (_SOLD.c.chain_id == chain_id) & (_SOLD.c.channel_id == channel_id)
+    query = select(_SOLD, _UNCLAIMED.label("unclaimed")).where(one)
     with engine.connect() as connection:
         row: Any = connection.execute(query).first()
     return None if row is None else _sold(row)
@@ -144,9 +145,10 @@ def export_bought(engine: Engine, chain_id: int) -> Iterator[BoughtChannel]:
     return in_chunks(read)
 
 
-def bought_channel(engine: Engine, channel_id: str) -> BoughtChannel | None:
+def bought_channel(engine: Engine, chain_id: int, channel_id: str) -> BoughtChannel | None:
     """One of them (blocking)."""
-    found = _read_bought(engine, select(_BOUGHT).where(_BOUGHT.c.channel_id == channel_id))
+    one = (_BOUGHT.c.chain_id == chain_id) & (_BOUGHT.c.channel_id == channel_id)
+    found = _read_bought(engine, select(_BOUGHT).where(one))
     return found[0] if found else None
 
 

@@ -157,7 +157,7 @@ class SellerChannels:
         channel = self._channels.get(key)
         if channel is not None:
             return channel
-        loaded = await asyncio.to_thread(_load, self._store.engine, key)
+        loaded = await self._load(key)
         if loaded is None:
             return None
         self._make_room()
@@ -197,13 +197,16 @@ class SellerChannels:
         channel = self._channels.get(channel_id)
         if channel is None:
             return
-        loaded = await asyncio.to_thread(_load, self._store.engine, channel_id)
+        loaded = await self._load(channel_id)
         if loaded is None:
             self._channels.pop(channel_id, None)
             return
         for name in Channel.__slots__:
             if name not in ("busy", "turn", "ending", "checked_for"):
                 setattr(channel, name, getattr(loaded, name))
+
+    async def _load(self, key: str) -> Channel | None:
+        return await asyncio.to_thread(_load, self._store.engine, self._mirror.chain_id, key)
 
     def is_fresh(self, channel: Channel, now: int) -> bool:
         """Whether a withdrawal started unseen could not be over yet: three looks per delay."""
@@ -361,16 +364,16 @@ def open_channel(channel_id: bytes, config: ChannelConfig, chain_id: int, at: in
     )
 
 
-_BY_ID = text("SELECT * FROM seller_channel WHERE channel_id = :id")
+_BY_ID = text("SELECT * FROM seller_channel WHERE channel_id = :id AND chain_id = :chain")
 _SETTLING = text(
     "SELECT 1 FROM onchain_payment WHERE channel_id = :id AND kind = 'deposit'"
     " AND state IN ('owed', 'sent') LIMIT 1"
 )
 
 
-def _load(engine: Engine, key: str) -> Channel | None:
+def _load(engine: Engine, chain_id: int, key: str) -> Channel | None:
     with engine.connect() as connection:
-        row = connection.execute(_BY_ID, {"id": key}).one_or_none()
+        row = connection.execute(_BY_ID, {"id": key, "chain": chain_id}).one_or_none()
         if row is None:
             return None
         channel = Channel(bytes.fromhex(key[2:]), config_of(row))

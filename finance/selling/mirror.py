@@ -121,6 +121,11 @@ class Mirror:
         self._turn = asyncio.Lock()
         self._telling = asyncio.Lock()
 
+    @property
+    def chain_id(self) -> int:
+        """Of the network whose channels these are; those of a former one wait for it."""
+        return self._network.chain_id
+
     def subscribe(self, listener: Listener) -> None:
         """Call `listener(channel_id, state)` after each change of a row, on the event loop."""
         self._listeners.append(listener)

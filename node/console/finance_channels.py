@@ -209,8 +209,9 @@ def _gone(visit: Visit, back: str) -> Response:
 
 def _claim_deed(treasury: Treasury, query: Mapping[str, str]) -> Deed:
     wanted = query.get("channel", "")
-    found = sold_channel(treasury.engine, wanted) if wanted else None
-    totals = sold_totals(treasury.engine, treasury.network.chain_id)
+    chain_id = treasury.network.chain_id
+    found = sold_channel(treasury.engine, chain_id, wanted) if wanted else None
+    totals = sold_totals(treasury.engine, chain_id)
     unclaimed = found.unclaimed if found else totals.unclaimed
     what = (("Channel", wanted),) if found else (("Channels", "all that owe something"),)
     return Deed(
@@ -228,7 +229,7 @@ def _claim_deed(treasury: Treasury, query: Mapping[str, str]) -> Deed:
 
 
 def _refund_deed(treasury: Treasury, channel_id: str) -> Deed | None:
-    found = sold_channel(treasury.engine, channel_id)
+    found = sold_channel(treasury.engine, treasury.network.chain_id, channel_id)
     if found is None:
         return None
     return Deed(
@@ -252,7 +253,7 @@ def _refund_deed(treasury: Treasury, channel_id: str) -> Deed | None:
 
 
 def _close_deed(treasury: Treasury, channel_id: str) -> Deed | None:
-    found = bought_channel(treasury.engine, channel_id)
+    found = bought_channel(treasury.engine, treasury.network.chain_id, channel_id)
     if found is None:
         return None
     return Deed(

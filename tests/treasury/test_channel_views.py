@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,15 @@ from sqlalchemy import Engine, event, insert
 from sqlmodel import SQLModel
 
 from finance.buying.closing_rows import end_writes, read_closing
-from finance.channel_views import bought_channels
-from finance.models import BuyerChannel, ChannelState
+from finance.chain.rpc import Rpc
+from finance.channel_views import bought_channel, bought_channels, sold_channel
+from finance.models import BuyerChannel, ChannelState, SellerChannel
 from finance.operations import Closing, ClosingStep
+from finance.selling.channels import SellerChannels
+from finance.selling.mirror import Mirror
 from node.db.engine import open_engine, writer
+from node.db.journal import Journal
+from tests.treasury.wallet_world import NETWORK
 
 CHANNEL, CHAIN_ID = "0x" + "11" * 32, 31337
 
@@ -22,12 +28,31 @@ def _store(engine: Engine, row: SQLModel) -> None:
         connection.execute(insert(type(row)).values(row.model_dump()))
 
 
+_WORDS = ("payer", "payer_authorizer", "receiver", "receiver_authorizer", "token", "salt")
+
+
+async def test_a_channel_of_a_network_that_the_node_has_left_is_not_there(
+    migrated_engine: Engine,
+) -> None:
+    """What is done with it would be done on the other network, whose state would become its."""
+    words = dict.fromkeys(_WORDS, "0x" + "22" * 32) | {"channel_id": CHANNEL}
+    channel: dict[str, Any] = words | {"chain_id": CHAIN_ID + 1, "withdraw_delay": 900}
+    _store(migrated_engine, SellerChannel(state="open", **channel))
+    _store(migrated_engine, BuyerChannel(state=ChannelState.OPEN.value, **channel))
+    for chain_id, there in ((CHAIN_ID, False), (CHAIN_ID + 1, True)):
+        assert (sold_channel(migrated_engine, chain_id, CHANNEL) is not None) == there
+        assert (bought_channel(migrated_engine, chain_id, CHANNEL) is not None) == there
+        journal, network = Journal(migrated_engine), replace(NETWORK, chain_id=chain_id)
+        mirror = Mirror(journal, Rpc(["http://127.0.0.1:9"], chain_id), network)
+        assert (await SellerChannels(journal, mirror).get(CHANNEL) is not None) == there
+        journal.close()
+
+
 def test_a_channel_that_is_closed_while_it_is_read_is_closed_in_all_of_it_or_in_nothing(
     migrated_engine: Engine,
 ) -> None:
-    words = ("payer", "payer_authorizer", "receiver", "receiver_authorizer", "token", "salt")
     channel: dict[str, Any] = {"chain_id": CHAIN_ID, "withdraw_delay": 900, "balance_atoms": 5}
-    channel |= dict.fromkeys(words, "0x") | {"state": ChannelState.REFUNDING.value}
+    channel |= dict.fromkeys(_WORDS, "0x") | {"state": ChannelState.REFUNDING.value}
     _store(migrated_engine, BuyerChannel(channel_id=CHANNEL, **channel))
     times = dict.fromkeys(("unspent_atoms", "started_at", "updated_at"), 0)
     _store(migrated_engine, Closing(channel_id=CHANNEL, before="open", **times))
