@@ -33,8 +33,9 @@ __all__ = ["Offer", "Terms", "bazaar_extension", "payment_identifier_extension"]
 
 _ENCODER = msgspec.json.Encoder()
 _PAYMENT_REQUIRED_ERROR = "Payment required"
-# aiohttp refuses header lines above 8190 bytes, Node's fetch 16 KiB in all.
-_MAX_HEADER_BYTES = 8000
+# nginx passes on no head of more than 4 KiB, if it is not told to. And a payment repeats most of
+# an offer, in one line: most servers, of WebSockets too, take 8 KiB.
+_MAX_HEADER_BYTES = 3000
 
 # Of a requirement's `extra`, what the terms fix; the rest is advice or channel state.
 _EXTRA_TERMS = {
@@ -182,12 +183,16 @@ def _required(terms: Terms, accepts: list[Requirements], error: str) -> PaymentR
 
 
 def _header(required: PaymentRequired) -> bytes:
-    """The header; too long for common clients, it goes without the discovery schema."""
+    """The header; where it would be too long, the body alone has what describes the API."""
     header = wrap(_ENCODER.encode(required))
-    if len(header) <= _MAX_HEADER_BYTES or not required.extensions:
-        return header
-    rest = {key: value for key, value in required.extensions.items() if key != BAZAAR}
-    return wrap(_ENCODER.encode(msgspec.structs.replace(required, extensions=rest or None)))
+    if len(header) > _MAX_HEADER_BYTES and required.extensions:
+        rest = {key: value for key, value in required.extensions.items() if key != BAZAAR}
+        required = msgspec.structs.replace(required, extensions=rest or None)
+        header = wrap(_ENCODER.encode(required))
+    if len(header) > _MAX_HEADER_BYTES and required.resource:
+        bare = msgspec.structs.replace(required.resource, description=None)
+        header = wrap(_ENCODER.encode(msgspec.structs.replace(required, resource=bare)))
+    return header
 
 
 def _compare(accepted: Requirements, expected: Requirements) -> None:

@@ -43,7 +43,7 @@ from node.gateway.match import Match
 from node.gateway.onchain import give_settled, serve_onchain
 from node.gateway.refund import serve_refund
 from node.gateway.request import Call
-from node.gateway.stream_socket import SocketCall, StreamOpened, offer_for_handshake
+from node.gateway.stream_socket import SocketCall, StreamOpened
 from node.gateway.subscriber import PayInstead, serve_subscriber
 from node.gateway.voucher import Later, give_bought, serve_voucher
 from node.problems import Headers, known_problem
@@ -85,7 +85,7 @@ async def serve(desk: Desk, call: Call, match: Match) -> None:
             beyond = instead
     if desk.seller.paused():
         raise Refused("node_paused", RETRY_LATER)
-    offer = offer_for_handshake(route.offer) if socket else route.offer
+    offer = route.offer
     if call.payment is None:
         return await give_offer(call, offer, beyond)
     try:

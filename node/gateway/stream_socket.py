@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import MutableMapping
-from dataclasses import replace
 from typing import Any
 
 from catalog.samples import blotted
-from finance.x402.extensions import BAZAAR
-from finance.x402.offers import Offer
 from node.gateway.request import Call, Receive, Scope, Send
 from node.lines.carry import Ending, carry, ended_here
 from node.lines.pool import Answer
@@ -26,8 +23,6 @@ from node.usage.stream_rows import StreamKind
 from node.usage.streams import NODE_STOPPED, Stream, Streams
 
 SWITCHING = 101
-# WebSocket servers take lines of 8 KiB, and a payment repeats most of the offer in one.
-_MOST_HEADER_BYTES = 5_000
 _NOT_IN_101 = (b"content-length", b"content-type", b"content-encoding")
 
 
@@ -167,14 +162,6 @@ def minute_headers(stream: Stream) -> Headers:
         (b"farebox-stream", stream.id.encode()),
         (b"farebox-paid-until", b"%d" % stream.paid_until),
     ]
-
-
-def offer_for_handshake(offer: Offer) -> Offer:
-    """The offer without what describes the API, if its payment were too long for a handshake."""
-    if len(offer.header) <= _MOST_HEADER_BYTES:
-        return offer
-    kept = {name: value for name, value in offer.terms.extensions.items() if name != BAZAAR}
-    return Offer.build(replace(offer.terms, extensions=kept))
 
 
 def _as_http(receive: Receive) -> Receive:
