@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import insert
+from sqlalchemy.exc import SQLAlchemyError
 
 from finance.buying.buyer import Buyer
 from finance.buying.lost import lost
@@ -196,6 +197,10 @@ class Proxy:
             return
         except FinanceError as error:
             await send_whole(send, *rendered(translated(error), call_id))
+            return
+        except SQLAlchemyError as error:
+            _log.warning("call %s: the database cannot be read: %s", call_id, error)
+            await send_whole(send, *rendered(translated(StoreUnavailable()), call_id))
             return
         except Exception:
             _log.exception("call %s failed here", call_id)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import TextClause
+from sqlalchemy import TextClause, text
 
 from finance.buying import onchain
 from finance.buying.purchase import END_PURCHASE, INSERT_PURCHASE
 from finance.store import Batch
 from finance.x402.values import Payment, Receipt
+from node.db.engine import writer
 from node.db.journal import Journal
 from node.proxy.idempotency import KEPT_BYTES
 from node.usage.answers import forget_answers
@@ -72,6 +73,22 @@ async def test_an_answer_that_broke_off_after_its_charge_is_asked_for_again(
     assert node.booked("spent") == -3 * seller.price
     assert sum(each.amount_atoms for each in node.calls) == 3 * seller.price
     node.check_books()
+
+
+async def test_a_database_that_cannot_be_read_is_said_so_and_nothing_is_paid(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+    away = "ALTER TABLE stored_answer RENAME TO away", "ALTER TABLE away RENAME TO stored_answer"
+    async with buying(node, seller) as proxy:
+        for sql in away:
+            with writer(node.engine).begin() as connection:
+                connection.execute(text(sql))
+            answer = await proxy.call("x/y", key="k")
+            if sql == away[0]:
+                assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+                assert seller.seen == []
+    assert answer.status_code == 200
 
 
 async def test_a_broken_answer_that_the_seller_did_not_keep_is_not_paid_again(
