@@ -56,6 +56,7 @@ from node.parts import Parts, build_parts
 from node.process import prepare, spare_the_collector
 from node.server import Server, bind, make_server
 from node.settings import Bind, Settings
+from node.treasury.claim_lines import book_claim
 from node.usage.events import Severity, event
 from node.usage.set_aside import show_calls_of
 from node.vault.before import upgrade_with_backup
@@ -367,13 +368,11 @@ class Node:
         await self._note("node_stopped", "info", "The node stopped.")
 
     async def _claim(self) -> None:
+        money = self._parts.money
         try:
-            report = await self._parts.money.claims.claim(Reason.REQUESTED)
+            await book_claim(money.journal, await money.claims.claim(Reason.REQUESTED))
         except (FinanceError, SQLAlchemyError) as error:
             _log.warning("what is owed cannot be claimed now: %s", error)
-        else:
-            if report.channels:
-                _log.info("claimed %d atoms of %d channels", report.claimed_atoms, report.channels)
 
     async def _note(self, type_: str, severity: Severity, message: str) -> None:
         line = event(type_, severity, message, int(time.time()))

@@ -133,11 +133,15 @@ def _lines(report: Report) -> tuple[tuple[str, str], ...]:
         ("Seller's wallet got", f"{Usdc(max(report.earned_atoms, 0))} USDC"),
         (
             "Claimed and swept in",
-            f"{report.transactions} transactions, {report.gas_per_call} gas per call",
+            f"{_transactions(report.transactions)}, {report.gas_per_call} gas per call",
         ),
         (
             "Deposits and exact in",
-            f"{report.settlement_transactions} transactions, {report.settlement_gas_used:,} gas",
+            f"{_transactions(report.settlement_transactions)}, {report.settlement_gas_used:,} gas",
         ),
         ("Books against chain", f"{len(report.differences)} differences on both nodes"),
     )
+
+
+def _transactions(number: int) -> str:
+    return "1 transaction" if number == 1 else f"{number} transactions"

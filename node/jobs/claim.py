@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from finance.selling.claims import Claims
-from finance.store import Batch, Store
+from finance.store import Store
 from node.jobs.runner import Job
-from node.treasury.claim_lines import claim_events
+from node.treasury.claim_lines import book_claim
 
 EVERY_SECONDS = 30.0
 
@@ -16,9 +16,8 @@ def claim_job(claims: Claims, store: Store) -> Job:
     """A run claims all that is due; nothing due is nothing done."""
 
     async def run() -> None:
-        now = int(time.time())
-        report = await claims.claim_due(now)
-        if report is not None and (lines := claim_events(report, now)):
-            await store.commit(Batch(lines))
+        report = await claims.claim_due(int(time.time()))
+        if report is not None:
+            await book_claim(store, report)
 
     return run

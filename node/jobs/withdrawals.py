@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 from finance.selling.claim_policy import Reason
 from finance.selling.claims import Claims
-from finance.store import Batch, Store
+from finance.store import Store
 from node.jobs.runner import Job
-from node.treasury.claim_lines import claim_events
+from node.treasury.claim_lines import book_claim
 
 EVERY_SECONDS = 15.0
 
@@ -19,7 +17,6 @@ def withdrawal_job(claims: Claims, store: Store) -> Job:
     async def run() -> None:
         leaving = await claims.leaving()
         if leaving:
-            report = await claims.claim(Reason.WITHDRAWAL, leaving)
-            await store.commit(Batch(claim_events(report, int(time.time()))))
+            await book_claim(store, await claims.claim(Reason.WITHDRAWAL, leaving))
 
     return run

@@ -16,7 +16,7 @@ from finance.selling.claims import Claims
 from finance.selling.refunds import Refunds
 from finance.store import Batch, Store, Write
 from node.accounts.audit import Actor, audit_write
-from node.treasury.claim_lines import claim_events
+from node.treasury.claim_lines import book_claim
 from node.treasury.errors import NotPossible, TreasuryUnknown
 from node.usage.events import event
 
@@ -59,10 +59,9 @@ class SellingDesk:
 
     async def _claim(self, channel_ids: Collection[str] | None) -> None:
         report = await self._claims.claim(Reason.REQUESTED, channel_ids)
-        lines = claim_events(report, int(time.time()))
-        if not lines:
-            lines = [_line("claimed", "Nothing is owed that can be claimed.")]
-        await self._store.commit(Batch(lines))
+        if not await book_claim(self._store, report):
+            nothing = _line("claimed", "Nothing is owed that can be claimed.")
+            await self._store.commit(Batch([nothing]))
 
     async def refund(self, channel_id: str, actor: Actor, now: int) -> None:
         """Claim what a channel owes and give its payer the rest.

@@ -60,6 +60,8 @@ async def test_a_node_told_to_end_has_its_money_when_it_has_ended(
         assert ended.exit_code == 0, seller.log()
         assert market.usdc(seller) == before + OWED
         assert await unclaimed(seller) == 0
+        told = "SELECT COUNT(*) FROM event WHERE type = 'claimed' AND message LIKE 'Claimed 0.%'"
+        assert await seller.number(told) == 1
         # The ledger books it from the chain's events, with the confirmations they need.
         await seller.start()
         await market.reconcile()
