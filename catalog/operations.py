@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
+from catalog.parameters import as_sent
 from catalog.reading import is_too_deep
 
 Operation = Mapping[str, Any]
@@ -82,7 +83,8 @@ def path_item(document: dict[str, Any], given: Any) -> dict[str, Any]:
 def _operation(
     document: dict[str, Any], item: dict[str, Any], own: dict[str, Any], budget: _Budget
 ) -> Operation:
-    """The operation's own parameters replace the path's of the same name and place."""
+    """The operation's own parameters replace the path's of the same name and place; each is as
+    it is sent."""
     try:
         shared = _resolve(document, item.get("parameters", []), budget)
         resolved = _resolve(document, own, budget)
@@ -95,7 +97,8 @@ def _operation(
         for parameter in parameters if isinstance(parameters, list) else ():
             if isinstance(parameter, dict):
                 merged[str(parameter.get("in")), str(parameter.get("name"))] = parameter
-    return {**resolved, "parameters": list(merged.values())} if merged else resolved
+    sent = [each for parameter in merged.values() for each in as_sent(parameter)]
+    return {**resolved, "parameters": sent} if merged else resolved
 
 
 def _resolve(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 
-from catalog.operations import Operation
+from catalog.operations import Operation, spec_operations
 from catalog.samples import FORM_TYPE, JSON_TYPE, fields_of, gives_away, make_request
 from catalog.schemas import read_declaration
 from finance.x402.extensions import bazaar_extension
@@ -76,6 +77,26 @@ def test_of_a_list_the_first_entry_is_asked_for() -> None:
     """How several are joined depends on style and server; one is written alike in all."""
     assert asked({"example": ["rain", "wind"]}) == "/find?q=rain"
     assert asked({"schema": {"type": "array", "default": [3, 4]}}) == "/find?q=3"
+
+
+def test_an_object_is_asked_for_by_its_properties_and_json_as_json() -> None:
+    """As OpenAPI sends them: `filter[city]=Oslo`, and `near={"lat": 60}` in one value."""
+    city = {"type": "string", "description": "Where"}
+    schema = {"type": "object", "properties": {"city": city, "days": {"default": 3}}}
+    deep = {"name": "filter", "in": "query", "required": True, "style": "deepObject"}
+    deep |= {"schema": schema | {"required": ["city"]}, "example": {"city": "Oslo"}}
+    content = {"application/json": {"schema": {"type": "object"}, "example": {"lat": 60}}}
+    parameters = [deep, {"name": "near", "in": "query", "content": content}]
+    paths = {"/find": {"get": {"parameters": parameters, "responses": {}}}}
+    operation = spec_operations(json.dumps({"openapi": "3.1.0", "paths": paths}))["GET", "/find"]
+    told = [(each.name, each.required, each.description) for each in fields_of(operation)]
+    assert told[0] == ("filter[city]", True, "Where") and told[1][:2] == ("filter[days]", False)
+    sent = asked(*operation["parameters"])
+    assert parse_qsl(sent.partition("?")[2]) == [
+        ("filter[city]", "Oslo"),
+        ("filter[days]", "3"),
+        ("near", '{"lat": 60}'),
+    ]
 
 
 def test_other_examples_are_asked_for_as_they_are_written() -> None:
