@@ -6,6 +6,7 @@ Until the swap nothing that was there is touched, and after it the old directory
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import secrets
@@ -36,14 +37,15 @@ from node.preferences import store_preference
 from node.settings import Settings
 from node.vault.records import manifest_text
 from node.vault.restored import VALID_AGAIN, Restored
-from node.vault.source import TOML, database_of
+from node.vault.source import TOML, database_of, outside_of
 
 OLD_NODE = (
     "The old node must not run again: two nodes with one wallet sign against each other's books."
     " If its machine still works, stop it there and remove its data directory."
 )
 
-_NAMED = re.compile(r"""^\s*(network|chain_id)\s*=\s*["']?([\w-]*)""", re.MULTILINE)
+_NAMED = re.compile(r"""^\s*(network|chain_id|database_url)\s*=\s*["']?([^\s"']*)""", re.MULTILINE)
+_DATABASE_URL = "FAREBOX_DATABASE_URL"
 _BY_ITSELF = frozenset(
     {
         "alembic_version",
@@ -208,8 +210,8 @@ def _new_folder(data_dir: Path) -> Path:
 
 
 def _furnish(folder: Path, manifest: Manifest, settings: Settings) -> None:
-    """Settings that name the network, books that know they were restored, all on disk."""
-    _name_network(folder / TOML, manifest)
+    """Settings that name chain and database, books that know they were restored, all on disk."""
+    _name_place(folder / TOML, manifest, settings)
     database = database_of(settings)
     dump = folder / manifest.database_member.name
     if isinstance(database, Postgres):
@@ -251,20 +253,24 @@ def _mark(url: str, manifest: Manifest) -> None:
         engine.dispose()
 
 
-def _name_network(toml: Path, manifest: Manifest) -> None:
-    """A node whose network came from the environment finds it in its settings, also where those
-    name another that never held."""
-    there = toml.read_text() if toml.exists() else ""
-    usual, chain_id = NETWORKS[manifest.network].chain_id, str(manifest.chain_id)
+def _name_place(toml: Path, manifest: Manifest, settings: Settings) -> None:
+    """Chain and books, in the settings of the restored node. Those of the backup may name none,
+    since the environment did, or others: a network that never held, the database of the old node.
+    """
+    there = toml.read_text(encoding="utf-8") if toml.exists() else ""
     named = dict(_NAMED.findall(there))
-    if (named.get("network"), named.get("chain_id", str(usual))) == (manifest.network, chain_id):
+    place: dict[str, str | int] = {"network": manifest.network}
+    if manifest.chain_id != NETWORKS[manifest.network].chain_id:
+        place["chain_id"] = manifest.chain_id
+    outside = {each.name for each in outside_of(settings, os.environ)}
+    if settings.database_url and ("database_url" in named or _DATABASE_URL not in outside):
+        place["database_url"] = settings.database_url
+    if named == {name: str(value) for name, value in place.items()}:
         return
-    lines = [f'network = "{manifest.network}"\n']
-    if manifest.chain_id != usual:
-        lines.append(f"chain_id = {chain_id}\n")
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in place.items()]
     others = [line for line in there.splitlines(keepends=True) if not _NAMED.match(line)]
     handle = os.open(toml, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as file:
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write("".join((*lines, *others)))
 
 

@@ -10,13 +10,14 @@ import pytest
 from backups.header import BackupKey
 from backups.models import BackupState
 from node.accounts.audit import SYSTEM
+from node.db.engine import open_engine
 from node.settings import Settings
 from node.vault import records
 from node.vault.choices import BackupChoices, change_choices
 from node.vault.copies import Copies
 from node.vault.restore import look_inside, stage, swap, sweep_staged
 from node.vault.upkeep import Upkeep
-from tests.backups.home import PASSWORD, Home, at
+from tests.backups.home import LIMIT, PASSWORD, Home, at, limits
 
 
 async def test_the_file_of_a_restore_is_kept_by_the_rule_like_every_other(
@@ -61,6 +62,19 @@ def test_the_network_that_held_is_the_one_of_the_restored_settings(
     chain = Settings(data_dir=target).chain
     assert (chain.name, chain.chain_id) == ("devnet", chain_id)
     assert "# of the first days" in (target / "farebox.toml").read_text()
+
+
+def test_restored_settings_name_the_books_that_were_restored(home: Home, tmp_path: Path) -> None:
+    """The backup's name others: of a file that is not here, or that the restore is to replace."""
+    toml, target = home.settings.data_dir / "farebox.toml", tmp_path / "restored"
+    toml.write_text(f'{toml.read_text()}database_url = "sqlite:///{tmp_path}/others.db"\n')
+    path = home.back_up()
+    manifest = asyncio.run(look_inside(path, PASSWORD)).manifest
+    staged = asyncio.run(stage(path, PASSWORD, manifest, Settings(data_dir=target)))
+    swap(staged, Settings(data_dir=target))
+    engine = open_engine(Settings(data_dir=target).database)
+    assert limits(engine) == 40 * LIMIT
+    engine.dispose()
 
 
 def test_what_a_killed_restore_left_is_found_whatever_the_directory_is_called(

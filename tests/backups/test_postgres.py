@@ -24,6 +24,8 @@ def test_a_database_on_a_server_is_backed_up_and_restored_into_an_empty_one(
 ) -> None:
     url = postgres.new_database()
     source = on_server(tmp_path / "source", home, url)
+    toml = source.settings.data_dir / "farebox.toml"
+    toml.write_text(f'{toml.read_text()}database_url = "{url}"\n')
     path = source.back_up()
     source.engine.dispose()
     database = database_of(source.settings)
@@ -47,6 +49,7 @@ def test_a_database_on_a_server_is_backed_up_and_restored_into_an_empty_one(
     settings = Settings(data_dir=target, database_url=postgres.new_database())
     staged = asyncio.run(stage(path, PASSWORD, manifest, settings))
     swap(staged, settings)
+    settings = Settings(data_dir=target)
     restored = replace(source, settings=settings, engine=open_engine(settings.database))
-    assert limits(restored.engine) == 40 * LIMIT
+    assert restored.engine.url != source.engine.url and limits(restored.engine) == 40 * LIMIT
     restored.engine.dispose()
