@@ -19,16 +19,38 @@ from backups.errors import BackupBusy, FolderUnusable
 SUFFIX = ".farebox"
 _LOCK = ".lock"
 _WORK = ".work-"
+_TAG = "backups.tag"
 _SPARE_BYTES = 64 << 20
 _STAMP = "%Y%m%dT%H%M%SZ"
-_NAME = re.compile(r"farebox-(\d{8}T\d{6}Z)-[a-z]+-[0-9a-f]{4}\.farebox")
+_NAME = re.compile(
+    r"farebox-(\d{8}T\d{6}Z)-[a-z]+-(?:([0-9a-f]{4})(?=[0-9a-f]{4}))?[0-9a-f]{4}\.farebox"
+)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def file_name(at: int, reason: str) -> str:
-    """`farebox-20260102T030405Z-manual-1a2b.farebox`; sorts by time."""
+def file_name(at: int, reason: str, tag: str) -> str:
+    """`farebox-20260102T030405Z-manual-1a2b3c4d.farebox`; sorts by time. 1a2b is the tag of whoever
+    writes it."""
     stamp = time.strftime(_STAMP, time.gmtime(at))
-    return f"farebox-{stamp}-{reason}-{secrets.token_hex(2)}{SUFFIX}"
+    return f"farebox-{stamp}-{reason}-{tag}{secrets.token_hex(2)}{SUFFIX}"
+
+
+def own_tag(data_dir: Path) -> str:
+    """Four hex digits that stay those of a data directory. Raises FolderUnusable."""
+    path = data_dir / _TAG
+    try:
+        if path.exists() and re.fullmatch("[0-9a-f]{4}", tag := path.read_text()):
+            return tag
+        path.write_text(tag := secrets.token_hex(2))
+    except OSError as error:
+        raise unusable(path, error) from None
+    return tag
+
+
+def tag_of(name: str) -> str:
+    """Whose file it is, by a name that `file_name` gave; empty for every other name."""
+    found = _NAME.fullmatch(name)
+    return (found[2] or "") if found else ""
 
 
 def time_of(name: str) -> int | None:

@@ -7,11 +7,13 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from msgspec.structs import replace
 from sqlalchemy import Engine, text
 
+from backups.folder import own_tag, tag_of
 from backups.models import BackupState
 from finance.store import Batch, Store
 from node.accounts.audit import SYSTEM
@@ -111,12 +113,13 @@ def judge_nonce(fact: Restored, on_chain: int, ours: Sent) -> tuple[Restored, El
     return replace(fact, elsewhere=max(fact.elsewhere, since)), Elsewhere(0, since)
 
 
-def mark_lost(engine: Engine, backup: BackupView) -> None:
+def mark_lost(engine: Engine, backup: BackupView, data_dir: Path) -> None:
     """The file of a backup is not there: no fault where it was made before a restore, for then it
-    stayed on the other machine (blocking)."""
+    stayed on the other machine. Nor where another of the processes that share a database has made
+    it: whether that one's machine has the file, it sees itself (blocking)."""
     if backup.started_at < read_preference(engine, Restored).restored_at:
         records.change(engine, backup.id, state=BackupState.ELSEWHERE, error="")
-    else:
+    elif engine.dialect.name == "sqlite" or tag_of(backup.name) == own_tag(data_dir):
         records.change(engine, backup.id, state=BackupState.MISSING, error="Its file is gone.")
 
 

@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 
 from backups.client import run_task
 from backups.errors import BackupBusy, BackupError, BackupUnknown
-from backups.folder import file_name
+from backups.folder import file_name, own_tag
 from backups.header import BackupKey
 from backups.keyring import check_password
 from backups.models import BackupState
@@ -115,7 +115,7 @@ class Vault:
 
     async def start(self, reason: str, actor: Actor) -> str:
         """Begin a backup and return its id; its row and `working` tell how it goes on.
-        Raises BackupBusy, NoBackupKey."""
+        Raises BackupBusy, NoBackupKey, FolderUnusable."""
         backup_id = await self._begin(reason, actor)
         self.background(self._create(backup_id, reason))
         return backup_id
@@ -149,9 +149,10 @@ class Vault:
         try:
             stored = await asyncio.to_thread(records.current_key, self.engine)
             choices = await asyncio.to_thread(read_preference, self.engine, BackupChoices)
+            tag = await asyncio.to_thread(own_tag, self.around.settings.data_dir)
             row = {
                 "id": backup_id,
-                "name": file_name(now, reason),
+                "name": file_name(now, reason, tag),
                 "folder": str(self.folder(choices)),
                 "reason": reason,
                 "recipient": stored.key.recipient,

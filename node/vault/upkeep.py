@@ -124,10 +124,10 @@ class Upkeep:
         """The newest backup, once an hour, where its copy could not be put into the bucket."""
         if 0 <= now - self._sent_again_at < SEND_AGAIN_SECONDS:
             return
-        good, _ = await asyncio.to_thread(records.list_backups, self._vault.engine, 0, 1, True)
-        if good and good[0].s3_state is CopyState.FAILED:
+        newest = await self._newest()
+        if newest is not None and newest.s3_state is CopyState.FAILED:
             self._sent_again_at = now
-            if await self._copies.again(good[0]):
+            if await self._copies.again(newest):
                 await self._tell("copies", "")
 
     async def _tell(self, subject: str, why: str) -> None:
@@ -161,15 +161,21 @@ class Upkeep:
         engine = self._vault.engine
         if not test_due(now, await asyncio.to_thread(records.last_test_at, engine, now)):
             return None
-        good, _ = await asyncio.to_thread(records.list_backups, engine, 0, 1, True)
-        return good[0] if good else None
+        return await self._newest()
+
+    async def _newest(self) -> BackupView | None:
+        """Of the good ones whose files are here."""
+        for backup in await asyncio.to_thread(records.good_backups, self._vault.engine):
+            if await asyncio.to_thread(is_there, backup.path):
+                return backup
+        return None
 
     async def _test(self, backup: BackupView) -> None:
         why = (await test_restore(self._vault, backup.id)).test_error
         await self._tell("test", why and f"The weekly test restore failed: {why}")
 
     async def _mark_missing(self) -> None:
-        engine = self._vault.engine
+        engine, data_dir = self._vault.engine, self._vault.around.settings.data_dir
         for backup in await asyncio.to_thread(records.good_backups, engine):
             if not await asyncio.to_thread(is_there, backup.path):
-                await asyncio.to_thread(mark_lost, engine, backup)
+                await asyncio.to_thread(mark_lost, engine, backup, data_dir)

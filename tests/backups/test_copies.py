@@ -184,7 +184,7 @@ async def test_the_rule_lets_old_ones_go_everywhere_and_never_the_last(
 
 def _copy(home: Home, url: str, prefix: str, days_ago: int, front: bytes = b"") -> str:
     """An object called like a backup of so many days ago, behind our key or another front."""
-    name = file_name(int(time.time()) - days_ago * 86_400, "scheduled")
+    name = file_name(int(time.time()) - days_ago * 86_400, "scheduled", "1a2b")
     front = front or encode_header(BackupKey(home.key.recipient, home.key.key_block))
     _client(url).put_object(Bucket="backups", Key=f"{prefix}{name}", Body=front + b"age")
     return f"{prefix}{name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,21 @@ import pytest
 
 from backups.client import run_task
 from backups.errors import DatabaseUnfit
+from backups.header import BackupKey
+from backups.models import BackupState
 from backups.tasks import Check, Outcome, Postgres
+from node.accounts.audit import SYSTEM
 from node.db.engine import open_engine
 from node.settings import Settings
+from node.vault import records
+from node.vault.copies import Copies
 from node.vault.restore import look_inside, stage, swap
 from node.vault.source import database_of
+from node.vault.upkeep import Upkeep
 from tests.backups.home import LIMIT, PASSWORD, Home, limits, on_server
 from tests.postgres_server import PostgresServer
+
+DAY = 86_400
 
 
 def test_a_database_on_a_server_is_backed_up_and_restored_into_an_empty_one(
@@ -53,3 +62,26 @@ def test_a_database_on_a_server_is_backed_up_and_restored_into_an_empty_one(
     restored = replace(source, settings=settings, engine=open_engine(settings.database))
     assert restored.engine.url != source.engine.url and limits(restored.engine) == 40 * LIMIT
     restored.engine.dispose()
+
+
+async def test_a_file_on_the_machine_of_another_process_is_not_said_to_be_gone(
+    tmp_path: Path, home: Home, postgres: PostgresServer
+) -> None:
+    """Else that one finds it again, and both go on so, with backups that nobody asked for."""
+    one = on_server(tmp_path / "one", home, postgres.new_database())
+    key = BackupKey(home.key.recipient, home.key.key_block)
+    records.store_key(one.engine, key, home.keys.seal(home.key.identity.encode()), SYSTEM, 1)
+    other = replace(one, settings=one.settings.model_copy(update={"data_dir": tmp_path / "other"}))
+    shutil.copytree(one.settings.keystore_dir, other.settings.keystore_dir)
+    made = await one.vault.back_up_now("manual")
+    elsewhere = one.settings.data_dir.rename(tmp_path / "elsewhere")
+    seen_by_other = Upkeep(other.vault, Copies(one.engine, home.keys.unseal))
+    await seen_by_other.run(made.started_at + 60)
+    await seen_by_other.run(made.started_at + 8 * DAY)  # its own is due then, and a test restore
+    states = [each.state for each in records.list_backups(one.engine)[0]]
+    assert states == [BackupState.GOOD, BackupState.GOOD]
+    elsewhere.rename(one.settings.data_dir)
+    made.path.unlink()
+    await Upkeep(one.vault, Copies(one.engine, home.keys.unseal)).run(made.started_at + 60)
+    assert records.read_backup(one.engine, made.id).state is BackupState.MISSING
+    one.engine.dispose()
