@@ -18,29 +18,14 @@ from typing import Any, cast
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import Conninfo
 
 from backups.archive import Progress
 from backups.errors import BackupDamaged, DatabaseUnfit, FolderUnusable, SnapshotFailed
 from backups.manifest import Owed
 from backups.sqlite import Facts
 
-Conninfo = Mapping[str, str]
-_VARIABLES = {
-    "host": "PGHOST",
-    "hostaddr": "PGHOSTADDR",
-    "port": "PGPORT",
-    "user": "PGUSER",
-    "password": "PGPASSWORD",
-    "dbname": "PGDATABASE",
-    "sslmode": "PGSSLMODE",
-    "sslcert": "PGSSLCERT",
-    "sslkey": "PGSSLKEY",
-    "sslrootcert": "PGSSLROOTCERT",
-    "options": "PGOPTIONS",
-    "service": "PGSERVICE",
-    "passfile": "PGPASSFILE",
-    "connect_timeout": "PGCONNECT_TIMEOUT",
-}
+Server = Mapping[str, str]
 # An empty table that is there while books are loaded, until whoever had them loaded drops it.
 UNFINISHED = "restore_unfinished"
 _LOCK_MS = 60_000  # for another session that holds a table to itself
@@ -50,8 +35,14 @@ _TABLES = (
 )
 
 
+def variables() -> dict[str, str]:
+    """libpq's parameters that can be set in the environment, and as what (PostgreSQL 34.15)."""
+    known = ((each.keyword, each.envvar) for each in Conninfo.get_defaults())
+    return {keyword.decode(): variable.decode() for keyword, variable in known if variable}
+
+
 def snapshot(
-    source: Conninfo, target: Path, revision_sql: str, owed_sql: str, progress: Progress
+    source: Server, target: Path, revision_sql: str, owed_sql: str, progress: Progress
 ) -> Facts:
     """Dump the database as it is now to `target`; what is in it, from the same snapshot.
 
@@ -82,7 +73,7 @@ def snapshot(
         raise SnapshotFailed(f"The database cannot be read: {_text(error)}.") from None
 
 
-def check(dump: Path, server: Conninfo | None, counts: Mapping[str, int], full: bool) -> str:
+def check(dump: Path, server: Server | None, counts: Mapping[str, int], full: bool) -> str:
     """Read all of a dump, and load it into a database of its own on `server` if that may be
     made: its schema, or `full`y, with its rows counted. Says what was not done, or "".
 
@@ -104,7 +95,7 @@ def check(dump: Path, server: Conninfo | None, counts: Mapping[str, int], full: 
     return ""
 
 
-def restore(dump: Path, target: Conninfo, room: Room) -> None:
+def restore(dump: Path, target: Server, room: Room) -> None:
     """Load a dump, wholly or not at all, into a database that has `room` for it; what a new node
     made there goes first. The table UNFINISHED is left to the caller. Raises DatabaseUnfit."""
     _clear(target, room)
@@ -120,7 +111,7 @@ class Room:
     by_itself: frozenset[str]
 
 
-def require_room(target: Conninfo, room: Room) -> list[str]:
+def require_room(target: Server, room: Room) -> list[str]:
     """The tables of a database that nobody uses; none where it is empty. Raises DatabaseUnfit when
     there is anything of worth in it, or no such database."""
     try:
@@ -148,7 +139,7 @@ def _any_row(connection: psycopg.Connection[Any], table: str) -> bool:
     return connection.execute(query).fetchone() is not None
 
 
-def _clear(target: Conninfo, room: Room) -> None:
+def _clear(target: Server, room: Room) -> None:
     try:
         with _connect(target) as connection:
             connection.execute(f"SET lock_timeout = {_LOCK_MS}")
@@ -161,13 +152,18 @@ def _clear(target: Conninfo, room: Room) -> None:
         raise DatabaseUnfit(f"The PostgreSQL database cannot be used: {_text(error)}.") from None
 
 
-def _load(target: Conninfo, dump: Path, failure: type[Exception], *options: str) -> None:
-    fixed = ("--exit-on-error", "--no-owner", "--no-privileges", f"--dbname={target['dbname']}")
+def _load(target: Server, dump: Path, failure: type[Exception], *options: str) -> None:
+    fixed = (
+        "--exit-on-error",
+        "--no-owner",
+        "--no-privileges",
+        f"--dbname={target.get('dbname', '')}",
+    )
     _run(target, "pg_restore", *fixed, *options, str(dump), failure=failure)
 
 
 @contextmanager
-def _scratch(server: Conninfo) -> Iterator[Conninfo]:
+def _scratch(server: Server) -> Iterator[Server]:
     """A database for a moment. Raises psycopg.Error when the role may not make one."""
     name = f"farebox_check_{secrets.token_hex(6)}"
     with _connect(server, autocommit=True) as connection:
@@ -178,7 +174,7 @@ def _scratch(server: Conninfo) -> Iterator[Conninfo]:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
 
 
-def _connect(target: Conninfo, autocommit: bool = False) -> psycopg.Connection[Any]:
+def _connect(target: Server, autocommit: bool = False) -> psycopg.Connection[Any]:
     return psycopg.connect("", autocommit=autocommit, **cast(Any, dict(target)))
 
 
@@ -195,15 +191,15 @@ def _counts(connection: psycopg.Connection[Any]) -> dict[str, int]:
     return counts
 
 
-def _run(target: Conninfo, program: str, *arguments: str, failure: type[Exception]) -> None:
+def _run(target: Server, program: str, *arguments: str, failure: type[Exception]) -> None:
     path = shutil.which(program)
     if path is None:
         raise FolderUnusable(
             f"{program} is not installed on this machine. Install PostgreSQL's client programs"
             " (on Debian and Ubuntu: apt-get install postgresql-client)."
         )
-    environment = dict(os.environ)
-    environment.update({_VARIABLES[k]: v for k, v in target.items() if k in _VARIABLES})
+    names = variables()
+    environment = os.environ | {names[key]: value for key, value in target.items() if key in names}
     done = subprocess.run(
         [path, *arguments],
         env=environment,

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
 
 from backups.manifest import Setting
+from backups.postgres import variables
 from backups.tasks import Facts, Postgres, Sqlite
 from finance.wallet.keystore import Keystore
 from node.settings import Settings
@@ -40,19 +41,14 @@ _SHOWN: dict[str, Callable[[Settings], str]] = {
 
 
 def database_of(settings: Settings) -> Sqlite | Postgres:
-    """Where the books are, as the worker needs it."""
+    """Where the books are, as the worker needs it, which has nothing of this environment."""
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite":
         return Sqlite(str(Path(url.database or "").absolute()))
-    parameters = {name: str(value) for name, value in url.query.items()}
-    named = {
-        "host": url.host,
-        "port": str(url.port) if url.port else None,
-        "user": url.username,
-        "password": url.password,
-        "dbname": url.database,
-    }
-    return Postgres(parameters | {name: value for name, value in named.items() if value})
+    around = {name: os.environ.get(variable, "") for name, variable in variables().items()}
+    _, given = url.get_dialect()().create_connect_args(url)
+    named = around | {name: str(value) for name, value in given.items()}
+    return Postgres({name: value for name, value in named.items() if value})
 
 
 def files_of(settings: Settings) -> list[tuple[str, str]]:

@@ -64,6 +64,19 @@ def test_a_database_on_a_server_is_backed_up_and_restored_into_an_empty_one(
     restored.engine.dispose()
 
 
+async def test_a_backup_reaches_the_server_that_the_node_reaches(
+    tmp_path: Path, home: Home, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address may leave to libpq's environment what is secret, and name a server's stand-in."""
+    plain, _, host = postgres.new_database().partition("?host=")
+    node = on_server(tmp_path / "server", home, f"{plain}?host=/nowhere&host={host}")
+    await run_task(node.create("one.farebox"), Outcome)
+    monkeypatch.setenv("PGHOST", host)
+    node.settings = node.settings.model_copy(update={"database_url": plain})
+    await run_task(node.create("two.farebox"), Outcome)
+    node.engine.dispose()
+
+
 async def test_a_file_on_the_machine_of_another_process_is_not_said_to_be_gone(
     tmp_path: Path, home: Home, postgres: PostgresServer
 ) -> None:
