@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,15 +79,27 @@ def _held(path: Path) -> Iterator[int | None]:
     except OSError as error:
         raise DataDirUnusable(f"{path} cannot be written: {error.strerror}.") from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        yield None
-        return
-    try:
-        yield handle
+        yield handle if _take(handle) else None
     finally:
         os.close(handle)
+
+
+def _take(handle: int) -> bool:
+    """Whether the lock is ours now. Whoever only asks, as `running_node`, is waited for."""
+    while not _flock(handle, fcntl.LOCK_EX):
+        if not _flock(handle, fcntl.LOCK_SH):
+            return False
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        time.sleep(0.001)
+    return True
+
+
+def _flock(handle: int, kind: int) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def prepare_data_dir(data_dir: Path) -> None:
@@ -107,9 +120,7 @@ def running_node(data_dir: Path) -> dict[str, Any]:
     empty when none runs."""
     try:
         with (data_dir / FILE_NAME).open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _flock(file.fileno(), fcntl.LOCK_SH):
                 facts = json.loads(file.read() or b"{}")
                 return facts if isinstance(facts, dict) else {}
     except (OSError, ValueError):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 
 from node.db.engine import sqlite_url
-from node.lock import hold_data_dir, hold_database
+from node.lock import FILE_NAME, hold_data_dir, hold_database, running_node
 from tests.unit.test_cli import Farebox, farebox, fresh, made_once, with_settings
 
 __all__ = ("farebox", "fresh", "made_once")
@@ -66,6 +68,21 @@ def test_a_file_of_sqlite_has_one_process_whatever_their_data_directories(
     assert done.returncode == 4 and f"{first / name}" in done.stderr
     assert_sentence(done.stderr)
     assert not (first / name).exists()
+
+
+def test_whoever_asks_whether_a_node_runs_keeps_none_from_starting(tmp_path: Path) -> None:
+    """As `farebox status` does, again and again for a supervisor, for a moment each time."""
+
+    def start() -> object:
+        with hold_data_dir(tmp_path):
+            return running_node(tmp_path)["pid"]
+
+    with (tmp_path / FILE_NAME).open("w") as asking, ThreadPoolExecutor() as pool:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        starting = pool.submit(start)
+        wait((starting,), timeout=0.1)
+        fcntl.flock(asking, fcntl.LOCK_UN)
+        assert starting.result(timeout=10) == os.getpid()
 
 
 def test_full_disk_under_the_books_is_a_sentence(farebox: Farebox) -> None:
