@@ -22,7 +22,7 @@ from node.vault import records
 from node.vault.records import BackupView
 from node.vault.restored import mark_lost
 from node.vault.service import Vault
-from node.vault.source import database_of
+from node.vault.source import database_of, wallets_of
 
 _NOT_GOOD = (BackupDamaged, CheckFailed, NotABackup)
 
@@ -118,12 +118,12 @@ async def _try(vault: Vault, backup: BackupView) -> None:
         )
         manifest = (await run_task(extract, Outcome, vault.report)).manifest
         vault.report("opening", 0, 0)
-        await asyncio.to_thread(_open_books, place, manifest, vault.around.keys.wallet.address)
+        await asyncio.to_thread(_open_books, place, manifest, wallets_of(vault.around.settings))
 
 
-def _open_books(place: Path, manifest: Manifest, wallet: str) -> None:
-    """As a node that was restored would: newest schema, every table, the right wallet."""
-    if not (place / "keys" / "wallet.json").exists() or manifest.wallet.lower() != wallet.lower():
+def _open_books(place: Path, manifest: Manifest, wallets: set[str]) -> None:
+    """As a node that was restored would: newest schema, every table, one of this node's wallets."""
+    if not (place / "keys" / "wallet.json").exists() or manifest.wallet.lower() not in wallets:
         raise CheckFailed("This backup does not hold this node's wallet.")
     database = place / manifest.database_member.name
     engine = open_engine(make_url("sqlite://").set(database=str(database)).render_as_string())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import random
 import tarfile
@@ -27,8 +28,14 @@ from backups.errors import (
 from backups.header import HEADER_BYTES, BackupKey, encode_header
 from backups.keyring import make_key, manifest_mac
 from backups.manifest import Manifest, Member, encode_manifest
+from backups.models import BackupState
 from backups.reading import read_backup, read_manifest
+from finance.wallet.place import FILE_NAME
+from finance.wallet.signer import Keys, Signer
+from node.accounts.audit import SYSTEM
 from node.settings import Settings
+from node.vault import records
+from node.vault.checks import test_restore as try_restore
 from node.vault.restore import look_inside, require_fit, stage
 from tests.backups.home import PASSWORD, Home, contents
 
@@ -275,3 +282,16 @@ def test_newer_format_and_schema_and_other_networks_have_sentences_of_their_own(
 def test_a_backup_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(FolderUnusable, match="cannot be read"):
         asyncio.run(look_inside(tmp_path / "nothing", PASSWORD))
+
+
+async def test_a_backup_of_the_wallet_that_another_has_replaced_is_not_damaged(home: Home) -> None:
+    """An import keeps the old wallet's file beside the new one, and what it sealed stays sealed."""
+    key = BackupKey(home.key.recipient, home.key.key_block)
+    records.store_key(home.engine, key, home.keys.seal(home.key.identity.encode()), SYSTEM, 1)
+    made, old = await home.vault.back_up_now("manual"), home.keys
+    home.keys = Keys(Signer.random(), old.voucher, old.receiver, old._sealing_key)
+    path = home.settings.keystore_dir / FILE_NAME
+    path.rename(path.with_name("wallet-20260102T030405Z.json"))
+    path.write_text(json.dumps({"address": home.keys.wallet.address}))
+    tried = await try_restore(home.vault, made.id)
+    assert (tried.state, tried.test_error) == (BackupState.GOOD, "")
