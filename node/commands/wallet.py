@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,14 @@ import typer
 
 from finance.errors import WalletError
 from finance.wallet.keystore import Keystore
-from node.commands.frame import new_passphrase, passphrase, read_settings, require_wallet
+from node.accounts.audit import COMMAND
+from node.commands.frame import (
+    new_passphrase,
+    open_database,
+    passphrase,
+    read_settings,
+    require_wallet,
+)
 from node.commands.output import Json, show_facts, write_new
 from node.errors import AlreadyRunning
 from node.lock import prepare_data_dir, running_node
@@ -71,10 +79,16 @@ def import_(
         raise WalletError(f"The wallet to import cannot be read: {error}.") from error
     prepare_data_dir(settings.data_dir)
     keystore = Keystore(settings.keystore_dir)
-    own = passphrase(settings) if keystore.exists() else new_passphrase(settings)
+    before = keystore.address() if keystore.exists() else ""
+    engine = open_database(settings) if before else None  # for the audit log
+    own = passphrase(settings) if before else new_passphrase(settings)
     if its is None:
         its = _ask_source(own) if text.lstrip().startswith("{") else ""
     address = keystore.import_wallet(text, its, own, replace=replace)
+    if engine is not None:
+        from node.treasury.wallet_file import note_import
+
+        note_import(engine, before, address, COMMAND, int(time.time()))
     show_facts({"address": address}, as_json)
 
 

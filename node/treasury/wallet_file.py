@@ -71,6 +71,7 @@ async def import_wallet(
     stays beside it. Raises NotPossible, TreasuryInvalid."""
     if why := await why_no_import(engine, seen):
         raise NotPossible(why, "wallet_in_use")
+    before = await asyncio.to_thread(keystore.address)
     try:
         address = await asyncio.to_thread(
             lambda: keystore.import_wallet(content, its_passphrase, passphrase, replace=True)
@@ -81,9 +82,14 @@ async def import_wallet(
         raise TreasuryInvalid(field, "This passphrase does not open it.") from None
     except WalletError as error:
         raise TreasuryInvalid("file", str(error)) from error
-    sentence = f"Wallet {address} was imported; it is used from the next start on."
-    await asyncio.to_thread(_note, engine, actor, "wallet.import", now, sentence)
+    await asyncio.to_thread(note_import, engine, before, address, actor, now)
     return address
+
+
+def note_import(engine: Engine, before: str, address: str, actor: Actor, now: int) -> None:
+    """The wallet `address` has taken the place of `before` (blocking)."""
+    sentence = f"Wallet {address} was imported; it is used from the next start on."
+    _note(engine, actor, "wallet.import", now, sentence, before, address)
 
 
 def _in_use(engine: Engine) -> list[str]:
@@ -95,7 +101,15 @@ def _in_use(engine: Engine) -> list[str]:
         ]
 
 
-def _note(engine: Engine, actor: Actor, action: str, now: int, sentence: str) -> None:
+def _note(
+    engine: Engine,
+    actor: Actor,
+    action: str,
+    now: int,
+    sentence: str,
+    before: str | None = None,
+    after: str | None = None,
+) -> None:
     with writer(engine).begin() as connection:
-        record(connection, actor, action, "wallet", now)
+        record(connection, actor, action, "wallet", now, before, after)
         event(action.replace(".", "_"), "warning", sentence, int(time.time())).make(connection)

@@ -20,7 +20,9 @@ from typing import Any
 import httpx
 import pytest
 
+from node.accounts.trail import TrailFilter, read_trail
 from node.cli import main
+from node.db.engine import open_engine, sqlite_url
 
 START_SECONDS = 60
 COMMAND_SECONDS = 60
@@ -200,6 +202,19 @@ def test_wallet_moves_to_another_node_by_export_and_import(
     assert moved["address"] == farebox.json("wallet", "show")["address"]
     again = other.run("wallet", "import", str(exported))
     assert again.returncode == 3 and "--replace" in again.stderr
+
+
+def test_a_wallet_that_takes_anothers_place_stands_in_the_audit_log(
+    farebox: Farebox, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("0x" + "5d" * 32)
+    address = farebox.json("wallet", "import", str(key), "--replace")["address"]
+    engine = open_engine(sqlite_url(farebox.home / "farebox.db"))
+    [entry] = read_trail(engine, TrailFilter(area="wallet")).items
+    engine.dispose()
+    assert (entry.action, entry.actor_id) == ("wallet.import", "cli")
+    assert address in entry.after and "5d5d" not in entry.after
 
 
 def test_listings_are_added_paused_and_removed(farebox: Farebox) -> None:
