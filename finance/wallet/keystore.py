@@ -103,7 +103,8 @@ class Keystore:
 
     def _damaged(self) -> WalletError:
         return WalletError(
-            f"{self.path} is damaged: restore it from a backup, or import the wallet again."
+            f"{self.path} is damaged: restore it from a backup, or move the file away and import"
+            " the wallet again; what it sealed (credentials, passwords of servers) is lost then."
         )
 
     def _read(self) -> dict[str, Any]:

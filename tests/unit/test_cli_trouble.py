@@ -101,6 +101,18 @@ def test_full_disk_under_an_export_leaves_no_empty_file(farebox: Farebox, tmp_pa
     assert not out.exists()
 
 
+def test_what_is_said_of_a_damaged_wallet_helps(farebox: Farebox, tmp_path: Path) -> None:
+    wallet, key = farebox.home / "keys" / "wallet.json", tmp_path / "key"
+    wallet.write_text("{")
+    key.write_text("0x" + "5d" * 32)
+    done = farebox.run("wallet", "import", str(key), "--replace")
+    assert done.returncode == 3 and "move the file away" in done.stderr
+    assert_sentence(done.stderr)
+    wallet.rename(tmp_path / "away")
+    address = farebox.json("wallet", "import", str(key))["address"]
+    assert farebox.json("wallet", "show")["address"] == address
+
+
 def test_output_that_cannot_be_written_is_a_sentence(farebox: Farebox) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
