@@ -54,17 +54,21 @@ class Jobs:
         self._scheduler.start()
 
     def stop(self) -> None:
-        """Start no more; a run that is under way is not waited for."""
+        """Start no more; a run that is under way is ended, and not waited for."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
         self._leases.close()
 
     async def run(self, name: str, job: Job) -> None:
-        """One run under its lease. A failure is recorded once, until the job succeeds."""
+        """One run under its lease. A failure is recorded once, until the job succeeds; to be ended
+        by `stop` is none, as which the scheduler would log it."""
         held = ExitStack()
         try:
             if await asyncio.to_thread(held.enter_context, self._leases.lease(name)):
                 await self._run(name, job)
+        except asyncio.CancelledError:
+            if self._scheduler.running:
+                raise
         finally:
             await asyncio.to_thread(held.close)
 

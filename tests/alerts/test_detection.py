@@ -180,6 +180,30 @@ async def test_a_job_that_failed_in_a_process_that_is_gone_is_well_again_in_anot
     assert world.rows("SELECT state FROM notification") == [("resolved",)]
 
 
+async def test_a_node_that_stops_says_nothing_of_the_jobs_it_ends(
+    world: World, journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As Ctrl-C does while an endpoint keeps silent: it is no fault of theirs."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def job() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    jobs = Jobs(journal, world.alerts)
+    jobs.every(60, "claim", job)
+    jobs.start()
+    await begun.wait()
+    jobs.stop()
+    await ended.wait()
+    while len(asyncio.all_tasks()) > 1:
+        await asyncio.sleep(0.01)
+    assert [each.getMessage() for each in caplog.records if each.levelname == "ERROR"] == []
+
+
 async def test_silent_chain_is_told_once_it_lasted_and_ends_with_its_first_answer(
     world: World,
 ) -> None:
