@@ -18,7 +18,7 @@ from node.accounts import attempts
 from node.accounts.access import Identity, Role
 from node.accounts.audit import Actor, record
 from node.accounts.errors import AccountInvalid, AccountUnknown, Forbidden
-from node.accounts.models import SetupCode, User
+from node.accounts.models import ApiToken, SetupCode, User
 from node.accounts.sessions import end_sessions_of
 from node.accounts.totp import remove_factor
 from node.db.engine import writer
@@ -175,7 +175,9 @@ def change_role(engine: Engine, user_id: str, role: Role, actor: Actor, now: int
 
 
 def set_disabled(engine: Engine, user_id: str, disabled: bool, actor: Actor, now: int) -> None:
-    """Shut a user out, or let them in again (blocking). Raises AccountInvalid (last admin)."""
+    """Shut a user out, with sessions and tokens, or let them in again (blocking).
+
+    Raises AccountInvalid (last admin)."""
     with writer(engine).begin() as connection:
         lock_users(connection)
         user = _require(connection, user_id)
@@ -184,6 +186,7 @@ def set_disabled(engine: Engine, user_id: str, disabled: bool, actor: Actor, now
         if disabled:
             _require_another_admin(connection, user, "disabled")
             end_sessions_of(connection, user_id)
+            _end_tokens_of(connection, user_id, now)
         _store(connection, user_id, disabled=disabled)
         action = "user.disable" if disabled else "user.enable"
         record(connection, actor, action, user_id, now, user.disabled, disabled)
@@ -273,6 +276,11 @@ def _require(connection: Connection, user_id: str) -> UserView:
     if row is None:
         raise AccountUnknown("There is no such user.")
     return _view(row)
+
+
+def _end_tokens_of(connection: Connection, user_id: str, now: int) -> None:
+    own = (col(ApiToken.user_id) == user_id) & col(ApiToken.revoked_at).is_(None)
+    connection.execute(update(ApiToken).where(own).values(revoked_at=now))
 
 
 def _view(row: Any) -> UserView:

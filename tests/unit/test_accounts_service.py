@@ -31,7 +31,7 @@ from node.accounts.passwords import hash_password
 from node.accounts.service import Accounts
 from node.accounts.sessions import IDLE_SECONDS, LONGEST_SECONDS, Client, list_sessions
 from node.accounts.sign_in import close_new_password, close_signed_in, open_attempt
-from node.accounts.tokens import create_token, revoke_token
+from node.accounts.tokens import create_token, list_tokens, revoke_token
 from node.accounts.trail import TrailFilter, all_entries, read_trail
 from node.accounts.users import NewUser, UserView
 from node.db.engine import open_engine, writer
@@ -265,6 +265,19 @@ async def test_disabled_users_are_out_at_once(world: World) -> None:
     assert await world.accounts.identify_session(token, "", NOW) is None
     assert await world.accounts.identify_token(bearer, "", NOW) is None
     await world.refused(PASSWORD)
+
+
+async def test_whoever_is_let_in_again_finds_no_token_of_before(world: World) -> None:
+    """Shutting out ends them, it is said; they may be somebody else's by now."""
+    user = world.add()
+    _, identity = await world.signed_in()
+    bearer = create_token(world.engine, identity, "ci", "viewer", NOW).secret
+    world.add("other-admin")
+    for disabled in (True, False):
+        await world.accounts.change(users.set_disabled, user.id, disabled, COMMAND, NOW)
+        assert await world.accounts.identify_token(bearer, "", NOW) is None
+    [token] = list_tokens(world.engine)
+    assert token.revoked_at == NOW
 
 
 async def test_a_changed_role_ends_sessions_and_the_tokens_above_it(world: World) -> None:
