@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from datetime import datetime
+from datetime import UTC, datetime
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
@@ -30,7 +30,7 @@ class Jobs:
         self._store = store
         self._leases = Leases(store.engine)
         self._alarm = alarm
-        self._scheduler = AsyncIOScheduler()
+        self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._failing: set[str] = set()  # those that wait for the chain, as the log says
         # Those whose last run, in this process, succeeded, and when their incident was ended.
         self._well: dict[str, float] = {}
@@ -46,7 +46,7 @@ class Jobs:
             max_instances=1,
             coalesce=True,
             misfire_grace_time=None,
-            next_run_time=datetime.now().astimezone(),
+            next_run_time=datetime.now(UTC),
         )
 
     def start(self) -> None:

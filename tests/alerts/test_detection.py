@@ -180,6 +180,25 @@ async def test_a_job_that_failed_in_a_process_that_is_gone_is_well_again_in_anot
     assert world.rows("SELECT state FROM notification") == [("resolved",)]
 
 
+@pytest.mark.parametrize("zone", ["UTC+3", "CET-1CEST,M3.5.0,M10.5.0/3", "nowhere"])
+async def test_jobs_run_whatever_zone_the_machine_is_in(
+    world: World, journal: Journal, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    """POSIX knows zones that are none of IANA's."""
+    monkeypatch.setenv("TZ", zone)
+    monkeypatch.setattr("tzlocal.unix._cache_tz", None)
+    ran = asyncio.Event()
+
+    async def job() -> None:
+        ran.set()
+
+    jobs = Jobs(journal, world.alerts)
+    jobs.every(60, "claim", job)
+    jobs.start()
+    await asyncio.wait_for(ran.wait(), 10)
+    jobs.stop()
+
+
 async def test_a_node_that_stops_says_nothing_of_the_jobs_it_ends(
     world: World, journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
