@@ -30,9 +30,15 @@ def lock_seconds(failures: int) -> int:
     return min(FIRST_LOCK_SECONDS << doubled, LONGEST_LOCK_SECONDS)
 
 
+def lock_holds(until: int, now: int) -> bool:
+    """Not one that is longer than the longest: the clock it was set by was ahead."""
+    return now < until <= now + LONGEST_LOCK_SECONDS
+
+
 def begin_attempt(connection: Connection, user_id: str, now: int) -> int | None:
     """Count one attempt; the failures in a row if it fails, None while the account is locked."""
-    open_ = (col(User.id) == user_id) & (col(User.locked_until) <= now)
+    until = col(User.locked_until)
+    open_ = (col(User.id) == user_id) & ~until.between(now + 1, now + LONGEST_LOCK_SECONDS)
     counted = (
         update(User)
         .where(open_)
@@ -76,7 +82,7 @@ class AddressLimiter:
         failures = self._failures.get(_network(address))
         if failures is None:
             return False
-        while failures and failures[0] <= now - ADDRESS_WINDOW_SECONDS:
+        while failures and not now - ADDRESS_WINDOW_SECONDS < failures[0] <= now:
             failures.popleft()
         return len(failures) >= ADDRESS_FAILURES
 

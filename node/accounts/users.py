@@ -50,7 +50,7 @@ class UserView:
     theme: str
 
     def locked(self, now: int) -> bool:
-        return now < self.locked_until
+        return attempts.lock_holds(self.locked_until, now)
 
 
 @dataclass(frozen=True, slots=True)

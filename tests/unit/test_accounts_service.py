@@ -18,6 +18,7 @@ from sqlmodel import col
 from finance.wallet.signer import Keys, Signer
 from node.accounts import service, setup, totp, users
 from node.accounts.access import Identity, Role
+from node.accounts.attempts import ADDRESS_FAILURES
 from node.accounts.audit import COMMAND, Actor
 from node.accounts.errors import (
     AccountInvalid,
@@ -36,6 +37,7 @@ from node.accounts.trail import TrailFilter, all_entries, read_trail
 from node.accounts.users import NewUser, UserView
 from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade
+from node.durations import DAY
 from node.usage import keys as secrets_of_apps
 
 NOW = 1_800_000_000
@@ -148,6 +150,16 @@ async def test_the_lock_grows_with_each_further_failure(world: World) -> None:
     await world.refused(now=NOW + 60)
     await world.refused(PASSWORD, now=NOW + 60 + 119)
     await world.signed_in(now=NOW + 60 + 120)
+
+
+async def test_a_clock_that_was_ahead_keeps_nobody_out_for_as_long(world: World) -> None:
+    """Neither the account nor the address that wrong passwords came from."""
+    world.add()
+    for attempt in range(ADDRESS_FAILURES):
+        await world.refused(now=NOW + 365 * DAY + attempt)
+    [user] = users.list_users(world.engine)
+    assert user.locked(NOW + 365 * DAY) and not user.locked(NOW)
+    await world.signed_in()
 
 
 async def test_an_admin_unlocks(world: World) -> None:
