@@ -143,8 +143,9 @@ def _open_books(place: Path, manifest: Manifest, wallets: set[str]) -> None:
 async def _existing(vault: Vault, backup_id: str) -> BackupView:
     backup = await asyncio.to_thread(records.read_backup, vault.engine, backup_id)
     if not await asyncio.to_thread(is_there, backup.path):
-        data_dir = vault.around.settings.data_dir
-        await asyncio.to_thread(mark_lost, vault.engine, backup, data_dir)
+        if backup.good:
+            data_dir = vault.around.settings.data_dir
+            await asyncio.to_thread(mark_lost, vault.engine, backup, data_dir)
         raise FolderUnusable(f"{backup.path} is not there any more.")
     return backup
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from backups.errors import WorkerDied
+from backups.errors import FolderUnusable, WorkerDied
 from backups.folder import sweep
 from backups.header import BackupKey
 from backups.models import BackupState
@@ -23,6 +23,7 @@ from node.db.journal import Journal
 from node.jobs.backup import add_all
 from node.jobs.runner import Jobs
 from node.vault import records
+from node.vault.checks import test_restore as try_restore
 from node.vault.checks import verify
 from node.vault.choices import BackupChoices, change_choices, first_start
 from node.vault.copies import Copies
@@ -131,6 +132,22 @@ async def test_a_check_that_could_not_be_made_is_said_on_the_page_that_promised_
     assert found.state is BackupState.GOOD and found.verified_at == made.verified_at
     assert "could not be checked" in found.error
     assert (await verify(vault, made.id)).error == ""
+
+
+@pytest.mark.parametrize("state", [BackupState.REMOVED, BackupState.FAILED])
+async def test_a_check_of_what_was_let_go_or_never_written_does_not_call_it_missing(
+    home: Home, state: BackupState
+) -> None:
+    """As of a page that was open when the rule let it go."""
+    vault, _ = keeper(home, Told())
+    made = await vault.back_up_now("manual")
+    made.path.unlink()
+    records.change(home.engine, made.id, state=state, error="as it was")
+    for look in (verify, try_restore):
+        with pytest.raises(FolderUnusable, match="not there any more"):
+            await look(vault, made.id)
+    found = records.read_backup(home.engine, made.id)
+    assert (found.state, found.error) == (state, "as it was")
 
 
 async def test_an_old_key_that_no_wallet_here_opens_does_not_keep_the_schedule_up(
