@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from node.accounts.sessions import cookie_name
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 WRONG_HOST = (
@@ -63,12 +66,18 @@ async def _refuse_other_protocols(receive: Receive, send: Send) -> None:
     await send({"type": "websocket.close", "code": 1008, "reason": "Only HTTP is spoken here."})
 
 
+def session_token(request: Request) -> str:
+    """What the browser has of a session here; empty when it has none."""
+    return request.cookies.get(cookie_name(request.url.port), "")
+
+
 def _host(scope: Scope) -> str | None:
     hosts = [value for name, value in scope["headers"] if name == b"host"]
     if len(hosts) != 1:
         return None
     try:
-        return urlsplit(f"//{hosts[0].decode('ascii')}").hostname
+        named = urlsplit(f"//{hosts[0].decode('ascii')}")
+        return None if named.port == 0 else named.hostname  # nor where the port is no number
     except ValueError:
         return None
 

@@ -38,7 +38,7 @@ from node.accounts.access import Identity, Role
 from node.accounts.audit import SYSTEM
 from node.accounts.models import User
 from node.accounts.passwords import hash_password
-from node.accounts.sessions import COOKIE, Client, NewSession, begin_session
+from node.accounts.sessions import Client, NewSession, begin_session, cookie_name
 from node.accounts.tokens import create_token
 from node.accounts.users import NewUser, create_user
 from node.db.engine import writer
@@ -67,6 +67,11 @@ class Console:
     users: dict[Role, str] = field(default_factory=dict)
     sessions: dict[str, NewSession] = field(default_factory=dict)
 
+    @property
+    def cookie(self) -> str:
+        """What the session's cookie is called."""
+        return cookie_name(urlsplit(self.url).port)
+
     def session(self, role: Role) -> NewSession:
         """A fresh session of the role's user."""
         with writer(self.engine).begin() as connection:
@@ -78,12 +83,12 @@ class Console:
         """A browser without script, signed in."""
         session = self.session(role)
         self.sessions[session.token] = session
-        cookies = {COOKIE: session.token}
+        cookies = {self.cookie: session.token}
         return httpx.Client(base_url=self.url, cookies=cookies, **PLAIN)
 
     def send(self, client: httpx.Client, path: str, **fields: Any) -> httpx.Response:
         """A form with the token of the client's session."""
-        session = self.sessions[client.cookies[COOKIE]]
+        session = self.sessions[client.cookies[self.cookie]]
         return client.post(path, data={"csrf": session.csrf, **fields})
 
     def api(self, role: Role) -> httpx.Client:
@@ -99,7 +104,7 @@ class Console:
         context = browser.new_context(base_url=self.url, **options)
         host = str(urlsplit(self.url).hostname)
         token = self.session(role).token
-        context.add_cookies([{"name": COOKIE, "value": token, "domain": host, "path": "/"}])
+        context.add_cookies([{"name": self.cookie, "value": token, "domain": host, "path": "/"}])
         return context.new_page()
 
 

@@ -31,7 +31,6 @@ from node.accounts.models import User, UserSession
 from node.db.engine import writer
 from node.db.sweep import sweep
 
-COOKIE = "farebox_session"
 IDLE_SECONDS = 12 * 3600
 LONGEST_SECONDS = 7 * 86400
 CODE_SECONDS = 600  # between the password and the code of the second factor
@@ -78,6 +77,12 @@ class SessionRow:
 
     def alive(self, now: int) -> bool:
         return now < min(self.expires_at, self.last_seen_at + IDLE_SECONDS)
+
+
+def cookie_name(port: int | None) -> str:
+    """What a console on this port calls its cookie. Browsers keep one for a host, whatever the
+    port: two nodes of a machine would sign everybody out of each other."""
+    return f"farebox_session_{port}" if port else "farebox_session"
 
 
 def hash_token(token: str) -> str:

@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field
 from node.accounts.access import Identity, Permission
 from node.accounts.errors import Forbidden, SignInRequired
 from node.accounts.service import Accounts
+from node.private import session_token
 
-SESSION_COOKIE = "farebox_session"
 _BEARER = HTTPBearer(auto_error=False, description="An API token from Settings > Security.")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,7 +53,7 @@ async def identify(
         if found is None:
             raise SignInRequired("The token is wrong, expired or revoked.")
         return found
-    token = request.cookies.get(SESSION_COOKIE)
+    token = session_token(request)
     session = await accounts.identify_session(token, address, now) if token else None
     if session is None:
         raise SignInRequired("Send an API token: Authorization: Bearer fbt_…")

@@ -21,8 +21,8 @@ from node.console.pages import PageRoute
 from node.console.shell import Frame
 from node.console.visit import Guest, Visit
 from node.failures import DOMAIN_ERRORS, UNSTORABLE, Failure, explain
+from node.private import session_token
 
-SESSION_COOKIE = "farebox_session"
 SIGN_IN = "/sign-in"
 SETUP = "/setup"
 # Where a session may go that is not whole yet, by the reason it is restricted.
@@ -91,7 +91,7 @@ class Doorkeeper:
 
     async def identify(self, request: Request) -> tuple[Identity, SessionView] | None:
         """Whose session the cookie names."""
-        token = request.cookies.get(SESSION_COOKIE)
+        token = session_token(request)
         if not token:
             return None
         guest = Guest(self._frame, request, FormData())

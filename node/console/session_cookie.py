@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from node.accounts.sessions import COOKIE, LONGEST_SECONDS, Client, NewSession
+from node.accounts.sessions import LONGEST_SECONDS, Client, NewSession, cookie_name
 from node.console.visit import Guest
+from node.private import session_token
 
 
 def client_of(guest: Guest) -> Client:
@@ -15,13 +16,13 @@ def client_of(guest: Guest) -> Client:
 
 def token_of(guest: Guest) -> str:
     """The session token the browser sent; empty when it has none."""
-    return guest.request.cookies.get(COOKIE, "")
+    return session_token(guest.request)
 
 
 def give_session(guest: Guest, answer: Response, session: NewSession) -> Response:
     """Let the browser keep a session that was just begun."""
     answer.set_cookie(
-        COOKIE,
+        cookie_name(guest.request.url.port),
         session.token,
         max_age=LONGEST_SECONDS,
         path="/",
@@ -34,5 +35,6 @@ def give_session(guest: Guest, answer: Response, session: NewSession) -> Respons
 
 def take_session(guest: Guest, answer: Response) -> Response:
     """Make the browser forget its session."""
-    answer.delete_cookie(COOKIE, path="/", secure=guest.secure, httponly=True, samesite="strict")
+    name = cookie_name(guest.request.url.port)
+    answer.delete_cookie(name, path="/", secure=guest.secure, httponly=True, samesite="strict")
     return answer

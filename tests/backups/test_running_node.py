@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
 from backups.header import BackupKey
 from node.accounts.access import Role
 from node.accounts.audit import SYSTEM
-from node.accounts.sessions import COOKIE, Client, begin_session
+from node.accounts.sessions import Client, begin_session, cookie_name
 from node.db.engine import writer
 from node.demo.processes import run_command, start_part
 from node.preferences import change_preference
@@ -93,7 +94,8 @@ def _session(home: Home) -> str:
 
 
 async def _page(console: str, cookie: str) -> str:
-    async with httpx.AsyncClient(cookies={COOKIE: cookie}, trust_env=False, timeout=30) as client:
+    cookies = {cookie_name(urlsplit(console).port): cookie}
+    async with httpx.AsyncClient(cookies=cookies, trust_env=False, timeout=30) as client:
         answer = await client.get(f"{console}/")
     assert answer.status_code == 200
     return answer.text

@@ -18,7 +18,7 @@ from sqlmodel import col
 from catalog.models import Listing, Sample
 from finance.buying.models import SpendLimit
 from node.accounts.access import Role
-from node.accounts.sessions import COOKIE, Client, begin_session
+from node.accounts.sessions import Client, begin_session, cookie_name
 from node.db.engine import open_engine, writer
 from tests.chain_fixtures import DevchainProcess
 from tests.conftest import CHROMIUM
@@ -106,8 +106,9 @@ async def browsing(buyer: NodeHome, script: bool) -> AsyncIterator[Page]:
             java_script_enabled=script,
             viewport={"width": 375, "height": 900},
         )
+        name = cookie_name(buyer.console_port)
         await context.add_cookies(
-            [{"name": COOKIE, "value": token, "domain": "127.0.0.1", "path": "/"}]
+            [{"name": name, "value": token, "domain": "127.0.0.1", "path": "/"}]
         )
         yield await context.new_page()
         await browser.close()

@@ -14,7 +14,6 @@ from sqlalchemy import Engine, update
 from node.accounts.access import Role
 from node.accounts.attempts import ADDRESS_FAILURES
 from node.accounts.models import UserSession
-from node.accounts.sessions import COOKIE
 from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade
 from tests.console_world import PASSWORD, Console, serve_console
@@ -48,11 +47,12 @@ def csrf(page: str) -> str:
 
 
 def test_the_session_cookie_is_out_of_reach_of_scripts_and_other_sites(
+    console: Console,
     visitor: httpx.Client,
 ) -> None:
     cookie = sign_in(visitor).headers["set-cookie"]
     parts = {part.strip().lower() for part in cookie.split(";")[1:]}
-    assert cookie.startswith(f"{COOKIE}=")
+    assert cookie.startswith(f"{console.cookie}=")
     assert {"httponly", "samesite=strict", "path=/"} <= parts
     assert "secure" not in parts  # this machine has no TLS
     assert not any(part.startswith("domain") for part in parts)
@@ -127,26 +127,42 @@ def test_a_planted_session_is_not_the_one_that_is_signed_in(
     console: Console, visitor: httpx.Client
 ) -> None:
     planted = console.session(Role.CONSUMER).token
-    visitor.cookies.set(COOKIE, planted)
-    token = sign_in(visitor).cookies[COOKIE]
+    visitor.cookies.set(console.cookie, planted)
+    token = sign_in(visitor).cookies[console.cookie]
     assert token != planted
-    fixed = httpx.get(f"{console.url}/account", cookies={COOKIE: planted})
+    fixed = httpx.get(f"{console.url}/account", cookies={console.cookie: planted})
     assert fixed.status_code == 303
     made_up = "attacker-chosen-value"
-    visitor.cookies.set(COOKIE, made_up)
-    assert sign_in(visitor).cookies[COOKIE] != made_up
+    visitor.cookies.set(console.cookie, made_up)
+    assert sign_in(visitor).cookies[console.cookie] != made_up
+
+
+def test_two_nodes_of_one_machine_sign_nobody_out_of_each_other(
+    console: Console, visitor: httpx.Client, tmp_path: Path
+) -> None:
+    """Browsers keep cookies by host, whatever the port; `farebox demo` has two consoles."""
+    engine = open_engine(f"sqlite:///{tmp_path / 'other.db'}")
+    upgrade(engine)
+    with serve_console(engine, tmp_path) as other:
+        sign_in(visitor)
+        visitor.base_url = httpx.URL(other.url)
+        sign_in(visitor)
+        for each in (other, console):
+            assert visitor.get(f"{each.url}/account").status_code == 200
+            assert visitor.get(f"{each.url}/api/me").status_code == 200
+    engine.dispose()
 
 
 def test_signing_out_ends_the_session_in_the_database(console: Console) -> None:
     client = console.client(Role.VIEWER)
-    token = client.cookies[COOKIE]
+    token = client.cookies[console.cookie]
     assert console.send(client, "/sign-out").headers["location"] == "/sign-in"
-    assert httpx.get(f"{console.url}/account", cookies={COOKIE: token}).status_code == 303
+    assert httpx.get(f"{console.url}/account", cookies={console.cookie: token}).status_code == 303
 
 
 def test_an_expired_session_is_sent_to_sign_in_and_back(console: Console) -> None:
     client = console.client(Role.VIEWER)
-    session = console.sessions[client.cookies[COOKIE]]
+    session = console.sessions[client.cookies[console.cookie]]
     assert client.get("/account").status_code == 200
     with writer(console.engine).begin() as connection:
         ended = update(UserSession).where(UserSession.id == session.id)  # type: ignore[arg-type]
@@ -219,10 +235,10 @@ def test_the_password_page_says_which_field_is_wrong(console: Console) -> None:
 
 def test_changing_the_password_renews_the_session(console: Console) -> None:
     client, elsewhere = console.client(Role.API_OWNER), console.client(Role.API_OWNER)
-    before = client.cookies[COOKIE]
+    before = client.cookies[console.cookie]
     new = {"old": PASSWORD, "new": "a password of my own", "again": "a password of my own"}
     answer = console.send(client, "/account/password", **new)
-    assert answer.cookies[COOKIE] != before
+    assert answer.cookies[console.cookie] != before
     assert elsewhere.get("/account").status_code == 303
     assert client.get("/account").status_code == 200
 

@@ -13,7 +13,6 @@ from sqlalchemy import Engine
 
 from finance.wallet.keystore import Keystore
 from node.accounts.access import Role
-from node.accounts.sessions import COOKIE
 from node.accounts.setup import issue_code
 from node.accounts.trail import TrailFilter, all_entries
 from node.accounts.users import list_users
@@ -69,7 +68,7 @@ def test_the_wizard_from_the_terms_to_the_address(console: Console, owner: httpx
     short = owner.post("/setup/admin", data={"name": "ada", "password": "short", "again": "short"})
     assert short.status_code == 422 and 'value="ada"' in short.text
     made = owner.post("/setup/admin", data=ADMIN)
-    assert made.status_code == 303 and COOKIE in made.cookies
+    assert made.status_code == 303 and console.cookie in made.cookies
     assert [user.role for user in list_users(console.engine)] == [Role.ADMIN]
     assert owner.get("/setup").headers["location"] == "/setup/email"
     assert owner.get("/setup/done").headers["location"] == "/setup/email"

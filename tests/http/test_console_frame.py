@@ -14,7 +14,6 @@ from sqlalchemy import Engine, delete
 
 from node.accounts.access import Role
 from node.accounts.models import User
-from node.accounts.sessions import COOKIE
 from node.console.tabs import TABS, Tab
 from node.console.visit import Guest
 from node.db.engine import writer
@@ -56,7 +55,7 @@ def test_a_form_sent_by_another_site_changes_nothing(
     console: Console, headers: dict[str, str]
 ) -> None:
     admin = console.client(Role.ADMIN)
-    token = console.sessions[admin.cookies[COOKIE]].csrf
+    token = console.sessions[admin.cookies[console.cookie]].csrf
     fields = {"csrf": token, "zone": "Asia/Tokyo", "theme": "dark"}
     assert admin.post(PAGE, data=fields, headers=headers).status_code == 403
     assert admin.post("/sign-in", data={}, headers=headers).status_code in (403, 404, 405)

@@ -215,7 +215,7 @@ def test_a_form_that_was_open_while_the_specification_changed_asks_for_nothing_e
 def test_upload_and_address_are_as_good_as_pasting(
     console: Console, owner: httpx.Client, api: Weather
 ) -> None:
-    session = console.sessions[owner.cookies["farebox_session"]]
+    session = console.sessions[owner.cookies[console.cookie]]
     given = {**details(api), "spec": "", "csrf": session.csrf}
     files = {"spec_file": ("openapi.yaml", SPEC_YAML.encode(), "application/yaml")}
     draft = draft_of(owner.post("/listings/new", data=given, files=files))

@@ -10,7 +10,7 @@ import aiohttp
 from sqlalchemy import Engine
 
 from node.accounts.access import Identity, Role
-from node.accounts.sessions import COOKIE, Client, begin_session
+from node.accounts.sessions import Client, begin_session, cookie_name
 from node.accounts.tokens import create_token
 from node.db.engine import open_engine, writer
 from tests.console_world import make_users
@@ -30,7 +30,8 @@ def cookie_of(home: NodeHome, role: Role = Role.ADMIN) -> dict[str, str]:
         users, now = make_users(engine), int(time.time())
         with writer(engine).begin() as connection:
             session = begin_session(connection, users[role], Client("127.0.0.1", "test"), now)
-    return {"name": COOKIE, "value": session.token, "domain": "127.0.0.1", "path": "/"}
+    name = cookie_name(home.console_port)
+    return {"name": name, "value": session.token, "domain": "127.0.0.1", "path": "/"}
 
 
 def program(home: NodeHome, role: Role = Role.ADMIN) -> aiohttp.ClientSession:
