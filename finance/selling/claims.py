@@ -205,7 +205,7 @@ class Claims:
         ref = await self._reference(base)
         try:
             tx_id = await self._sender.send(CLAIM, ref, BATCH_SETTLEMENT_ADDRESS, data)
-            outcome = await self._sender.outcome(tx_id, _OUTCOME_SECONDS)
+            outcome = _require_taken(await self._sender.outcome(tx_id, _OUTCOME_SECONDS))
         except SettlementUnknown:
             report.open_transactions += 1
             return
@@ -284,8 +284,7 @@ class Claims:
     async def _book(self, outcome: TxOutcome, ids: Sequence[str], report: ClaimReport) -> None:
         """By their own events; the ledger's rows are the watcher's."""
         if outcome.state not in (TxState.MINED, TxState.FINAL):
-            why = outcome.error or "the transaction was reverted"
-            report.excluded.update(dict.fromkeys(ids, why))
+            report.excluded.update(dict.fromkeys(ids, outcome.error or "it was not mined"))
             return
         totals = {}
         for log in outcome.logs:
@@ -318,6 +317,14 @@ def _pause(row: Claimable, now: int) -> int:
         return RETRY_SECONDS
     left = row.withdraw_requested_at + row.claim.config.withdraw_delay - now
     return min(max(left // 3, LAST_RETRY_SECONDS), RETRY_SECONDS)
+
+
+def _require_taken(outcome: TxOutcome) -> TxOutcome:
+    """What the chain refuses in its block is refused like what it refuses before: a wallet that is
+    a contract may agree to a claim only where it is tried out. Raises CallReverted."""
+    if outcome.state is TxState.REVERTED:
+        raise CallReverted("the transaction was reverted")
+    return outcome
 
 
 def _sweep_of(row: Claimable) -> tuple[bytes, bytes]:

@@ -385,6 +385,15 @@ def refused_while_leaving(patch: MonkeyPatch) -> None:
 
 @fault(
     8,
+    "what a trial has allowed is not looked for when its block refuses it",
+    "test_a_wallet_that_agrees_only_to_trials_keeps_no_other_from_being_claimed",
+)
+def trial_believed(patch: MonkeyPatch) -> None:
+    patch.setattr(claims, "_require_taken", lambda outcome: outcome)
+
+
+@fault(
+    8,
     "whatever is claimed begins the interval of all",
     "test_a_channel_that_is_claimed_by_itself_puts_off_no_other",
 )

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from msgspec import structs
 from sqlalchemy import text
 
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
@@ -36,6 +37,8 @@ from tests.recovery.seller_world import NETWORK, PRICE, USDC, Payer, World, send
 
 _LONG_BYTES = 80_000_000  # more than sockets hold
 _REFUSES_ALL = "0x5f5ffd"  # a contract that reverts whatever it is asked
+# One that agrees to whatever it is asked (EIP-1271), while no gas is paid for it.
+_AGREES_TO_TRIALS = "0x3a15631626ba7e60e01b0260005260206000f3"
 
 
 @asynccontextmanager
@@ -335,6 +338,24 @@ async def test_a_channel_that_was_refused_is_tried_in_time_once_its_payer_leaves
     assert await world.claims.leaving() == [channel_id]
     await world.claims.claim_due(asked)
     assert usdc_of(world.chain, world.wallet.address) == 14_000
+
+
+async def test_a_wallet_that_agrees_only_to_trials_keeps_no_other_from_being_claimed(
+    world: World,
+) -> None:
+    """Nor is it paid for over and over."""
+    wallet = Payer(world.chain)
+    config = structs.replace(world.config(wallet), payer_authorizer=bytes(20))
+    opened = world.deposit(wallet, 20_000, config)
+    await world.settlement.settle(await world.owe(opened), 120)
+    world.chain.rpc("anvil_setCode", wallet.hex, _AGREES_TO_TRIALS)
+    await _owing(world)
+    report = await world.claims.claim(Reason.WITHDRAWAL)
+    assert (report.claimed_atoms, list(report.excluded)) == (12_000, [to_hex(opened.channel_id)])
+    assert usdc_of(world.chain, world.wallet.address) == 12_000
+    spent = world.transactions("claim")
+    await world.claims.claim(Reason.WITHDRAWAL)
+    assert world.transactions("claim") == spent
 
 
 async def test_a_withdrawal_is_found_though_the_clock_was_wrong_at_the_last_look(
