@@ -26,9 +26,9 @@ from finance.buying.purchase import (
     ended,
     spent,
 )
+from finance.buying.signing import SignedDeposit
 from finance.errors import PaymentMalformed, RpcUnavailable, SellerUntrustworthy
 from finance.models import ChannelState, PurchaseState
-from finance.money import MAX_ATOMS
 from finance.networks import Network
 from finance.store import Batch, Increment, Store, Write
 from finance.x402 import codes
@@ -76,6 +76,8 @@ class Bookkeeper:
             charged = check_receipt(receipt, self._sent(payment))
         except (PaymentMalformed, SellerUntrustworthy) as error:
             return Verdict(PurchaseState.UNKNOWN, error="receipt_wrong", stop=str(error))
+        if channel is not None and receipt.channel_state is not None:
+            _compare_balance(channel, payment.deposit, receipt.channel_state.balance)
         return Verdict(PurchaseState.PAID, charged, receipt.transaction or None)
 
     def _sent(self, payment: Payment) -> Sent:
@@ -84,11 +86,7 @@ class Bookkeeper:
         if channel is None:
             return Sent(network, payer, payment.amount_atoms)
         before = payment.cumulative - payment.amount_atoms
-        balance = channel.balance + (payment.deposit.amount_atoms if payment.deposit else 0)
-        if not channel.verified:
-            # What else is in it, the chain could not say: our books may have been lost.
-            balance = MAX_ATOMS
-        return Sent(network, payer, payment.amount_atoms, channel.id, before, balance)
+        return Sent(network, payer, payment.amount_atoms, channel.id, before)
 
     async def book(
         self,
@@ -309,3 +307,11 @@ class Bookkeeper:
                 # batch-settlement, "Server State Loss"); it asks for less than we owe it.
                 return claimed
         return claimed if claimed > channel.charged else None
+
+
+def _compare_balance(channel: Channel, deposit: SignedDeposit | None, told: int) -> None:
+    """Anybody may pay into a channel. What a seller knows of and we do not, the chain is asked
+    for before the channel is used again."""
+    known = channel.balance + (deposit.amount_atoms if deposit is not None else 0)
+    if channel.verified and told > known:
+        channel.stale, channel.verified = True, False

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from sqlalchemy import event
 
 from finance.buying import channels, onchain
@@ -16,17 +17,22 @@ from finance.buying.recovery import settle_channels, settle_exact
 from finance.chain.addresses import BATCH_SETTLEMENT_ADDRESS
 from finance.models import BuyerChannel
 from finance.wallet.signer import Signer
+from finance.x402.abi import calldata
 from finance.x402.exact import transfer_calldata
+from finance.x402.settlement_calls import _CONFIG, _tuple
 from finance.x402.text import to_hex
-from finance.x402.values import DepositPayment, ExactPayment, Payment, Receipt
+from finance.x402.values import ChannelConfig, DepositPayment, ExactPayment, Payment, Receipt
 from finance.x402.vouchers import deposit_calldata
 from finance.x402.wire import decode_payment
 from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import NETWORK, BuyerNode, buying, left_open, served
-from tests.http.scripted_seller import ScriptedSeller, charges_double, hangs, honest
+from tests.http.scripted_seller import ScriptedSeller, charge, charges_double, hangs, honest
 from tests.recovery.faulty_rpc import FaultyRpc
+from tests.recovery.seller_world import give_usdc, usdc_of
 
 PRICE = 1000
+# A collector that pays for a deposit out of what it has itself: `transfer(msg.sender, amount)`.
+GIVES_ITS_OWN = "0x63a9059cbb60e01b5f52336004526044356024525f5f60445f5f6024355af15000"
 
 
 def transfer(chain: DevchainProcess, payment: ExactPayment) -> None:
@@ -200,6 +206,39 @@ async def test_a_deposit_into_a_channel_that_was_stopped_is_found_after_a_restar
     (channel,) = node.channels
     assert channel.state == "stopped"
     assert channel.balance_atoms == node.booked("deposited") == 100 * PRICE
+
+
+async def test_an_atom_that_a_stranger_pays_into_a_channel_stops_nothing(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    """Anybody may: the seller's receipts are right to say so, and the books follow the chain."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+    stranger, config = Signer.random().address, list[ChannelConfig]()
+    chain.rpc("anvil_setCode", stranger, GIVES_ITS_OWN)
+    give_usdc(chain, stranger, 1)
+
+    async def tells_what_is_there(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt]:
+        if isinstance(payment.payload, DepositPayment):
+            send(chain, BATCH_SETTLEMENT_ADDRESS, deposit_calldata(payment.payload))
+            config.append(payment.payload.config)
+        receipt = charge(this, payment)
+        assert receipt.channel_state is not None
+        there = 100 * PRICE + 1 - usdc_of(chain, stranger)
+        state = structs.replace(receipt.channel_state, balance=there)
+        return 200, structs.replace(receipt, channel_state=state)
+
+    seller.behave = tells_what_is_there
+    async with buying(node, seller) as proxy:
+        assert (await proxy.call("x/1")).status_code == 200
+        given = (_tuple(config[0]), 1, stranger, b"")
+        types = (_CONFIG, "uint128", "address", "bytes")
+        send(chain, BATCH_SETTLEMENT_ADDRESS, calldata("deposit", types, *given))
+        for path in ("x/2", "x/3"):
+            assert (await proxy.call(path)).status_code == 200
+    (channel,) = node.channels
+    assert (channel.state, channel.charged_atoms, node.events) == ("open", 3 * PRICE, [])
+    assert channel.balance_atoms == node.booked("deposited") == 100 * PRICE + 1
+    node.check_books()
 
 
 async def test_a_start_reads_open_purchases_only_however_many_were_made(
