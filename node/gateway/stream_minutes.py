@@ -51,9 +51,15 @@ HOLD_SECONDS = 5
 _PATH = f"/.farebox/{SHELF}/"
 _log = logging.getLogger("farebox.gateway")
 
+# Money on its way may never come, and a wallet signs for as much as it likes.
+_ON_ITS_WAY = (
+    "EXISTS (SELECT 1 FROM onchain_payment WHERE state IN ('owed', 'sent') AND route = :route"
+    " AND id <> :call_id)"
+)
+_IS_ON_ITS_WAY = text("SELECT 1 WHERE " + _ON_ITS_WAY)
 _PAY = text(
     "UPDATE stream_session SET paid_until = paid_until + :seconds"
-    " WHERE id = :id AND state = 'open' AND paid_until <= :most"
+    " WHERE id = :id AND state = 'open' AND paid_until <= :most AND NOT " + _ON_ITS_WAY
 )
 # An authorization that moved no money after all.
 _TAKE_BACK = text("UPDATE stream_session SET paid_until = paid_until - :seconds WHERE id = :id")
@@ -160,7 +166,7 @@ class Minutes:
             f"One minute more of a stream of {listing.name}",
         )
 
-    async def _sell(self, stream_id: str, _: Call) -> Made:
+    async def _sell(self, stream_id: str, call: Call) -> Made:
         """What it costs is reserved, not charged. Raises Refused: then it will not be."""
         sold = await self._find(stream_id)
         if sold is None or not await self._goes_on(sold):
@@ -169,8 +175,11 @@ class Minutes:
         if sold.paid_until > most:
             wait = sold.paid_until - most
             raise Refused("paid_ahead", [(b"retry-after", b"%d" % wait)])
+        other = {"route": f"POST {_PATH}{sold.id}", "call_id": call.id}
+        if await self._store.first(_IS_ON_ITS_WAY, other) is not None:
+            raise Refused("paid_ahead", RETRY_SOON, "The money of another minute is on its way.")
         self._hold(sold)
-        paid = Write(_PAY, {"id": sold.id, "seconds": MINUTE, "most": most})
+        paid = Write(_PAY, {"id": sold.id, "seconds": MINUTE, "most": most, **other})
         return made_json(_document(sold, sold.paid_until + MINUTE), writes=[paid])
 
     async def _shown(self, stream_id: str, _: Call) -> Made:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from tests.postgres_server import end_connections
 from tests.streams.compressed import Clock
 
 MINUTE = 60
-NOBODY: Any = None  # the call: a minute does not depend on it
+CALL: Any = SimpleNamespace(id="call")  # all of it that a minute depends on
 
 
 @pytest.fixture
@@ -46,8 +47,8 @@ async def test_a_minute_sold_by_one_process_keeps_the_stream_of_another_open(
     stream = holding.open("a", Side.SERVED, kind, "lst", stopped.append, minute_atoms=5)
     await holding.put(stream)
     here, there = Minutes(holding, journal), Minutes(selling, journal)
-    late = await there._sell("a", NOBODY)
-    await journal.commit(Batch(list((await there._sell("a", NOBODY)).writes)))
+    late = await there._sell("a", CALL)
+    await journal.commit(Batch(list((await there._sell("a", CALL)).writes)))
     clock.at += MINUTE + GRACE_SECONDS
     await here.look()
     await holding.tick()  # which writes all of its row but this
@@ -58,7 +59,7 @@ async def test_a_minute_sold_by_one_process_keeps_the_stream_of_another_open(
     stream.end("payment_due", cut=True)
     await holding.tick()
     with pytest.raises(Refused, match="stream_over"):
-        await there._sell("a", NOBODY)
+        await there._sell("a", CALL)
     with pytest.raises(StoreConflict):  # decided before it ended, committed behind it
         await journal.commit(Batch(list(late.writes)))
     await holding.stop()
@@ -77,9 +78,9 @@ async def test_a_stream_is_not_over_because_the_database_restarted(journal: Jour
     there = Minutes(selling, journal)
     end_connections(journal.engine.url.render_as_string(False))
     with pytest.raises(Refused, match="store_unavailable"):
-        await there._sell("a", NOBODY)
+        await there._sell("a", CALL)
     for streams in (holding, selling):  # each at its next tick
         await streams._end_departed()
-    assert (await there._sell("a", NOBODY)).writes
+    assert (await there._sell("a", CALL)).writes
     await holding.stop()
     await selling.stop()

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from catalog.models import PriceUnit
 from finance.models import PaymentState
 from finance.x402.wire import decode_response
 from tests.http.conftest import PRICE, Market, free_port, serving
@@ -30,12 +31,14 @@ async def sockets(market: Market) -> AsyncIterator[SocketMarket]:
 
 
 @asynccontextmanager
-async def selling_events(market: Market) -> AsyncIterator[Events]:
+async def selling_events(
+    market: Market, price_unit: PriceUnit = PriceUnit.CALL
+) -> AsyncIterator[Events]:
     port, api = free_port(), Events()
     async with serving(api, port):
         market.seller.egress.allow_also([f"127.0.0.1:{port}"])
         market.listings.clear()
-        market.sell(base=f"http://127.0.0.1:{port}/base")
+        market.sell(base=f"http://127.0.0.1:{port}/base", price_unit=price_unit)
         yield api
 
 
@@ -173,3 +176,29 @@ async def until(holds: Callable[[], object]) -> None:
     async with asyncio.timeout(15):
         while not holds():
             await asyncio.sleep(0.05)
+
+
+async def test_minutes_whose_money_is_on_its_way_prolong_a_stream_one_at_a_time(
+    market: Market, world: World
+) -> None:
+    """It may never come: a wallet signs for as many as it likes."""
+    async with selling_events(market, PriceUnit.MINUTE):
+        opening = header(await market.offer("/v1/api/ticks"), world.exact(Payer(world.chain)))
+        async with market.client.stream(
+            "GET", market.url + "/v1/api/ticks", headers=opening
+        ) as answer:
+            until = int(answer.headers["farebox-paid-until"])
+            path = f"/v1/api/.farebox/streams/{answer.headers['farebox-stream']}"
+            payer, required = Payer(world.chain, PRICE), await market.offer(path, "POST")
+            minutes = [header(required, world.exact(payer)) for _ in range(2)]
+            world.chain.rpc("evm_setAutomine", False)
+            paying = asyncio.create_task(market.client.post(market.url + path, headers=minutes[0]))
+            while not world.count(PaymentState.SENT):
+                await asyncio.sleep(0.01)
+            second = await market.client.post(market.url + path, headers=minutes[1])
+            world.chain.rpc("evm_setAutomine", True)
+            world.chain.rpc("evm_mine")
+            assert (second.status_code, second.json()["code"]) == (409, "paid_ahead")
+            assert (await paying).json()["paid_until"] == until + 60
+            assert (await market.client.get(market.url + path)).json()["paid_until"] == until + 60
+            assert world.count(PaymentState.RELEASED) == 1
