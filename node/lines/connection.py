@@ -206,7 +206,8 @@ class Connection(asyncio.Protocol):
             self._keep = False
             self.cut()
             return
-        self._since = self._loop.time()
+        if self._head_done or not self.touched:
+            self._since = self._loop.time()  # from its first byte on, a head has as long as silence
         self.touched = True
         self._bare_bytes += len(data)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from yarl import URL
@@ -16,6 +17,9 @@ from node.proxy.errors import RequestRefused, SellerFailed, SellerSilent
 
 # A PAYMENT-REQUIRED with a discovery schema in it is long.
 _MAX_HEAD_BYTES = 1 << 18
+# What has not come whole by then is passed on as it comes: a seller that gives it drop by drop
+# would hold its channel, and the money in there, for as long as it likes.
+START_SECONDS = 150.0
 
 
 class NotSent(SellerSilent):
@@ -96,11 +100,14 @@ async def read_up_to(answer: Answer, most: int) -> tuple[bytes, bool]:
     parts: list[bytes] = []
     size = 0
     try:
-        while chunk := await answer.read():
-            parts.append(chunk)
-            size += len(chunk)
-            if size > most:
-                return b"".join(parts), False
+        async with asyncio.timeout(START_SECONDS):
+            while chunk := await answer.read():
+                parts.append(chunk)
+                size += len(chunk)
+                if size > most:
+                    return b"".join(parts), False
+    except TimeoutError:
+        return b"".join(parts), False
     except LineError as error:
         answer.close()
         raise SellerFailed("seller_failed", "The seller's answer broke off.") from error

@@ -74,7 +74,7 @@ async def _body(head: bytes, reader: asyncio.StreamReader) -> bytes:
 
 @asynccontextmanager
 async def listening(
-    server: Server, tls: ssl.SSLContext | None = None
+    server: Script, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[tuple[Lines, Origin]]:
     listener = await asyncio.start_server(server, "127.0.0.1", 0, ssl=tls)
     port = listener.sockets[0].getsockname()[1]
@@ -231,6 +231,20 @@ async def test_silence_ends_after_the_time_allowed() -> None:
         async with listening(Server(answer)) as (lines, origin):
             with pytest.raises(Silent):
                 await read(await lines.request(origin, get()))
+
+
+@pytest.mark.parametrize("interim", [b"", b"HTTP/1.1 102 Processing\r\n\r\n"])
+async def test_a_head_that_comes_drop_by_drop_is_not_waited_for(interim: bytes) -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"" if interim else b"HTTP/1.1 200 OK\r\nx: ")
+        while not writer.is_closing():
+            writer.write(interim or b"x")
+            await asyncio.sleep(0.05)
+
+    async with listening(drip) as (lines, origin), asyncio.timeout(10):
+        with pytest.raises(Silent):
+            await lines.request(origin, get())
 
 
 async def test_who_does_not_read_slows_the_other_side_down() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from node.proxy import seller as proxy_seller
 from tests.chain_fixtures import DevchainProcess
 from tests.http.proxy_world import SECRET, BuyerNode, buying, served
 from tests.http.scripted_seller import ScriptedSeller
@@ -74,6 +75,42 @@ async def test_an_answer_that_begins_before_the_request_has_left_arrives_whole(
         async with node.running() as proxy:
             answer = await proxy.call("x/up", "POST", content=b"x" * UPLOAD)
     assert answer.text == f"begun {UPLOAD}"
+
+
+class Dripping(ScriptedSeller):
+    """Its answers come byte by byte."""
+
+    async def _answer(self, send: Any, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        if status != 200:
+            await super()._answer(send, status, headers)
+            return
+        headers = [*headers, (b"content-length", b"100000")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for _ in range(500):
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            await asyncio.sleep(0.02)
+            if self.hang.is_set():
+                return
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_an_answer_that_comes_drop_by_drop_holds_no_channel(
+    chain: DevchainProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    """Else its seller could keep the money in there from being taken back."""
+    node, seller = BuyerNode(tmp_path, chain), Dripping()
+    monkeypatch.setattr(proxy_seller, "START_SECONDS", 0.2)
+    headers = HEADERS if key is None else {**HEADERS, "idempotency-key": key}
+    async with buying(node, seller) as proxy:
+        url = f"{proxy.base}/call/x/y"
+        async with proxy.client.stream("GET", url, headers=headers) as answer:
+            assert (answer.status_code, answer.headers["content-length"]) == (200, "100000")
+            (channel,) = node.channels
+            held = proxy.proxy.buyer.pools.find(channel.channel_id)
+            assert held is not None and not held.busy and held.charged == 1000
+            assert await anext(answer.aiter_raw())
+        seller.hang.set()
+    assert [row.state for row in node.purchases] == ["paid"]
 
 
 async def test_a_seller_is_let_go_when_the_app_leaves_a_long_answer(
