@@ -181,13 +181,18 @@ class Call:
 
     async def digest_body(self) -> None:
         """Read all of the body, to compare what a payment has bought with what is asked for. One
-        that is long, or may be, cannot be forwarded afterwards."""
+        that is long cannot be forwarded afterwards."""
         if not self.streams_body:
             await self.read_body(INLINE_BYTES)
         elif not self._digested:
-            async for _ in self._stream():
-                pass
-            self._digested = True
+            start = bytearray()
+            async for chunk in self._stream():
+                if len(start) <= INLINE_BYTES:
+                    start += chunk
+            if len(start) <= INLINE_BYTES:
+                self._inline = bytes(start)
+            else:
+                self._digested = True
 
     async def _stream(self) -> AsyncIterator[bytes]:
         digest, size = hashlib.blake2b(digest_size=32), 0

@@ -23,6 +23,10 @@ from tests.streams.test_gateway_events import Events
 __all__ = ["market", "world"]
 
 
+async def in_chunks() -> AsyncIterator[bytes]:
+    yield b'{"topic": "ticks"}'
+
+
 @pytest.fixture
 async def sockets(market: Market) -> AsyncIterator[SocketMarket]:
     market.listings.clear()
@@ -176,6 +180,23 @@ async def until(holds: Callable[[], object]) -> None:
     async with asyncio.timeout(15):
         while not holds():
             await asyncio.sleep(0.05)
+
+
+async def test_events_asked_for_in_chunks_are_opened_late_with_what_was_asked(world: World) -> None:
+    async with open_seller(world, 6) as market, selling_events(market) as api:
+        required = await market.offer("/v1/api/ticks", "POST")
+        headers = header(required, world.exact(Payer(world.chain)))
+        url = market.url + "/v1/api/ticks"
+        world.chain.rpc("evm_setAutomine", False)
+        late = await market.client.post(url, headers=headers, content=in_chunks())
+        assert (late.status_code, late.json()["code"]) == (504, "settlement_pending")
+        world.chain.rpc("evm_setAutomine", True)
+        world.chain.rpc("evm_mine")
+        again = {"headers": headers, "content": in_chunks()}
+        async with market.client.stream("POST", url, **again) as answer:
+            assert answer.status_code == 200
+            assert await anext(answer.aiter_lines()) == "data: 0"
+        assert api.asked == 2
 
 
 async def test_minutes_whose_money_is_on_its_way_prolong_a_stream_one_at_a_time(
