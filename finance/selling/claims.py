@@ -20,13 +20,21 @@ from finance.chain.sender import TxOutcome
 from finance.chain.transactions import unix_now
 from finance.errors import (
     CallReverted,
+    ChainError,
     FinanceError,
     GasCapExceeded,
     GasTooDear,
     SettlementUnknown,
 )
 from finance.models import TxState
-from finance.selling.claim_policy import ClaimPolicy, Reason, due, withdrawing, worth_claiming
+from finance.selling.claim_policy import (
+    ClaimPolicy,
+    ClaimView,
+    Reason,
+    due,
+    withdrawing,
+    worth_claiming,
+)
 from finance.selling.claimable import (
     CLAIM,
     Claimable,
@@ -101,27 +109,37 @@ class Claims:
             self._soon = asyncio.get_running_loop().create_task(self._claim_wanted())
 
     async def claim_due(self, now: int) -> ClaimReport | None:
-        """Claim if the policy says so; where nothing is worth it, sweep what an earlier claim
-        could not. Raises ChainError when the chain cannot be asked and no payer is withdrawing; a
-        withdrawal asks for no gas price."""
-        engine = self._store.engine
-        rows = await asyncio.to_thread(load_claimable, engine, self._network)
+        """Claim if the policy says so, and against withdrawals in any case; where nothing is worth
+        it, sweep what an earlier claim could not. Raises ChainError when the chain cannot be asked
+        and no payer is withdrawing; a withdrawal asks for no gas price."""
+        rows = await asyncio.to_thread(load_claimable, self._store.engine, self._network)
         views = [row.view() for row in self._to_be_tried(rows)]
-        if leaving := [view.channel_id for view in views if withdrawing(view)]:
-            return await self.claim(Reason.WITHDRAWAL, leaving)
+        leaving = [view.channel_id for view in views if withdrawing(view)]
+        try:
+            # Whoever leaves may go on buying for a month: the others have their own time.
+            reason = await self._due(now, [view for view in views if not withdrawing(view)])
+        except ChainError:
+            if not leaving:
+                raise
+            reason = None
+        if reason is not None:
+            return await self.claim(reason)
+        return await self.claim(Reason.WITHDRAWAL, leaving) if leaving else None
+
+    async def _due(self, now: int, views: Sequence[ClaimView]) -> Reason | None:
+        """Why all should be claimed now, by these channels."""
         if not worth_claiming(views, self.policy):
             self._idle_at = now
             await self._sweep()
             return None
         if not 0 < self._all_at <= now:  # not known to this process, or ahead as the clock was
-            chain_id = self._network.chain_id
+            engine, chain_id = self._store.engine, self._network.chain_id
             self._all_at = await asyncio.to_thread(last_claim_at, engine, chain_id, now)
         since = self._all_at
         if since < self._idle_at <= now:
             since = self._idle_at
         gas_price = (await self._rpc.head()).base_fee_wei
-        reason = due(now, views, self.policy, gas_price, since)
-        return None if reason is None else await self.claim(reason)
+        return due(now, views, self.policy, gas_price, since)
 
     async def leaving(self) -> list[str]:
         """Channels whose payer is withdrawing while something claimable is owed, but for what the

@@ -276,6 +276,22 @@ async def test_gas_is_not_dear_for_long_because_nobody_bought_for_long(world: Wo
     assert report.claimed_atoms == 12_000
 
 
+async def test_who_goes_on_buying_while_leaving_puts_off_no_other_claim(world: World) -> None:
+    """Withdrawals may take a month, and what they leave in a channel can be spent meanwhile."""
+    leaving, other = Payer(world.chain), Payer(world.chain)
+    channels = [await world.open_channel(each, 100_000) for each in (leaving, other)]
+    for payer, channel in zip((leaving, other), channels, strict=True):
+        await world.charge(payer, channel.channel_id, 12_000)
+    withdraw(world, leaving, channels[0], 10_000)
+    await world.mirror.sync([to_hex(channels[0].channel_id)])
+    world.claims.policy, now = ClaimPolicy(60, gas_price_wei=10**18), int(time.time())
+    await world.claims.claim_due(now)
+    assert usdc_of(world.chain, world.wallet.address) == 12_000
+    await world.charge(leaving, channels[0].channel_id, 13_000)
+    await world.claims.claim_due(now + 61)
+    assert usdc_of(world.chain, world.wallet.address) == 25_000
+
+
 async def test_withdrawal_that_nobody_saw_is_found_by_the_jobs(world: World) -> None:
     payer = Payer(world.chain)
     channel = await world.open_channel(payer, 20_000)
