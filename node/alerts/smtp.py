@@ -4,7 +4,10 @@ as the operator chose carries no mail and no password."""
 from __future__ import annotations
 
 import smtplib
+import socket
 import ssl
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -63,11 +66,38 @@ def _conversation(server: Server) -> Iterator[smtplib.SMTP]:
         connection.close()
 
 
+class _Connection(smtplib.SMTP):
+    """Waits for a whole reply: the time-out of a socket begins anew with each byte of it."""
+
+    def getreply(self) -> tuple[int, bytes]:
+        began = time.monotonic()
+        late = threading.Timer(TIMEOUT_SECONDS, _hang_up, (self.sock,))
+        late.daemon = True
+        late.start()
+        try:
+            return super().getreply()
+        except smtplib.SMTPServerDisconnected:
+            if time.monotonic() - began >= TIMEOUT_SECONDS:
+                raise TimeoutError from None
+            raise
+        finally:
+            late.cancel()
+
+
+class _TlsConnection(_Connection, smtplib.SMTP_SSL):
+    """The same, encrypted from the start."""
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
 def _connect(server: Server) -> smtplib.SMTP:
     if server.security is MailSecurity.TLS:
         context = ssl.create_default_context()
-        return smtplib.SMTP_SSL(server.host, server.port, timeout=TIMEOUT_SECONDS, context=context)
-    return smtplib.SMTP(server.host, server.port, timeout=TIMEOUT_SECONDS)
+        return _TlsConnection(server.host, server.port, timeout=TIMEOUT_SECONDS, context=context)
+    return _Connection(server.host, server.port, timeout=TIMEOUT_SECONDS)
 
 
 def _sign_in(connection: smtplib.SMTP, server: Server) -> None:

@@ -6,10 +6,12 @@ import asyncio
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
+from node.alerts import smtp
 from node.alerts.rules import Level, Rule
 from tests.alerts.post_office import PostOffice
 from tests.alerts.world import World
@@ -84,6 +86,28 @@ async def test_a_mail_server_that_says_nothing_holds_up_mail_alone(world: World)
     finally:
         silent.close()
         await sending
+
+
+async def test_a_greeting_that_never_ends_is_a_failure_of_this_mail(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line is in time, and behind it every other mail and post would wait for ever."""
+    monkeypatch.setattr(smtp, "TIMEOUT_SECONDS", 0.5)
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b"220-please wait\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        world.use_mail(server.sockets[0].getsockname()[1])
+        world.speak(Rule.LOW_GAS, Level.EMAIL)
+        await world.alerts.raise_(Rule.LOW_GAS, "", "Gas is low.", "/finance")
+        await asyncio.wait_for(world.courier.deliver_due(), 20)
+    error = "The mail server did not answer in time."
+    assert world.rows("SELECT state, last_error FROM delivery") == [("failed", error)]
 
 
 async def test_a_clock_that_was_a_year_ahead_puts_no_mail_off_for_a_year(
