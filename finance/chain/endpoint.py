@@ -25,6 +25,10 @@ _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.
 _REVERTED_CODE = 3
 # Codes by which an endpoint speaks of itself, not of the question: ask another.
 _OWN_TROUBLE = {-32603, -32005, -32097, -32016, 429}
+# HTTP statuses by which it does the same, whatever stands below them. Who is turned away (no
+# key, no quota, nothing there, too often) was not heard; behind a gateway somebody may have been.
+_TURNED_AWAY = {401, 402, 403, 404, 429}
+_GATEWAY_TROUBLE = {502, 503, 504}
 
 
 class EndpointFailed(Exception):
@@ -125,8 +129,10 @@ class Endpoint:
                 content += chunk
                 if len(content) > MAX_ANSWER_BYTES:
                     raise ValueError("answer too long")
-        if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            raise EndpointFailed(f"{self.name} limits our rate", sent=False)
+        status = response.status_code
+        if status in _TURNED_AWAY | _GATEWAY_TROUBLE:
+            sent = status in _GATEWAY_TROUBLE
+            raise EndpointFailed(f"{self.name} answered {status}", sent=sent)
         return json.loads(content)
 
 

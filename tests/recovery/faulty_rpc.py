@@ -36,7 +36,8 @@ class FaultyRpc:
     """Forwards to `upstream` but for `faults` (method or "*" to Fault) and `answers`
     (method to a function of (call, true result) giving another result). It takes
     `most_calls` in a batch and `most_blocks` in a range of logs; a longer batch is answered by
-    one error, in a list (as geth does) or not (as proxyd does)."""
+    one error, in a list (as geth does) or not (as proxyd does). While it has a `status`, it
+    refuses every call under it."""
 
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
@@ -45,6 +46,7 @@ class FaultyRpc:
         self.refusals: dict[str, list[str]] = {}  # messages, used up one by one
         self.most_blocks = self.most_calls = 2**64
         self.refuses_in_list = False
+        self.status = 0
         self.seen: list[str] = []
         self._over = asyncio.Event()
 
@@ -79,6 +81,10 @@ class FaultyRpc:
         body = await request.json()
         calls = body if isinstance(body, list) else [body]
         self.seen += [call["method"] for call in calls]
+        if self.status:
+            answers = [_error(call, "must be authenticated") for call in calls]
+            answer = answers if isinstance(body, list) else answers[0]
+            return web.json_response(answer, status=self.status)
         fault = next((f for c in calls if (f := self._fault(c["method"]))), None)
         if fault in (Fault.FORWARD_THEN_HANG, Fault.FORWARD_THEN_DROP):
             await self._forward(body)
@@ -133,8 +139,7 @@ class FaultyRpc:
             messages = ["query exceeds max block range"]
         if not messages:
             return None
-        error = {"code": -32000, "message": messages.pop(0)}
-        return {"jsonrpc": "2.0", "id": call["id"], "error": error}
+        return _error(call, messages.pop(0))
 
     def _changed(self, call: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
         change = self.answers.get(call["method"])
@@ -145,6 +150,10 @@ class FaultyRpc:
     async def _forward(self, body: Any) -> Any:
         async with self._client.post(self.upstream, json=body) as response:
             return json.loads(await response.read())
+
+
+def _error(call: dict[str, Any], message: str) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": call["id"], "error": {"code": -32000, "message": message}}
 
 
 def _blocks(query: dict[str, str]) -> int:

@@ -35,6 +35,23 @@ async def test_the_next_endpoint_answers_when_one_fails(
         assert len(proxy.seen) == asked > 0
 
 
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 429, 502, 503, 504])
+async def test_the_next_endpoint_answers_when_one_serves_us_no_longer(
+    chain: DevchainProcess, proxy: FaultyRpc, status: int
+) -> None:
+    """Its key has expired, its quota is used up, or nothing is behind it: it says so in JSON-RPC,
+    to every question."""
+    async with Rpc([proxy.url, chain.rpc_url], chain.chain_id) as rpc:
+        await rpc.block_number()
+        proxy.status = status
+        assert await rpc.block_number() >= 0
+        height, chain_id = await rpc.batch([("eth_blockNumber", ()), ("eth_chainId", ())])
+        assert int(height, 16) >= 0 and int(chain_id, 16) == chain.chain_id
+    async with Rpc([proxy.url], chain.chain_id) as rpc:
+        with pytest.raises(RpcUnavailable):
+            await rpc.block_number()
+
+
 async def test_no_endpoint_means_unknown_not_no(proxy: FaultyRpc, chain: DevchainProcess) -> None:
     proxy.faults["*"] = Fault.HANG
     async with Rpc([_DEAD, proxy.url], chain.chain_id, 0.3) as rpc:
