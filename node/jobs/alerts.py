@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from sqlalchemy import Engine
 
 from finance.chain.rpc import Rpc
-from finance.errors import RpcUnavailable
+from finance.errors import ChainError
 from node.alerts.alerts import Alerts, Report
 from node.alerts.detect import error_spikes, settlement_troubles
 from node.alerts.rules import Rule
@@ -56,7 +56,7 @@ def rpc_job(alerts: Alerts, rpc: Rpc, patience_seconds: float = RPC_PATIENCE_SEC
         nonlocal silent_since
         try:
             await rpc.block_number()
-        except RpcUnavailable as error:
+        except ChainError as error:
             silent_since = silent_since or time.monotonic()
             if time.monotonic() - silent_since >= patience_seconds:
                 message = f"No RPC address answers: {error}"

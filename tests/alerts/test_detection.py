@@ -245,13 +245,31 @@ async def test_silent_chain_is_told_once_it_lasted_and_ends_with_its_first_answe
         await chain.stop()
 
 
+async def test_a_chain_that_refuses_to_say_its_height_is_told_like_a_silent_one(
+    world: World,
+) -> None:
+    """As providers do whose quota is used up."""
+    chain = Chain()
+    async with Rpc([await chain.start()], CHAIN_ID, timeout_seconds=5.0) as rpc:
+        job = rpc_job(world.alerts, rpc, patience_seconds=0)
+        await job()
+        chain.refusing = True
+        await job()
+        assert world.rows("SELECT rule, state FROM notification") == [("rpc_unreachable", "new")]
+        chain.refusing = False
+        await job()
+        assert world.rows("SELECT state FROM notification") == [("resolved",)]
+        await chain.stop()
+
+
 CHAIN_ID = 31337
 
 
 class Chain:
-    """An RPC endpoint that knows its chain and its height; silent, it answers 503."""
+    """An RPC endpoint that knows its chain and its height; silent, it answers 503, refusing,
+    an error to every question."""
 
-    silent = False
+    silent = refusing = False
 
     async def start(self) -> str:
         app = web.Application()
@@ -273,6 +291,9 @@ class Chain:
 
     def _result(self, question: dict[str, Any]) -> dict[str, Any]:
         known = {"eth_chainId": hex(CHAIN_ID), "eth_blockNumber": "0x10"}
+        if self.refusing:
+            error = {"code": -32000, "message": "no calls are left today"}
+            return {"jsonrpc": "2.0", "id": question["id"], "error": error}
         return {"jsonrpc": "2.0", "id": question["id"], "result": known[question["method"]]}
 
 
