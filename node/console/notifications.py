@@ -40,8 +40,15 @@ LEVEL_LABELS = {
     Level.EMAIL: "Email",
     Level.EMAIL_WEBHOOK: "Email + webhook",
 }
-_HEADER = ("id", "rule", "subject", "severity", "message", "link", "state", "count")
-_TIMES = (
+_HEADER = (
+    "id",
+    "rule",
+    "subject",
+    "severity",
+    "message",
+    "link",
+    "state",
+    "count",
     "opened_at",
     "last_at",
     "acknowledged_at",

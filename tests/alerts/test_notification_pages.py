@@ -120,6 +120,7 @@ def test_filter_pages_and_csv_show_the_same(console: Console) -> None:
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     assert len(rows) == 65 and {row["rule"] for row in rows} == {"job_failing"}
     assert all(row["message"].startswith("'=Job") for row in rows)  # no formula in a spreadsheet
+    assert all(int(row["opened_at"]) > 0 and row["resolved_at"] == "" for row in rows)
     for odd in ("page=0", "page=-1", "page=x", "page=99999999999", "state=x", "rule='--", "id=1"):
         assert admin.get(f"/notifications?{odd}").status_code == 200
 
