@@ -61,7 +61,8 @@ _INSERT = text(
     " created_at, error, told) SELECT :id, :chain_id, :token, :destination, :amount, :actor_id,"
     " :actor_name, :now, NULL, :told WHERE :seen_open >= (SELECT COUNT(*) FROM withdrawal w"
     " LEFT JOIN chain_tx t ON t.ref = w.id AND t.purpose IN ('withdraw_usdc', 'withdraw_eth')"
-    " WHERE w.chain_id = :chain_id AND (t.state IN ('signed', 'broadcast')"
+    " WHERE w.chain_id = :chain_id AND (t.id IS NULL OR t.sender = :sender)"
+    " AND (t.state IN ('signed', 'broadcast')"
     " OR (w.error IS NULL AND (t.id IS NULL OR t.state = 'intended'))))"
 )
 _OF_WANTED = (_ROWS.c.id == bindparam("wanted"), _ROWS.c.error.is_(None))
@@ -109,6 +110,7 @@ class Withdrawals:
 
     def __init__(self, store: Store, sender: Sender, rpc: Rpc, network: Network) -> None:
         self._store, self._sender, self._rpc, self._network = store, sender, rpc, network
+        self._own = store.engine, network.chain_id, sender.address
         # Two at once would each see the whole balance.
         self._turn = asyncio.Lock()
         sender.when_taken_back(self._taken_back)
@@ -133,12 +135,9 @@ class Withdrawals:
     async def available(self) -> Available:
         """Asks the chain; raises ChainError. What is on its way is counted first, so that
         it may be counted twice for a moment, but never not at all."""
-        usdc_out, wei_out, _ = await self._promised()
+        usdc_out, wei_out, _ = await asyncio.to_thread(_promised, *self._own)
         usdc, wei = await read_wallet(self._rpc, self._network, self._sender.address)
         return Available(int(usdc), int(wei), usdc_out, wei_out)
-
-    async def _promised(self) -> tuple[int, int, int]:
-        return await asyncio.to_thread(_promised, self._store.engine, self._network.chain_id)
 
     async def quote(self, token: Token, destination: str, amount: str | None) -> Quote:
         """What would happen; `amount` None means all. Raises WithdrawalRefused, ChainError."""
@@ -212,11 +211,12 @@ class Withdrawals:
             known = await asyncio.to_thread(find_withdrawal, self._store.engine, withdrawal_id)
             if known is not None:
                 return _same(known, token, destination, amount)
-            seen = (await self._promised())[2]
+            seen = (await asyncio.to_thread(_promised, *self._own))[2]
             await self._quote(token, destination, amount)
             row = {
                 "id": withdrawal_id,
                 "chain_id": self._network.chain_id,
+                "sender": self._sender.address,
                 "token": token.value,
                 "destination": destination,
                 "amount": str(amount),
@@ -376,19 +376,19 @@ def _never_sent(engine: Engine, asked: int, begun: int) -> list[str]:
         return list(connection.scalars(query.where(_ROWS.c.error.is_(None), unbegun | unsigned)))
 
 
-def _promised(engine: Engine, chain_id: int) -> tuple[int, int, int]:
-    """(atoms, wei, number): what withdrawals not mined yet will take, and all gas on its way."""
+def _promised(engine: Engine, chain_id: int, sender: str) -> tuple[int, int, int]:
+    """(atoms, wei, number): what this wallet's withdrawals not mined yet and all its gas take."""
     unsigned = _TX.c.id.is_(None) | (_TX.c.state == TxState.INTENDED)
     open_ = (
         select(_ROWS.c.token, _ROWS.c.amount)
         .select_from(_joined())
-        .where(_ROWS.c.chain_id == chain_id)
+        .where(_ROWS.c.chain_id == chain_id, _TX.c.id.is_(None) | (_TX.c.sender == sender))
         .where(_TX.c.state.in_(_ON_ITS_WAY) | (_ROWS.c.error.is_(None) & unsigned))
     )
     worst = (
         select(func.max(_ATTEMPT.c.max_fee_wei) * _TX.c.gas_limit)
         .select_from(_TX.join(_ATTEMPT, _ATTEMPT.c.tx_id == _TX.c.id))
-        .where(_TX.c.chain_id == chain_id, _TX.c.state.in_(_ON_ITS_WAY))
+        .where(_TX.c.chain_id == chain_id, _TX.c.sender == sender, _TX.c.state.in_(_ON_ITS_WAY))
         .group_by(_TX.c.id, _TX.c.gas_limit)
     )
     with engine.connect() as connection:
