@@ -56,15 +56,17 @@ class SettledEvent:
 class Books:
     """Sums of ledger rows in atoms (gas: wei), and rows as they stand.
 
-    `moved` is the WALLET account by the transfer it stands for, `opening` its first row;
-    the others are summed by channel, `gas` by transaction. `strangers` is what was claimed
-    from channels we know by their events only, by receiver and receiver authorizer. Events
-    above the block the books are read for are left out; `later` are their places.
+    `moved` is the WALLET account by the transfer it stands for, `opening` its first row, both of
+    one wallet; `replaced` are transfers of those it replaced. The others are summed by channel,
+    `gas` by transaction. `strangers` is what was claimed from channels we know by their events
+    only, by receiver and receiver authorizer. Events above the block the books are read for are
+    left out; `later` are their places.
     """
 
     opening: int
     moved: dict[Place, int]
     later: frozenset[Place]
+    replaced: frozenset[Place]
     settled: tuple[SettledEvent, ...]
     strangers: dict[tuple[str, str], int]
     charged: dict[str, int]
@@ -87,14 +89,16 @@ class _Sums:
     exact: int = 0
     spent_exact: int = 0
     moved: dict[Place, int] = field(default_factory=lambda: defaultdict(int))
+    replaced: set[Place] = field(default_factory=set)
     gas: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     by_channel: dict[Account, dict[str, int]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(int))
     )
 
 
-def read_books(engine: Engine, chain_id: int, block_number: int) -> Books:
-    """Everything reconciliation needs as of a block, read in one transaction."""
+def read_books(engine: Engine, chain_id: int, wallet: str, block_number: int) -> Books:
+    """Everything reconciliation needs as of a block, read in one transaction; `wallet` is the
+    node's, lower-case hex."""
     with engine.connect() as connection:
         ours = (_EVENTS.c.chain_id == chain_id, _EVENTS.c.orphaned.is_(False))
         above = _rows(connection, _EVENTS, *ours, _EVENTS.c.block_number > block_number)
@@ -103,13 +107,17 @@ def read_books(engine: Engine, chain_id: int, block_number: int) -> Books:
         others = _EVENTS.c.channel_id.not_in(select(_SELLER.c.channel_id))
         elsewhere = _elsewhere(connection, chain_id)
         opening = f"opening:{chain_id}:"
-        sums = _sum(_of_chain(connection.execute(select(_LEDGER)), opening, elsewhere), later)
+        rows = _of_chain(connection.execute(select(_LEDGER)), opening, elsewhere)
+        sums = _sum(rows, wallet, later)
         booked = sums.by_channel[Account.CHARGED].keys() | sums.by_channel[Account.CLAIMED].keys()
         return Books(
             opening=sums.opening,
             moved=dict(sums.moved),
             later=later,
-            settled=_settled(_rows(connection, _EVENTS, *seen, _EVENTS.c.name == "Settled")),
+            replaced=frozenset(sums.replaced),
+            settled=_settled(
+                _rows(connection, _EVENTS, *seen, _EVENTS.c.name == "Settled"), wallet
+            ),
             strangers=_strangers(_rows(connection, _EVENTS, *seen, others), booked),
             charged=dict(sums.by_channel[Account.CHARGED]),
             claimed=dict(sums.by_channel[Account.CLAIMED]),
@@ -148,10 +156,11 @@ def _on_chain(table: Any, chain_id: int, states: Sequence[str]) -> tuple[Any, An
     return table.c.chain_id == chain_id, table.c.state.in_(states)
 
 
-def _settled(events: Iterable[Row[Any]]) -> tuple[SettledEvent, ...]:
+def _settled(events: Iterable[Row[Any]], wallet: str) -> tuple[SettledEvent, ...]:
     return tuple(
-        SettledEvent(row.tx_hash, row.log_index, int(read_args(row.args)["amount"]))
+        SettledEvent(row.tx_hash, row.log_index, int(args["amount"]))
         for row in events
+        if (args := read_args(row.args))["receiver"] == wallet
     )
 
 
@@ -173,12 +182,14 @@ def _rows(connection: Connection, table: Any, *where: Any) -> tuple[Row[Any], ..
     return tuple(connection.execute(select(table).where(*where)))
 
 
-def _sum(rows: Iterable[Row[Any]], later: frozenset[Place]) -> _Sums:
+def _sum(rows: Iterable[Row[Any]], wallet: str, later: frozenset[Place]) -> _Sums:
     sums = _Sums()
     for row in rows:
         if row.account in _BY_EVENT and (row.tx_hash, row.log_index) in later:
             continue
         match Account(row.account):
+            case Account.WALLET if not row.key.endswith(f":{wallet}"):
+                sums.replaced.add((row.tx_hash, row.log_index))
             case Account.WALLET if row.tx_hash is None:
                 sums.opening += row.amount
             case Account.WALLET:

@@ -104,7 +104,7 @@ async def _look(
     block = await watcher.catch_up()
     if refresh is not None:
         await refresh()
-    books = await asyncio.to_thread(read_books, engine, network.chain_id, block)
+    books = await asyncio.to_thread(read_books, engine, network.chain_id, wallet, block)
     channels = [row.channel_id for row in (*books.sold, *books.bought)]
     hashes = [row.tx_hash for row in books.transactions if row.tx_hash is not None]
     first = watcher.first_block + 1
@@ -186,7 +186,7 @@ def _exact_sold(books: Books, chain: Snapshot) -> Iterator[Difference]:
     seen: set[Place] = set()
     for row in confirmed:
         place = (row.tx_hash, row.log_index)
-        if place in books.later:
+        if place in books.later or place in books.replaced:
             continue
         event = None if place in seen else chain.transfers.get(place)
         seen.add(place)
@@ -215,8 +215,8 @@ def _exact_bought(books: Books, chain: Snapshot, wallet: str) -> Iterator[Differ
     for row in paid:
         if row.tx_hash is not None:
             by_tx[row.tx_hash] += row.charged_atoms
-    later = {tx_hash for tx_hash, _ in books.later}
-    for tx_hash in sorted(by_tx.keys() - later):
+    unseen = {tx_hash for tx_hash, _ in books.later | books.replaced}
+    for tx_hash in sorted(by_tx.keys() - unseen):
         left = sum(
             event.args["value"]
             for event in chain.transfers.values()

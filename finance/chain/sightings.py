@@ -115,10 +115,13 @@ class Sightings:
         """Store what is new or has come back, with its ledger rows."""
         known = {each.event.place: each for each in stored}
         back = [known[e.place] for e in seen if e.place in known and known[e.place].orphaned]
+        still = [e for e in seen if e.place in known and not known[e.place].orphaned]
         new = [event for event in seen if event.place not in known]
         writes = [self._insert(event) for event in new]
         writes += [_orphan(each, orphaned=False) for each in back]
-        writes += await self._movements([*new, *(each.event for each in back)], sign=1)
+        unbooked = await asyncio.to_thread(self._unbooked, still)
+        moved = [*new, *(each.event for each in back), *unbooked]
+        writes += await self._movements(moved, sign=1)
         if writes:
             await self._store.commit(Batch(writes))
 
@@ -142,6 +145,20 @@ class Sightings:
             self._entry(event, each, turns, sign, purposes.get(event.tx_hash, ""))
             for event, each in rows
         ]
+
+    def _unbooked(self, events: Sequence[SeenEvent]) -> list[SeenEvent]:
+        """Transfers of this wallet that were stored for one it replaced, and booked for that
+        one only. Blocks."""
+        ours = {
+            transfer_key(event.tx_hash, event.log_index, self._wallet): event
+            for event in events
+            if event.name == "Transfer" and self._wallet in (event.args["from"], event.args["to"])
+        }
+        booked = select(_LEDGER.c.key).where(_LEDGER.c.key.in_(sorted(ours)))
+        with self._store.engine.connect() as connection:
+            for key in connection.scalars(booked):
+                del ours[key]
+        return list(ours.values())
 
     def _entry(
         self,

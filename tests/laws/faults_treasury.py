@@ -8,7 +8,9 @@ from typing import Any
 from pytest import MonkeyPatch
 from sqlalchemy import text
 
-from finance import withdrawals
+from finance import books, withdrawals
+from finance.chain.events import read_args
+from finance.chain.sightings import Sightings
 from finance.withdrawals import Withdrawals
 from tests.laws.faults import fault
 
@@ -35,3 +37,30 @@ def each_click_withdraws(patch: MonkeyPatch) -> None:
 def given_up_and_sent(patch: MonkeyPatch) -> None:
     always = text("UPDATE withdrawal SET told = told WHERE id = :wanted")
     patch.setattr(withdrawals, "_STILL_WANTED", always)
+
+
+@fault(
+    9,
+    "what a replaced wallet has swept is looked for in the new one",
+    "test_the_books_of_a_wallet_that_took_anothers_place_equal_the_chain",
+)
+def swept_for_anybody(patch: MonkeyPatch) -> None:
+    settled = books._settled
+
+    def of_all(events: Any, _wallet: str) -> Any:
+        return tuple(
+            sweep
+            for event in events
+            for sweep in settled([event], read_args(event.args)["receiver"])
+        )
+
+    patch.setattr(books, "_settled", of_all)
+
+
+@fault(
+    9,
+    "a transfer that was read for a replaced wallet is not booked for the new one",
+    "test_the_books_of_a_wallet_that_took_anothers_place_equal_the_chain",
+)
+def read_for_another_wallet(patch: MonkeyPatch) -> None:
+    patch.setattr(Sightings, "_unbooked", lambda self, events: [])

@@ -19,8 +19,10 @@ from finance.ledger import Account
 from finance.models import PaymentState
 from finance.store import Batch, Write
 from finance.wallet.signer import Signer
+from finance.x402.abi import calldata
 from finance.x402.digest import claim_batch_digest
 from finance.x402.settlement_calls import Claim, claim_calldata, deposit_calldata
+from finance.x402.text import parse_address
 from node.gateway import app as gateway_app
 from node.gateway import onchain
 from tests.chain_fixtures import ChainProcess
@@ -87,6 +89,18 @@ async def test_what_strangers_claim_for_the_wallet_from_channels_of_their_own_is
         send_as(world.chain, Signer.random(), BATCH_SETTLEMENT_ADDRESS, data)
     await shop.watcher.catch_up()
     assert (await shop.reconcile()).differences == ()
+
+
+async def test_the_books_of_a_wallet_that_took_anothers_place_equal_the_chain(shop: Shop) -> None:
+    """What the old one earned stays with it, but for what it sends to the new one."""
+    await _trade(shop)
+    world, new = shop.world, Signer.random().address
+    data = calldata("transfer", ("address", "uint256"), parse_address(new), PRICE)
+    send_as(world.chain, world.wallet, NETWORK.usdc, data)
+    await shop.watcher.catch_up()
+    watcher = Watcher(world.rpc, world.store, NETWORK, new)
+    report = await reconcile.reconcile(world.store, world.rpc, new, NETWORK, watcher)
+    assert report.differences == ()
 
 
 @pytest.mark.parametrize("others", [1, 0])

@@ -35,3 +35,22 @@ async def test_what_a_replaced_wallet_has_on_its_way_is_not_missing_in_the_new_o
             assert world.usdc_of(to) == 2_000_000
     finally:
         chain.rpc("evm_setAutomine", True)
+
+
+async def test_the_books_of_the_new_wallet_equal_the_chain(
+    chain: DevchainProcess, tmp_path: Path
+) -> None:
+    """What the old one had stays with it, but for what it sent to the new one just before."""
+    old, new = Signer.random(), Signer.random()
+    for each in (old, new):
+        chain.rpc("anvil_setBalance", each.address, hex(10 * ETHER))
+    async with WalletWorld(chain, tmp_path, old) as world:
+        await world.watcher.catch_up()
+        world.receive_usdc(5_000_000)
+        await mined(world, await world.withdraw(Token.USDC, 2_000_000, new.address))
+        await world.assert_books_equal_chain()
+    async with WalletWorld(chain, tmp_path, new) as world:
+        await world.watcher.catch_up()
+        world.receive_usdc(1_000_000)
+        assert world.usdc_of(new.address) == 3_000_000
+        await world.assert_books_equal_chain()

@@ -88,6 +88,7 @@ def _books(**changes: Any) -> Books:
         "opening": 100,
         "moved": {(_TX, 1): 25, (_SWEEP, 2): 300},
         "later": frozenset(),
+        "replaced": frozenset(),
         "settled": (SettledEvent(_SWEEP, 3, 300),),
         "strangers": {},
         "charged": {_SOLD: 400},
