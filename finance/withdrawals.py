@@ -20,7 +20,7 @@ from finance.chain.endpoint import Question
 from finance.chain.fees import gas_limit_up, read_fees
 from finance.chain.rpc import Rpc
 from finance.chain.sender import Sender
-from finance.chain.transactions import unix_now
+from finance.chain.transactions import gas_on_its_way, unix_now
 from finance.chunks import CHUNK, in_chunks
 from finance.errors import (
     CallReverted,
@@ -385,15 +385,9 @@ def _promised(engine: Engine, chain_id: int, sender: str) -> tuple[int, int, int
         .where(_ROWS.c.chain_id == chain_id, _TX.c.id.is_(None) | (_TX.c.sender == sender))
         .where(_TX.c.state.in_(_ON_ITS_WAY) | (_ROWS.c.error.is_(None) & unsigned))
     )
-    worst = (
-        select(func.max(_ATTEMPT.c.max_fee_wei) * _TX.c.gas_limit)
-        .select_from(_TX.join(_ATTEMPT, _ATTEMPT.c.tx_id == _TX.c.id))
-        .where(_TX.c.chain_id == chain_id, _TX.c.sender == sender, _TX.c.state.in_(_ON_ITS_WAY))
-        .group_by(_TX.c.id, _TX.c.gas_limit)
-    )
     with engine.connect() as connection:
         rows = connection.execute(open_).all()
-        gas = sum(int(each or 0) for each in connection.scalars(worst))
+    gas = gas_on_its_way(engine, chain_id, sender)
     usdc = sum(int(row.amount) for row in rows if row.token == Token.USDC)
     wei = sum(int(row.amount) for row in rows if row.token == Token.ETH)
     return usdc, wei + gas, len(rows)

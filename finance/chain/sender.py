@@ -28,6 +28,7 @@ from finance.chain.transactions import (
     TxOutcome,
     assign,
     find_intent,
+    gas_on_its_way,
     gas_spent_since,
     insert_attempt,
     insert_intent,
@@ -234,8 +235,9 @@ class Sender:
     async def _require_caps(self, tx: Tx, fees: Fees, gas_limit: int) -> None:
         """All that may still be mined counts as spent, at its worst."""
         today = unix_now() // DAY_SECONDS * DAY_SECONDS
+        # In this order: what is mined in between is counted twice, not left out.
+        others = await asyncio.to_thread(gas_on_its_way, *self._own, tx.id)
         spent = await asyncio.to_thread(gas_spent_since, *self._own, today)
-        others = sum(each.worst_fee_wei for each in self._follower.live.values() if each is not tx)
         require_within_caps(self._caps, fees, gas_limit, spent + others)
 
     async def _sign_at_least(

@@ -74,11 +74,6 @@ class Tx:
     # The newest attempt was refused for good: outbidding it would be so, too.
     too_dear: bool = False
 
-    @property
-    def worst_fee_wei(self) -> int:
-        """The most this may still cost, whichever attempt is mined."""
-        return self.gas_limit * max((each.fees.max_fee_wei for each in self.attempts), default=0)
-
 
 def sign(signer: Signer, chain_id: int, tx: Tx, nonce: int, gas_limit: int, fees: Fees) -> Attempt:
     """The transaction under this nonce, as it may be broadcast."""
@@ -335,6 +330,20 @@ def gas_spent_since(engine: Engine, chain_id: int, sender: str, since: int) -> i
     )
     with engine.connect() as connection:
         return int(connection.execute(paid).scalar_one() or 0)
+
+
+def gas_on_its_way(engine: Engine, chain_id: int, sender: str, but: int | None = None) -> int:
+    """Wei that all which may still be mined takes at its worst, whichever process sent it;
+    the transaction `but` left out (blocking)."""
+    query = (
+        select(_ROWS.c.id, _ROWS.c.gas_limit, func.max(_ATTEMPTS.c.max_fee_wei))
+        .join(_ATTEMPTS, _ATTEMPTS.c.tx_id == _ROWS.c.id)
+        .where(_ROWS.c.chain_id == chain_id, _ROWS.c.sender == sender)
+        .where(_ROWS.c.state.in_([TxState.SIGNED, TxState.BROADCAST]))
+        .group_by(_ROWS.c.id, _ROWS.c.gas_limit)
+    )
+    with engine.connect() as connection:
+        return sum(gas * fee for id_, gas, fee in connection.execute(query) if id_ != but)
 
 
 def _tx(row: Row[Any], attempts: Sequence[Attempt]) -> Tx:

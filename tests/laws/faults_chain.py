@@ -233,6 +233,15 @@ def day_cap_forgotten(patch: MonkeyPatch) -> None:
 
 @fault(
     6,
+    "each process has the gas of a day for itself",
+    "test_the_cap_of_a_day_counts_what_another_process_has_on_its_way",
+)
+def day_cap_of_processes(patch: MonkeyPatch) -> None:
+    patch.setattr(senders, "gas_on_its_way", lambda *question: 0)
+
+
+@fault(
+    6,
     "gas of what was put off counts on the day it was first wanted",
     "test_what_was_put_off_counts_on_the_day_it_is_paid",
 )

@@ -164,10 +164,36 @@ async def test_gas_above_the_cap_of_a_day_is_not_paid(chain: ChainProcess, tmp_p
     assert usdc_of(chain, to) == 5
 
 
-def _worst_of_last(world: SenderWorld) -> int:
-    """What the last transaction could have cost at most: less than all that was paid."""
+async def test_the_cap_of_a_day_counts_what_another_process_has_on_its_way(
+    chain: ChainProcess, tmp_path: Path
+) -> None:
+    key, to = funded_key(chain), [somebody() for _ in range(3)]
+    async with (
+        FaultyRpc(chain.rpc_url) as proxy,
+        sender_world(tmp_path / "a.db", [proxy.url], key) as world,
+    ):
+        tx_id = await world.sender.send("t", "paid", chain.usdc, transfer(to[0], 1))
+        paid = (await world.sender.outcome(tx_id, 10)).fee_wei
+        caps = GasCaps(ETHER, ETHER, paid + _worst(world) * 3 // 2)
+        other = Sender(world.rpc, Signer.from_hex(key), DEVNET, world.journal, caps)
+        await other.start()
+        proxy.answers[RECEIPT] = lambda call, result: None
+        await world.sender.send("t", "on its way", chain.usdc, transfer(to[1], 1))
+        with pytest.raises(GasCapExceeded):
+            await other.send("t", "one more", chain.usdc, transfer(to[2], 1))
+        await other.stop()
+    assert [usdc_of(chain, each) for each in to] == [1, 1, 0]
+
+
+def _worst(world: SenderWorld) -> int:
+    """What the last transaction could have cost at most."""
     query = "SELECT gas_limit * max_fee_wei FROM chain_tx t JOIN chain_tx_attempt a"
-    worst = int(world.rows(f"{query} ON a.tx_id = t.id ORDER BY t.id DESC")[0][0])
+    return int(world.rows(f"{query} ON a.tx_id = t.id ORDER BY t.id DESC")[0][0])
+
+
+def _worst_of_last(world: SenderWorld) -> int:
+    """The same, where it is less than all that was paid."""
+    worst = _worst(world)
     assert -world.gas_booked() > worst
     return worst
 
