@@ -176,7 +176,8 @@ class Sync:
 
     async def _tell(self, peer: PeerState, report: SyncReport, now: int, by_hand: bool) -> None:
         """An incident while it cannot be read; lines of the event log when there is news."""
-        if report.error:
+        asked = await asyncio.to_thread(self._is_asked, peer.id)
+        if report.error and asked:
             await self._alarm.raise_(Rule.PEER_UNREACHABLE, peer.url, report.sentence, PAGE)
         else:
             await self._alarm.resolve(Rule.PEER_UNREACHABLE, peer.url)
@@ -184,6 +185,13 @@ class Sync:
         if by_hand or news or report.error != peer.error:
             severity: Severity = "warning" if report.error else "info"
             await asyncio.to_thread(self._note, severity, report.sentence, now)
+
+    def _is_asked(self, peer_id: str) -> bool:
+        """Whether the schedule comes back to it: it may have been given up meanwhile."""
+        try:
+            return self._peer(peer_id).enabled
+        except PeerUnknown:
+            return False
 
     def _note(self, severity: Severity, sentence: str, now: int) -> None:
         with writer(self._engine).begin() as connection:

@@ -27,10 +27,12 @@ from catalog.models import Sample
 from catalog.peers import add_peer, read_peer
 from catalog.samples import SampleRequest
 from node.accounts.access import Role
+from node.accounts.audit import SYSTEM
 from node.alerts.alerts import Alerts
 from node.db.engine import open_engine, writer
 from node.db.migrations import upgrade
 from node.egress import EgressPolicy
+from node.market import peers
 from node.market.peer_reader import Bounds, PeerReader
 from node.market.sync import Sync, SyncReport
 from node.market.try_it import TryIt, Wanted
@@ -249,6 +251,27 @@ async def hostile(page: Any) -> AsyncIterator[tuple[Hostile, str]]:
     peer = Hostile(page)
     async with serving(peer, port):
         yield peer, f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("removed", [True, False])
+async def test_a_peer_that_is_given_up_while_it_is_asked_is_no_trouble_any_more(
+    migrated_engine: Engine, removed: bool
+) -> None:
+    """Nobody asks it again, so nothing would ever end the incident."""
+    alarm = Alerts(migrated_engine)
+    async with hostile(lambda _: None) as (silent, url):
+        with writer(migrated_engine).begin() as connection:
+            peer = add_peer(connection, url, "", 1)
+        asking = asyncio.create_task(sync_of(migrated_engine).sync(peer.id, int(time.time())))
+        while not silent.asked:
+            await asyncio.sleep(0.01)
+        if removed:
+            peers.remove(migrated_engine, SYSTEM, peer.id, keep=False, now=1)
+        else:
+            peers.enable(migrated_engine, SYSTEM, peer.id, enabled=False, now=1)
+        await peers.settle(alarm, peer)
+        assert (await asking).error
+    assert rows(migrated_engine, "SELECT id FROM notification WHERE resolved_at IS NULL") == []
 
 
 def resource(number: int, **changes: Any) -> dict[str, Any]:
