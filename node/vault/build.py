@@ -77,7 +77,7 @@ def build_vault(
     return VaultParts(
         vault,
         Upkeep(vault, copies),
-        AfterRestore(store, keys.wallet.address, rpc.nonce, alarm),
+        AfterRestore(store, keys.wallet.address, settings.chain.chain_id, rpc.nonce, alarm),
         pending,
         RestoreDesk(settings, pending.take),
     )

@@ -29,11 +29,12 @@ VALID_AGAIN = (
     " made: what was disabled or revoked since is valid again until it is once more."
 )
 _KNOWN_NONCE = text(
-    "SELECT COALESCE(MAX(nonce) + 1, 0) FROM chain_tx WHERE sender = :sender AND nonce IS NOT NULL"
+    "SELECT COALESCE(MAX(nonce) + 1, 0) FROM chain_tx"
+    " WHERE chain_id = :chain_id AND sender = :sender AND nonce IS NOT NULL"
 )
 _OWN_SINCE = text(
     "SELECT COUNT(DISTINCT nonce) FROM chain_tx"
-    " WHERE sender = :sender AND nonce >= :since AND nonce < :before"
+    " WHERE chain_id = :chain_id AND sender = :sender AND nonce >= :since AND nonce < :before"
 )
 
 
@@ -42,7 +43,7 @@ class Restored(Preference, frozen=True, tag="restored"):
 
     `wallet`: whose books these are; `wallet_nonce`: its transactions when the backup was made
     (None: not known);
-    `nonce_then`: on the chain at the first look after the restore (-1: not looked yet);
+    `nonce_then`: on the chain `chain_id` at the first look after the restore (-1: not looked yet);
     `checked_at`: when every open channel had been held against the chain, 0: not yet;
     `elsewhere`: transactions seen later that this node did not send.
     """
@@ -54,6 +55,7 @@ class Restored(Preference, frozen=True, tag="restored"):
     wallet_nonce: int | None = None
     lost_atoms: int = 0
     nonce_then: int = -1
+    chain_id: int = 0
     checked_at: int = 0
     elsewhere: int = 0
 
@@ -130,11 +132,13 @@ class AfterRestore:
         self,
         store: Store,
         sender: str,
+        chain_id: int,
         nonce: Callable[[str], Awaitable[int]],
         alarm: Alarm | None,
     ) -> None:
         self._store = store
         self._sender = sender
+        self._chain_id = chain_id
         self._nonce = nonce
         self._alarm = alarm
         self._changing = threading.Lock()  # both jobs read, change and write one preference
@@ -155,8 +159,9 @@ class AfterRestore:
         """Compare and remember (blocking)."""
         with self._changing:
             fact = self.read()
-            ours = _sent(self._store.engine, self._sender, fact.nonce_then, on_chain)
+            ours = self._sent(fact.nonce_then, on_chain)
             changed, found = judge_nonce(fact, on_chain, ours)
+            changed = replace(changed, chain_id=self._chain_id)
             if changed != fact:
                 change_preference(self._store.engine, changed, SYSTEM, now)
             return found
@@ -165,6 +170,10 @@ class AfterRestore:
         """Say so when the wallet is used elsewhere after a restore. Raises ChainError."""
         fact = await asyncio.to_thread(self.read)
         if not fact.restored_at:
+            return
+        if not self._concerns(fact):
+            if self._alarm is not None:
+                await self._alarm.resolve(Rule.WALLET_ELSEWHERE, "")
             return
         on_chain = await self._nonce(self._sender)
         found = await asyncio.to_thread(self.look, on_chain, now)
@@ -175,6 +184,18 @@ class AfterRestore:
             await self._note("wallet_elsewhere", "error", sentence, now)
             if self._alarm is not None:
                 await self._alarm.raise_(Rule.WALLET_ELSEWHERE, "", sentence, LINK)
+
+    def _concerns(self, fact: Restored) -> bool:
+        """Whether this is still the wallet that was restored, on the chain it was looked at."""
+        same = fact.wallet.lower() in ("", self._sender.lower())
+        return same and fact.chain_id in (0, self._chain_id)
+
+    def _sent(self, since: int, before: int) -> Sent:
+        own = {"chain_id": self._chain_id, "sender": self._sender}
+        with self._store.engine.connect() as connection:
+            known = connection.scalar(_KNOWN_NONCE, own)
+            bounds = {**own, "since": since, "before": before}
+            return Sent(int(known or 0), int(connection.scalar(_OWN_SINCE, bounds) or 0))
 
     async def _note(self, type_: str, severity: Severity, message: str, now: int) -> None:
         await self._store.commit(Batch([event(type_, severity, message, now)]))
@@ -193,10 +214,3 @@ def since_sentence(count: int) -> str:
         " its own. If the old node still runs, stop it now; if it does not, move the money to a"
         " new wallet."
     )
-
-
-def _sent(engine: Engine, sender: str, since: int, before: int) -> Sent:
-    with engine.connect() as connection:
-        known = connection.scalar(_KNOWN_NONCE, {"sender": sender})
-        bounds = {"sender": sender, "since": since, "before": before}
-        return Sent(int(known or 0), int(connection.scalar(_OWN_SINCE, bounds) or 0))

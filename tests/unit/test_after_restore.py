@@ -6,15 +6,19 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import Engine
 
 from node.accounts.audit import SYSTEM
+from node.alerts.alerts import Alerts
 from node.db.journal import Journal
 from node.preferences import change_preference
 from node.vault.restored import AfterRestore, Elsewhere, Restored, Sent, judge_nonce
 
+WALLET = "0x" + "ab" * 20
 RESTORED = Restored("a backup", 1, 2, wallet_nonce=10)
 
 
@@ -38,12 +42,41 @@ def test_our_own_transaction_after_somebody_elses_does_not_hide_it() -> None:
 
 @pytest.fixture
 def after(migrated_engine: Engine) -> Iterator[AfterRestore]:
-    async def nonce(_address: str) -> int:
-        return 10
-
     journal = Journal(migrated_engine)
-    yield AfterRestore(journal, "0x" + "ab" * 20, nonce, None)
+    yield watch(journal, 10)
     journal.close()
+
+
+def watch(journal: Journal, nonce: int, wallet: str = WALLET, chain_id: int = 1) -> AfterRestore:
+    """Of a node with this wallet, on a chain that says this of it."""
+
+    async def ask(_address: str) -> int:
+        return nonce
+
+    return AfterRestore(journal, wallet, chain_id, ask, Alerts(journal.engine))
+
+
+@pytest.mark.parametrize("moved", [{"wallet": "0x" + "cd" * 20}, {"chain_id": 2}])
+async def test_another_wallet_or_another_network_is_nobody_elses_use(
+    migrated_engine: Engine, moved: dict[str, Any]
+) -> None:
+    """The advice was to move the money to a new wallet: its own past is no alarm."""
+    change_preference(migrated_engine, replace(RESTORED, wallet=WALLET), SYSTEM, 1)
+    journal, incidents = Journal(migrated_engine), "SELECT resolved_at FROM notification"
+    try:
+        await watch(journal, 10).watch_wallet(1)
+        await watch(journal, 500, **moved).watch_wallet(2)
+        with migrated_engine.connect() as connection:
+            assert connection.exec_driver_sql(incidents).all() == []
+        await watch(journal, 11).watch_wallet(3)
+        with migrated_engine.connect() as connection:
+            assert connection.exec_driver_sql(incidents).all() == [(None,)]
+        await watch(journal, 500, **moved).watch_wallet(4)
+        with migrated_engine.connect() as connection:
+            [(over,)] = connection.exec_driver_sql(incidents)
+            assert over is not None
+    finally:
+        journal.close()
 
 
 def test_looking_and_checking_at_the_same_moment_keep_both(
