@@ -82,6 +82,15 @@ def read_quantity(value: Any) -> int:
     return int(value, 16)
 
 
+def read_count(value: Any) -> int:
+    """How high or how many: a block's number, a nonce, the place of a log. None comes near 2^63,
+    which is the most that columns hold."""
+    count = read_quantity(value)
+    if count >= 2**63:
+        raise Nonsense(f"{count} counts nothing")
+    return count
+
+
 def read_atoms(value: Any) -> int:
     """USDC that a call returned. Nothing, which is what an address without the token's code
     returns, is not 0; and there will never be as much as 2^63 atoms."""
@@ -100,9 +109,9 @@ def read_log(value: Any) -> Log:
         address=read_hex(fields.get("address"), 20),
         topics=tuple(read_hex(topic, 32) for topic in topics),
         data=read_bytes(fields.get("data")),
-        log_index=read_quantity(fields.get("logIndex")),
+        log_index=read_count(fields.get("logIndex")),
         tx_hash=read_hex(fields.get("transactionHash"), 32),
-        block_number=read_quantity(fields.get("blockNumber")),
+        block_number=read_count(fields.get("blockNumber")),
         block_hash=read_hex(fields.get("blockHash"), 32),
     )
 
@@ -122,7 +131,7 @@ def read_receipt(value: Any) -> Receipt | None:
     receipt = Receipt(
         tx_hash=read_hex(fields.get("transactionHash"), 32),
         succeeded=_status(fields.get("status")),
-        block_number=read_quantity(fields.get("blockNumber")),
+        block_number=read_count(fields.get("blockNumber")),
         block_hash=read_hex(fields.get("blockHash"), 32),
         gas_used=gas_used,
         fee_wei=gas_used * read_quantity(fields.get("effectiveGasPrice")) + _l1_fee(fields),
@@ -149,7 +158,7 @@ def read_block(value: Any) -> Block | None:
         return None
     fields = _object(value)
     return Block(
-        number=read_quantity(fields.get("number")),
+        number=read_count(fields.get("number")),
         block_hash=read_hex(fields.get("hash"), 32),
         parent_hash=read_hex(fields.get("parentHash"), 32),
         timestamp=read_quantity(fields.get("timestamp")),

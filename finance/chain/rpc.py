@@ -25,6 +25,7 @@ from finance.chain.answers import (
     read_block,
     read_block_at,
     read_bytes,
+    read_count,
     read_head,
     read_hex,
     read_logs,
@@ -123,7 +124,7 @@ class Rpc:
         return cast(int, await self.ask(Question("eth_chainId", (), read_quantity)))
 
     async def block_number(self) -> int:
-        return cast(int, await self.ask(Question("eth_blockNumber", (), read_quantity)))
+        return cast(int, await self.ask(Question("eth_blockNumber", (), read_count)))
 
     async def head(self) -> Block:
         return cast(
@@ -213,7 +214,7 @@ def block_question(number: int) -> Question:
 
 
 def nonce_question(address: str, tag: str | int) -> Question:
-    return Question("eth_getTransactionCount", (address, block_tag(tag)), read_quantity)
+    return Question("eth_getTransactionCount", (address, block_tag(tag)), read_count)
 
 
 def receipt_question(tx_hash: str) -> Question:

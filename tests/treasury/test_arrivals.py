@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from sqlalchemy import create_engine, make_url
 
 from finance.actions import Action
 from finance.arrivals import Arrivals, Outgo, Sighting, unexplained
+from finance.chain.rpc import Rpc
 from finance.chain.watcher import SeenEvent, Watcher
 from finance.history import Filter, read_history
 from finance.operations import Token
@@ -176,6 +179,28 @@ async def test_a_balance_that_cannot_be_one_is_not_believed(
         relay.answers["eth_call"] = lambda call, true: answer
         await purse.look()
         assert purse.balances == before and before.usdc == 5_000_000
+
+
+class HighFlyer(FaultyRpc):
+    """Says that the chain is higher than any will ever be, and answers as of there."""
+
+    async def _forward(self, body: Any) -> Any:
+        asked = json.dumps(body).replace(hex(2**80), "latest")
+        answer = json.dumps(await super()._forward(json.loads(asked)))
+        return json.loads(re.sub('"number": "[^"]+"', f'"number": "{2**80:#x}"', answer))
+
+
+async def test_a_height_that_cannot_be_one_is_not_believed(
+    chain: DevchainProcess, tmp_path: Path
+) -> None:
+    async with WalletWorld(chain, tmp_path) as world, HighFlyer(chain.rpc_url) as liar:
+        arrivals = Arrivals(world.store, NETWORK, world.wallet.address, announce)
+        async with Rpc([liar.url, chain.rpc_url], chain.chain_id) as rpc:
+            purse = Purse(rpc, NETWORK, world.wallet.address, arrivals)
+            await purse_of(world).look()
+            send_eth(world, 7)
+            await purse.look()
+        assert arrived(world) == [("ETH", "7", "")]
 
 
 @contextmanager
