@@ -20,6 +20,7 @@ from finance.thresholds import Standing, is_low, observe, pause, resume
 from node.accounts.audit import SYSTEM, Actor
 from node.alerts.rules import Alarm, Rule
 from node.db.engine import writer
+from node.db.locks import number_in_turn
 from node.preferences import read_preference, store_preference
 from node.treasury.choices import Serving, Thresholds
 from node.usage.events import event
@@ -120,6 +121,7 @@ def _observe(engine: Engine, seen: Seen, now: int) -> Standing:
         if _judged(connection, before, seen, now) == before:
             return before
     with writer(engine).begin() as connection:
+        number_in_turn(connection)
         before = read_preference(connection, Serving).standing
         after = _judged(connection, before, seen, now)
         _store(connection, before, after, SYSTEM, now)
@@ -145,6 +147,7 @@ def _sells(connection: Connection) -> bool:
 
 def _by_hand(engine: Engine, pausing: bool, actor: Actor, now: int) -> Standing:
     with writer(engine).begin() as connection:
+        number_in_turn(connection)
         before = read_preference(connection, Serving).standing
         after = pause(before, now) if pausing else resume(before)
         _store(connection, before, after, actor, now)

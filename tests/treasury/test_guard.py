@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
@@ -12,6 +15,7 @@ from sqlalchemy import Engine, text
 from catalog.drafts import Draft, slug_of
 from catalog.editing import add_listing
 from finance.money import Usdc
+from finance.thresholds import Standing
 from node.accounts.audit import Actor
 from node.alerts.alerts import Alerts
 from node.db.engine import open_engine, writer
@@ -123,6 +127,35 @@ def test_a_pause_by_hand_stays_until_it_is_ended_by_hand(engine: Engine) -> None
     trail = "SELECT actor_name FROM audit_entry WHERE subject = 'serving' AND actor_name = 'Ann'"
     assert len(rows(engine, trail)) == 2
     assert {"serving_paused", "serving_resumed"} <= set(events(engine))
+
+
+def test_a_pause_by_hand_outlives_a_look_at_the_same_moment(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process has read what holds, another pauses, and the first writes what it has found."""
+    sell(engine)
+    looking = Guard(engine, Alerts(engine), Wallet(0).seen)
+    by_hand = Guard(engine, Alerts(engine), Wallet(0).seen)
+    about_to_write, paused, observe = threading.Event(), threading.Event(), guarding.observe
+
+    def observe_slowly(*seen: Any) -> Standing:
+        after = observe(*seen)
+        looks.append(after)
+        if len(looks) == 2:  # the first time it only asks whether there is something to write
+            about_to_write.set()
+            paused.wait(0.5)
+        return after
+
+    looks: list[Standing] = []
+    monkeypatch.setattr(guarding, "observe", observe_slowly)
+    with ThreadPoolExecutor(1) as pool:
+        look_once = pool.submit(guarding._observe, engine, looking._seen(0), 5)
+        assert about_to_write.wait(10)
+        asyncio.run(by_hand.pause(ANN, 6))
+        paused.set()
+        look_once.result()
+    asyncio.run(looking.reload())
+    assert (looking.standing.low_gas, looking.standing.hand_paused_at) == (True, 6)
 
 
 def test_resumed_by_hand_while_low_holds_until_the_wallet_has_recovered(engine: Engine) -> None:
