@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Engine, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from finance.chain.rpc import Rpc
 from finance.errors import FinanceError
@@ -27,6 +28,7 @@ from node.db.engine import writer
 from node.treasury.errors import NotPossible
 
 MOST_KEPT = 1000  # differences of one run that are stored; more are only counted
+STORE_AGAIN_SECONDS = 2.0  # the database may be away for a while
 _ROWS = Reconciliation.__table__  # type: ignore[attr-defined]
 
 _log = logging.getLogger(__name__)
@@ -103,7 +105,18 @@ class Reconciler:
             _log.exception("reconciliation %s", run_id)
             values = {"error": "It broke off; the node's log says why."}
         values["finished_at"] = int(time.time())
-        await asyncio.to_thread(_finish, self._store.engine, run_id, values)
+        while True:
+            if await asyncio.to_thread(self._stored, run_id, values):
+                return
+            await asyncio.sleep(STORE_AGAIN_SECONDS)
+
+    def _stored(self, run_id: int, values: dict[str, Any]) -> bool:
+        try:
+            _finish(self._store.engine, run_id, values)
+        except SQLAlchemyError as error:
+            _log.warning("reconciliation %s cannot be stored now: %s", run_id, type(error).__name__)
+            return False
+        return True
 
     async def _compare(self) -> Report:
         async with Rpc(self._network.rpc_urls, self._network.chain_id) as rpc:
