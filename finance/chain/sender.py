@@ -59,6 +59,7 @@ _LOG = logging.getLogger(__name__)
 _LAUNCHES = 5
 _OFFER_SECONDS = 1.0
 _LOOK_SECONDS = 0.15
+_IDLE_SECONDS = 60.0  # how often one that has nothing to do looks for what others have left
 
 
 class Sender:
@@ -312,6 +313,8 @@ class Sender:
                 if self._follower.live or self._follower.settling:
                     await self._follower.look()
                     await self._push()
+                else:
+                    await self._follower.adopt()
             except FinanceError as error:
                 _LOG.warning("sender %s: %s", self._signer.address, error)
             except Exception:
@@ -326,12 +329,12 @@ class Sender:
             async with asyncio.timeout(self._pause_seconds()):
                 await self._wake.wait()
 
-    def _pause_seconds(self) -> float | None:
-        """Until the next look; None when nothing is open."""
+    def _pause_seconds(self) -> float:
+        """Until the next look."""
         if self._follower.live:
             slow = self._network.block_seconds > 1
             return self._network.block_seconds / 4 if slow else _LOOK_SECONDS
-        return self._network.block_seconds if self._follower.settling else None
+        return self._network.block_seconds if self._follower.settling else _IDLE_SECONDS
 
     async def _push(self) -> None:
         """Offer again what may have been lost; outbid what is stuck."""

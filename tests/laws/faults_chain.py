@@ -278,6 +278,15 @@ def left_behind(patch: MonkeyPatch) -> None:
     patch.setattr(Follower, "adopt", nothing)
 
 
+@fault(
+    6,
+    "a process that has nothing to do looks for nothing that others have left",
+    "test_what_a_process_that_died_has_signed_is_sent_though_nobody_waits_for_it",
+)
+def idle_for_ever(patch: MonkeyPatch) -> None:
+    patch.setattr(Sender, "_pause_seconds", lambda self: None)
+
+
 # Law 8
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from finance.chain import follower
+from finance.chain import sender as senders
 from finance.chain.fees import GasCaps
 from finance.chain.rpc import Rpc
 from finance.chain.sender import Sender, TxOutcome
@@ -338,6 +339,21 @@ async def test_what_a_process_that_died_has_signed_is_sent_by_one_that_had_nothi
         for _ in range(4):
             with suppress(SettlementUnknown):
                 await alive.outcome(left, 2)
+    assert usdc_of(chain, to) == 7
+
+
+async def test_what_a_process_that_died_has_signed_is_sent_though_nobody_waits_for_it(
+    chain: ChainProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a withdrawal, of which nobody asks the other process how it ended."""
+    monkeypatch.setattr(follower, "ADOPT_SECONDS", 1.0)
+    monkeypatch.setattr(senders, "_IDLE_SECONDS", 0.5)
+    to = somebody()
+    async with _survivor(chain, tmp_path, to):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(12):
+                while usdc_of(chain, to) != 7:
+                    await asyncio.sleep(0.05)
     assert usdc_of(chain, to) == 7
 
 
