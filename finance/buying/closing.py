@@ -18,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from finance.buying.answers import check_correction
 from finance.buying.buyer import Buyer
 from finance.buying.channels import Channel
@@ -59,6 +61,7 @@ _PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
 # How long the chain is given to show a refund the seller says it made.
 _SHOW_SECONDS = 30.0
+_OTHERS = "closings of other processes"
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,9 +98,23 @@ class Closings:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
-        """Go on with what a former run left."""
+        """Go on with what a former run left, and with what other processes leave from now on."""
+        await self._take_up()
+        if self._buyer.pools.shared:
+            self._tasks[_OTHERS] = asyncio.create_task(self._look_for_left(), name=_OTHERS)
+
+    async def _take_up(self) -> None:
         for channel_id in await asyncio.to_thread(open_closings, self._buyer.store.engine):
-            self._follow(channel_id)
+            if channel_id not in self._tasks:
+                self._follow(channel_id)
+
+    async def _look_for_left(self) -> None:
+        while True:
+            await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
+            try:
+                await self._take_up()
+            except SQLAlchemyError as error:
+                _LOG.warning("closings cannot be read now: %s", type(error).__name__)
 
     async def stop(self) -> None:
         """Stop following; the rows say where to go on."""

@@ -152,10 +152,10 @@ async def test_a_closing_goes_on_in_another_process_when_its_own_is_gone(
     async with node.running() as one, node.running() as other:
         [channel] = node.channels
         async with _closings(one, chain) as begun, _closings(other, chain) as left:
+            await left.start()
             with pytest.raises(ChannelNotClosable, match="another process"):
                 await left.close(channel.channel_id)
             await begun.close(channel.channel_id)
-            await left.start()
             await _until(node, step, "waiting")
             await begun.stop()
             await one.proxy.buyer.pools.stop()
