@@ -22,9 +22,7 @@ _WORK = ".work-"
 _TAG = "backups.tag"
 _SPARE_BYTES = 64 << 20
 _STAMP = "%Y%m%dT%H%M%SZ"
-_NAME = re.compile(
-    r"farebox-(\d{8}T\d{6}Z)-[a-z]+-(?:([0-9a-f]{4})(?=[0-9a-f]{4}))?[0-9a-f]{4}\.farebox"
-)
+_NAME = re.compile(r"farebox-(\d{8}T\d{6}Z)-[a-z]+-([0-9a-f]{4})[0-9a-f]{4}\.farebox")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -50,7 +48,7 @@ def own_tag(data_dir: Path) -> str:
 def tag_of(name: str) -> str:
     """Whose file it is, by a name that `file_name` gave; empty for every other name."""
     found = _NAME.fullmatch(name)
-    return (found[2] or "") if found else ""
+    return found[2] if found else ""
 
 
 def time_of(name: str) -> int | None:
