@@ -89,7 +89,7 @@ class Paste:
         if whole is not None and not alone:
             return await self._preview(url, single, whole, True)
         [found], _ = group([replace(single, base="")])
-        found = replace(found, base_url=url.rstrip("/"), routes=_at_base(found))
+        found = replace(found, base_url=_base_of(url), routes=_at_base(found))
         return await self._preview(url, single, found, False)
 
     async def _single(self, url: str) -> Resource:
@@ -172,6 +172,11 @@ def checked_address(url: str) -> str:
             "Leave out the query (everything from ? on); it is given with each call."
         )
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path}"
+
+
+def _base_of(url: str) -> str:
+    """With the slash at its end: an address may be sold with it, and not without."""
+    return url if urlsplit(url).path != "/" else url.rstrip("/")
 
 
 def _item(url: str, required: PaymentRequired) -> dict[str, object]:

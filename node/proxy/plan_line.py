@@ -40,7 +40,7 @@ Failed = Callable[[Request, ProxyError], Awaitable[None]]
 
 async def ask(client: SellerClient, asked: Asked) -> Told:
     """The seller's answer to a request without payment."""
-    url = URL(as_called(asked.place.base) + asked.path, encoded=True)
+    url = URL(as_called(asked.place.base).rstrip("/") + asked.path, encoded=True)
     headers: Headers = [_ACCEPT]
     if asked.secret is not None:
         headers.append((KEY_HEADER, asked.secret))

@@ -42,12 +42,12 @@ class Source:
 
     @property
     def address(self) -> str:
-        """The base as requests have it."""
-        return as_called(self.base)
+        """The base as requests have it, without a slash at its end."""
+        return as_called(self.base).rstrip("/")
 
     def url(self, path: str, query: str) -> URL:
         """The seller's address for a path below the listing, both percent-encoded already."""
-        target = self.address + (f"/{path}" if path else "")
+        target = f"{self.address}/{path}" if path else as_called(self.base)
         return URL(f"{target}?{query}" if query else target, encoded=True)
 
 
@@ -90,13 +90,12 @@ def load_sources(engine: Engine) -> Mapping[str, Source]:
 def _source(
     listing_id: str,
     slug: str,
-    base_url: str,
+    base: str,
     paused: bool,
     mode: str,
     seller_demo: bool | None,
     version: int,
 ) -> Source:
-    base = base_url.rstrip("/")
     demo = mode == ListingMode.DEMO
     origin, seller = str(URL(base).origin()), seller_demo is not False
     return Source(listing_id, slug, base, origin, paused, demo, seller, version)

@@ -40,6 +40,7 @@ from node.proxy.sources import load_sources
 from node.proxy.tryout import Tried
 from tests.console_world import Console, serve_console
 from tests.http.conftest import NETWORK, PRICE, Market, free_port, serving
+from tests.http.scripted_seller import ScriptedSeller
 
 SCRIPT = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
 SPEC = json.dumps(
@@ -185,6 +186,18 @@ async def test_an_address_is_the_same_however_it_is_typed(market: Market, consol
     own = {"name": "Typed", "price_atoms": 1, "base_url": "https://api.example.com/v1?"}
     refused = await asyncio.to_thread(lambda: api.post("/api/listings", json=own))
     assert refused.status_code == 422
+
+
+async def test_an_address_that_is_sold_with_a_slash_at_its_end_keeps_it(console: Console) -> None:
+    port, api = free_port(), console.api(Role.ADMIN)
+    async with serving(ScriptedSeller(), port):
+        for url in (f"http://127.0.0.1:{port}/paid/", f"http://127.0.0.1:{port}/"):
+            added = await asyncio.to_thread(
+                lambda url=url: api.post("/api/catalog", json={"url": url})
+            )
+            assert added.status_code == 201
+    called = [str(each.url("", "")) for each in load_sources(console.engine).values()]
+    assert sorted(called) == [f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}/paid/"]
 
 
 async def test_peer_that_goes_away_takes_nothing_with_it_and_comes_back(

@@ -174,3 +174,16 @@ async def test_a_redirect_of_a_seller_leads_through_the_proxy_again(
         answer = await proxy.call("x/a/b")
     assert answer.status_code == 302
     assert answer.headers["location"] == told.format(base=base)
+
+
+async def test_an_address_with_a_slash_at_its_end_is_called_with_it(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+    async with buying(node, seller) as proxy, served(seller) as base:
+        node.list("shop", base + "/paid/")
+        await proxy.proxy.reload()
+        for path in ("shop", "shop/", "shop/a", "shop?q=1"):
+            assert (await proxy.call(path)).status_code == 200
+    paths = [path for _, path, _ in seller.requests]
+    assert list(dict.fromkeys(paths)) == ["/paid/", "/paid/a"]
