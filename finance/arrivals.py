@@ -22,6 +22,7 @@ from finance.money import Usdc, Wei
 from finance.networks import Network
 from finance.operations import Arrival, EthSighting, Token
 from finance.store import Batch, Store, Write
+from finance.x402.text import checksum, parse_address
 
 _ARRIVALS = Arrival.__table__  # type: ignore[attr-defined]
 _SIGHTINGS = EthSighting.__table__  # type: ignore[attr-defined]
@@ -86,7 +87,8 @@ class Arrivals:
             "source": source,
             "tx_hash": event.tx_hash,
         }
-        return await self._store_once(row, f"Received {Usdc(value)} USDC from {source}.", ())
+        giver = checksum(parse_address(str(source)))
+        return await self._store_once(row, f"Received {Usdc(value)} USDC from {giver}.", ())
 
     async def note_eth(self, after: Sighting) -> bool:
         """A look at the wallet's ETH: whether some has arrived since the one before, or was

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from finance.money import Usdc, Wei
 from finance.networks import Network
+from finance.x402.text import checksum, parse_address
 
 NOT_KNOWN = "—"
 DAY_SECONDS = 86_400
@@ -140,7 +142,10 @@ def short(text: str, link: str | None = None) -> Short:
 
 
 def address(text: str, network: Network) -> Short:
-    """A wallet or contract, with its explorer page where the network has one."""
+    """A wallet or contract, with its explorer page where the network has one. As EIP-55 writes it:
+    whoever copies it by hand can be told of a slip."""
+    with suppress(ValueError):  # not one: as it stands
+        text = checksum(parse_address(text))
     explorer = network.explorer_url
     return short(text, f"{explorer}/address/{text}" if explorer else None)
 

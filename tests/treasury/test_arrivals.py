@@ -79,7 +79,7 @@ async def test_usdc_is_noticed_once_however_often_it_is_seen(world: WalletWorld)
     source = Signer.from_hex(world.chain.keys[9]).address
     assert arrived(world).count(("USDC", "777", source)) == 1
     lines = world.rows("SELECT message FROM event WHERE message LIKE '%0.000777 USDC%'")
-    assert len(lines) == 1
+    assert lines == [(f"Received 0.000777 USDC from {checksum(parse_address(source))}.",)]
 
 
 async def test_eth_is_noticed_to_the_wei_beside_our_own_transactions(world: WalletWorld) -> None:

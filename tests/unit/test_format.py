@@ -77,6 +77,9 @@ def test_hashes_are_cut_in_the_middle_and_linked_where_there_is_an_explorer() ->
     shown = format.transaction("0x" + "ab" * 32, NETWORKS["base"])
     assert shown.short == "0xabab…abab" and shown.link == f"https://basescan.org/tx/{shown.full}"
     assert format.address("0x12", NETWORKS["devnet"]).link is None
+    # The first example of EIP-55.
+    written = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
+    assert format.address(written.lower(), NETWORKS["devnet"]).full == written
 
 
 @pytest.mark.parametrize(("octets", "text"), [(999, "999 B"), (1_000, "1.0 kB"), (2**40, "1.1 TB")])
