@@ -18,6 +18,7 @@ from node.usage.keys import (
     NewKey,
     change_key,
     create_key,
+    find_key,
     list_keys,
     read_key,
     revoke_key,
@@ -25,7 +26,7 @@ from node.usage.keys import (
 )
 
 app = typer.Typer(help="Secrets for the apps that buy through this node.", no_args_is_help=True)
-KeyId = Annotated[str, typer.Argument(help="Id of the key.")]
+Key = Annotated[str, typer.Argument(help="Id or name.")]
 Email = Annotated[str | None, typer.Option(help="Of whoever owns it.")]
 Integrator = Annotated[
     bool | None,
@@ -59,7 +60,7 @@ def create(
 @app.command()
 def change(
     context: typer.Context,
-    key: KeyId,
+    key: Key,
     name: Annotated[str | None, typer.Option(help="Which app it is for.")] = None,
     email: Email = None,
     integrator: Integrator = None,
@@ -72,24 +73,25 @@ def change(
 ) -> None:
     """Change what a key may; what is not named stays."""
     engine = database_of(context)
-    before = read_key(engine, key).choices
+    found = find_key(engine, key)
     listings = [] if every_listing else listing
-    choices = _chosen(before, email, integrator, listings, per_minute)
-    change_key(engine, key, replace(choices, name=name or before.name), int(time.time()))
-    show_facts(_row(read_key(engine, key)), as_json)
+    choices = _chosen(found.choices, email, integrator, listings, per_minute)
+    change_key(engine, found.id, replace(choices, name=name or found.name), int(time.time()))
+    show_facts(_row(read_key(engine, found.id)), as_json)
 
 
 @app.command()
 def rotate(
     context: typer.Context,
-    key: KeyId,
+    key: Key,
     grace_seconds: Annotated[int, typer.Option(help="How long the old secret goes on.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Make a new secret for a key. It is shown once."""
     settings = read_settings(context)
     require_node(settings)
-    made = rotate_key(open_database(settings), key, grace_seconds, int(time.time()))
+    engine = open_database(settings)
+    made = rotate_key(engine, find_key(engine, key).id, grace_seconds, int(time.time()))
     _show_secret(settings, made, as_json)
 
 
@@ -103,7 +105,7 @@ def list_(context: typer.Context, as_json: Json = False) -> None:
 @app.command()
 def revoke(
     context: typer.Context,
-    key: Annotated[str, typer.Argument(help="Id or name.")],
+    key: Key,
     as_json: Json = False,
 ) -> None:
     """Revoke a key at once (a running node notices within a second or two)."""

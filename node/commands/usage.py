@@ -11,13 +11,14 @@ import typer
 
 from node.accounts.audit import COMMAND
 from node.commands.frame import database_of
+from node.commands.key import Key
 from node.commands.key_usage import endpoint_rows, key_facts, record_rows
 from node.commands.output import Json, format_time, show_facts, show_rows
 from node.durations import HOUR
 from node.preferences import read_preference
 from node.usage.integrators import MeterUse, read_meters, read_overview
 from node.usage.key_record import read_record
-from node.usage.keys import read_key
+from node.usage.keys import find_key
 from node.usage.live import LiveUse
 from node.usage.my_usage import read_key_endpoints, read_key_usage
 from node.usage.overrides import end_override, grant_override, list_overrides
@@ -26,7 +27,6 @@ from node.usage.quotas import Meter
 from node.usage.tiers import Tier, UsageTiers, change_tiers
 
 app = typer.Typer(help="What integrators use, and what they may.", no_args_is_help=True)
-KeyId = Annotated[str, typer.Argument(help="Id of the key.")]
 
 
 @app.command()
@@ -52,26 +52,26 @@ def keys(context: typer.Context, as_json: Json = False) -> None:
         }
         for each in found.integrators
     ]
-    empty = "No integrators yet. Flag one with: farebox key change ID --integrator"
+    empty = "No integrators yet. Flag one with: farebox key change NAME --integrator"
     show_rows("Integrators", rows, as_json, empty)
 
 
 @app.command()
 def key(
     context: typer.Context,
-    key_id: KeyId,
+    key: Key,
     as_json: Json = False,
 ) -> None:
     """One key: the last 90 days, its month, its subscriptions and next billing."""
     engine, now = database_of(context), int(time.time())
-    usage = read_key_usage(engine, read_key(engine, key_id), LiveUse(), now)
+    usage = read_key_usage(engine, find_key(engine, key), LiveUse(), now)
     show_facts(key_facts(usage), as_json)
 
 
 @app.command()
 def endpoints(
     context: typer.Context,
-    key_id: KeyId,
+    key: Key,
     span: Annotated[Span, typer.Option(help="Which period.")] = Span.THIS_MONTH,
     first: Annotated[datetime | None, typer.Option(help="With --span days; UTC.")] = None,
     last: Annotated[datetime | None, typer.Option(help="The same; included.")] = None,
@@ -81,7 +81,7 @@ def endpoints(
     engine = database_of(context)
     days = (each.date() if each else None for each in (first, last))
     period = read_period(span, int(time.time()), ZoneInfo("UTC"), *days)
-    found = read_key_endpoints(engine, read_key(engine, key_id), period)
+    found = read_key_endpoints(engine, find_key(engine, key), period)
     rows = endpoint_rows(found)
     show_rows(f"{span.label}, by endpoint", rows, as_json, "No requests in this period.")
 
@@ -89,12 +89,12 @@ def endpoints(
 @app.command()
 def record(
     context: typer.Context,
-    key_id: KeyId,
+    key: Key,
     as_json: Json = False,
 ) -> None:
     """Changes of plan, payments, overrides and messages about a key, the newest first."""
     engine = database_of(context)
-    found = read_record(engine, read_key(engine, key_id), int(time.time()))
+    found = read_record(engine, find_key(engine, key), int(time.time()))
     show_rows("Support & Billings", record_rows(found), as_json, "Nothing has happened yet.")
 
 

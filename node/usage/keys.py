@@ -181,6 +181,20 @@ def read_key(engine: Engine, key_id: str) -> KeyView:
     return _view(row)
 
 
+def find_key(engine: Engine, wanted: str) -> KeyView:
+    """The key with this id, also a revoked one, else the valid one with this name (blocking).
+    Raises AccountUnknown, AccountInvalid (several have that name)."""
+    keys = list_keys(engine)
+    called = [key for key in keys if key.name == wanted and key.revoked_at is None]
+    found = [key for key in keys if key.id == wanted] or called
+    if not found:
+        raise AccountUnknown(f"There is no key {wanted!r}; `farebox key list` shows them.")
+    if len(found) > 1:
+        ids = ", ".join(key.id for key in found)
+        raise AccountInvalid("key", f"Several keys are called {wanted!r}; say which: {ids}.")
+    return found[0]
+
+
 def valid_keys(engine: Engine, now: int) -> dict[str, KeyRecord]:
     """Hash of every secret that opens the proxy now, to its key (blocking)."""
     found: dict[str, KeyRecord] = {}

@@ -19,10 +19,15 @@ def test_a_key_says_who_it_is_for_and_what_is_not_named_stays(farebox: Farebox) 
     changed = farebox.json("key", "change", made["id"], "--per-minute", "0")
     assert (changed["integrator"], changed["email"]) == (True, "dev@example.org")
     assert changed["per_minute"] is None
-    rotated = farebox.json("key", "rotate", made["id"])
-    assert rotated["secret"] not in ("", made["secret"])
+    rotated = farebox.json("key", "rotate", "Partner")
+    assert rotated["id"] == made["id"] and rotated["secret"] not in ("", made["secret"])
     assert farebox.run("key", "change", made["id"], "--listing", "none").returncode == 3
     assert [each["id"] for each in farebox.json("usage", "keys")] == [made["id"]]
+    other = farebox.json("key", "create", "Partner")
+    refused = farebox.run("key", "rotate", "Partner")
+    assert (
+        refused.returncode == 3 and made["id"] in refused.stderr and other["id"] in refused.stderr
+    )
 
 
 def test_a_tier_is_chosen_and_a_cap_lifted_until_its_end(farebox: Farebox) -> None:
