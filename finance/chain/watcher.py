@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from sqlalchemy.exc import OperationalError
+
 from finance.chain.answers import Block, Log, read_bytes, read_logs
 from finance.chain.endpoint import Question
 from finance.chain.events import (
@@ -127,7 +129,7 @@ class Watcher:
             self._wake.clear()
             try:
                 await self.catch_up()
-            except FinanceError as error:
+            except (FinanceError, OperationalError) as error:
                 _LOG.warning("watcher, at block %s: %s", self.last_block, error)
             except Exception:
                 # The loop that follows money must outlive a fault of ours.

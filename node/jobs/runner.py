@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from sqlalchemy.exc import OperationalError
 
 from finance.errors import ChainError
 from finance.store import Batch, Store
@@ -60,12 +61,15 @@ class Jobs:
         self._leases.close()
 
     async def run(self, name: str, job: Job) -> None:
-        """One run under its lease. A failure is recorded once, until the job succeeds; to be ended
-        by `stop` is none, as which the scheduler would log it."""
+        """One run under its lease. A failure is recorded once, until the job succeeds; while the
+        database is away, in the log alone. To be ended by `stop` is none, as which the scheduler
+        would log it."""
         held = ExitStack()
         try:
             if await asyncio.to_thread(held.enter_context, self._leases.lease(name)):
                 await self._run(name, job)
+        except OperationalError as error:
+            _LOG.warning("job %s cannot be run now: %s", name, error)
         except asyncio.CancelledError:
             if self._scheduler.running:
                 raise

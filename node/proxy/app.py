@@ -371,7 +371,7 @@ class Proxy:
             try:
                 await settle_exact(self.buyer, _OPEN_SECONDS)
                 await settle_channels(self.buyer)
-            except (ChainError, StoreConflict, StoreUnavailable) as error:
+            except (ChainError, StoreConflict, StoreUnavailable, SQLAlchemyError) as error:
                 _log.warning("open purchases cannot be settled now: %s", error)
             except Exception:
                 _log.exception("settling open purchases failed")
