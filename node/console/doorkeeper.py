@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from tempfile import gettempdir
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import FormData
@@ -12,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
+from backups.folder import unusable
 from node.accounts.access import Identity
 from node.accounts.errors import Forbidden
 from node.accounts.service import TEMPORARY_PASSWORD, SessionView
@@ -109,7 +112,10 @@ async def _form(request: Request, route: PageRoute) -> FormData:
     if route.method != "POST":
         return FormData()
     reading = Request(request.scope, limited(request.receive, route.most_bytes))
-    return await reading.form(max_files=10, max_fields=_MOST_FIELDS, max_part_size=_PART_BYTES)
+    try:
+        return await reading.form(max_files=10, max_fields=_MOST_FIELDS, max_part_size=_PART_BYTES)
+    except OSError as error:  # of the file in which a large part is kept while it arrives
+        raise unusable(Path(gettempdir()), error) from None
 
 
 def _sign_in(request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import socket
 import time
@@ -74,6 +75,21 @@ def test_a_backup_is_looked_into_agreed_to_and_taken_when_the_node_ends(
         assert "The node stops now" in guest.post("/setup/restore/finish").text
     assert ended and pending.staged is not None
     assert (pending.staged.folder / "keys" / "wallet.json").exists()
+
+
+def test_a_file_that_the_temporary_folder_cannot_hold_is_refused_in_a_sentence(
+    console: Console,
+) -> None:
+    """It is kept there while it arrives, often in memory, and may be larger than that."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, hard))
+    try:
+        with httpx.Client(base_url=console.url, trust_env=False, timeout=60) as guest:
+            guest.headers["origin"] = console.url
+            answer = guest.post("/setup/restore", files={"file": bytes(6 << 20)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert answer.status_code == 409 and "Make room" in answer.text
 
 
 def test_a_node_that_is_set_up_is_restored_by_nobody(
