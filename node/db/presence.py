@@ -101,5 +101,11 @@ class Presence:
         connection.execute(_LOCK, {"space": _SPACE, "number": self.number})
 
     def _alive(self) -> Set[int]:
-        with self._engine.connect() as connection:
-            return set(connection.execute(_ALIVE, {"space": _SPACE}).scalars())
+        return alive(self._engine)
+
+
+def alive(engine: Engine) -> Set[int]:
+    """The numbers of all processes that are to be seen on PostgreSQL (blocking). Raises
+    SQLAlchemyError."""
+    with engine.connect() as connection:
+        return set(connection.execute(_ALIVE, {"space": _SPACE}).scalars())

@@ -32,6 +32,7 @@ from finance.networks import NETWORKS
 from node.accounts.audit import SYSTEM
 from node.db.engine import open_engine, writer
 from node.db.migrations import known_revisions, metadata, search_index, upgrade
+from node.db.presence import alive
 from node.lock import FILE_NAME as LOCK_NAME
 from node.preferences import store_preference
 from node.settings import Settings
@@ -46,6 +47,7 @@ OLD_NODE = (
 
 _NAMED = re.compile(r"""^\s*(network|chain_id|database_url)\s*=\s*["']?([^\s"']*)""", re.MULTILINE)
 _DATABASE_URL = "FAREBOX_DATABASE_URL"
+_GONE_SECONDS = 5.0
 _BY_ITSELF = frozenset(
     {
         "alembic_version",
@@ -230,10 +232,30 @@ def _furnish(folder: Path, manifest: Manifest, settings: Settings) -> None:
 def _load_books(staged: Staged, settings: Settings) -> None:
     database = database_of(settings)
     assert isinstance(database, Postgres)
+    _require_nobody(settings.database)
     dump = staged.folder / staged.manifest.database_member.name
     postgres.restore(dump, database.conninfo, _room())
     _mark(settings.database, staged.manifest)
     dump.unlink()
+
+
+def _require_nobody(url: str) -> None:
+    """Raises DatabaseUnfit while a process runs on the database: it would go on with the restored
+    books under another wallet. One that has just ended may show itself for a moment."""
+    engine, deadline = open_engine(url), time.monotonic() + _GONE_SECONDS
+    try:
+        while alive(engine):
+            if time.monotonic() > deadline:
+                raise DatabaseUnfit(
+                    "Another process of this node runs on the database to restore into. Stop it,"
+                    " and restore again; nothing was changed."
+                )
+            time.sleep(0.1)
+    except SQLAlchemyError as error:
+        why = getattr(error, "orig", None) or type(error).__name__
+        raise DatabaseUnfit(f"The PostgreSQL database cannot be used: {why}.") from error
+    finally:
+        engine.dispose()
 
 
 def _mark(url: str, manifest: Manifest) -> None:

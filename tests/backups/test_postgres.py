@@ -16,6 +16,7 @@ from backups.models import BackupState
 from backups.tasks import Check, Outcome, Postgres
 from node.accounts.audit import SYSTEM
 from node.db.engine import open_engine
+from node.db.presence import Presence
 from node.settings import Settings
 from node.vault import records
 from node.vault.copies import Copies
@@ -62,6 +63,27 @@ def test_a_database_on_a_server_is_backed_up_and_restored_into_an_empty_one(
     restored = replace(source, settings=settings, engine=open_engine(settings.database))
     assert restored.engine.url != source.engine.url and limits(restored.engine) == 40 * LIMIT
     restored.engine.dispose()
+
+
+async def test_books_are_not_put_under_a_process_that_runs(
+    tmp_path: Path, home: Home, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would go on with them, under the wallet that it was started with."""
+    source = on_server(tmp_path / "source", home, postgres.new_database())
+    await run_task(source.create(), Outcome)
+    source.engine.dispose()
+    target = Settings(data_dir=tmp_path / "restored", database_url=postgres.new_database())
+    path = source.folder / "one.farebox"
+    staged = await stage(path, PASSWORD, (await look_inside(path, PASSWORD)).manifest, target)
+    engine = open_engine(target.database)
+    other = Presence(engine)
+    other.show()
+    monkeypatch.setattr("node.vault.restore._GONE_SECONDS", 0.0)
+    with pytest.raises(DatabaseUnfit, match="Stop it"):
+        swap(staged, target)
+    other.leave()
+    engine.dispose()
+    assert not target.data_dir.exists() and not staged.folder.exists()
 
 
 async def test_a_backup_reaches_the_server_that_the_node_reaches(
