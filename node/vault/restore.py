@@ -303,6 +303,9 @@ def mark_restored(connection: Connection, manifest: Manifest, now: int) -> None:
     connection.execute(text("UPDATE purchase SET state = 'unknown' WHERE state = 'intent'"))
     # Perhaps somebody was signed out since, or has changed a password that was known.
     connection.execute(text("DELETE FROM user_session"))
+    if connection.dialect.name == "postgresql":
+        # Whichever process has a file of then finds it; none could say that one is nowhere.
+        connection.execute(text("UPDATE backup SET state = 'elsewhere' WHERE state = 'good'"))
     connection.execute(
         text(
             "UPDATE backup SET state = 'elsewhere', finished_at = :at, manifest = :manifest,"

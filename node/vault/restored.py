@@ -119,9 +119,11 @@ def mark_lost(engine: Engine, backup: BackupView, data_dir: Path) -> None:
     """The file of a backup is not there: no fault where it was made before a restore, for then it
     stayed on the other machine. Nor where another of the processes that share a database has made
     it: whether that one's machine has the file, it sees itself (blocking)."""
+    if engine.dialect.name != "sqlite" and tag_of(backup.name) != own_tag(data_dir):
+        return
     if backup.started_at < read_preference(engine, Restored).restored_at:
         records.change(engine, backup.id, state=BackupState.ELSEWHERE, error="")
-    elif engine.dialect.name == "sqlite" or tag_of(backup.name) == own_tag(data_dir):
+    else:
         records.change(engine, backup.id, state=BackupState.MISSING, error="Its file is gone.")
 
 

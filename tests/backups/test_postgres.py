@@ -15,12 +15,12 @@ from backups.header import BackupKey
 from backups.models import BackupState
 from backups.tasks import Check, Outcome, Postgres
 from node.accounts.audit import SYSTEM
-from node.db.engine import open_engine
+from node.db.engine import open_engine, writer
 from node.db.presence import Presence
 from node.settings import Settings
 from node.vault import records
 from node.vault.copies import Copies
-from node.vault.restore import look_inside, stage, swap
+from node.vault.restore import look_inside, mark_restored, stage, swap
 from node.vault.source import database_of
 from node.vault.upkeep import Upkeep
 from tests.backups.home import LIMIT, PASSWORD, Home, limits, on_server
@@ -63,6 +63,29 @@ def test_a_database_on_a_server_is_backed_up_and_restored_into_an_empty_one(
     restored = replace(source, settings=settings, engine=open_engine(settings.database))
     assert restored.engine.url != source.engine.url and limits(restored.engine) == 40 * LIMIT
     restored.engine.dispose()
+
+
+async def test_a_file_of_before_a_restore_is_found_by_the_process_that_has_it_and_stays_so(
+    tmp_path: Path, home: Home, postgres: PostgresServer
+) -> None:
+    one = on_server(tmp_path / "one", home, postgres.new_database())
+    key = BackupKey(home.key.recipient, home.key.key_block)
+    records.store_key(one.engine, key, home.keys.seal(home.key.identity.encode()), SYSTEM, 1)
+    made = await one.vault.back_up_now("manual")
+    assert made.manifest is not None
+    with writer(one.engine).begin() as connection:
+        mark_restored(connection, made.manifest, made.started_at + 1)
+    elsewhere = replace(one, settings=one.settings.model_copy(update={"data_dir": tmp_path}))
+    copies, now, states = Copies(one.engine, home.keys.unseal), made.started_at + 60, []
+    for each, folder in ((one, "one"), (elsewhere, "away"), (one, "one")):
+        if folder == "away":
+            one.settings.data_dir.rename(tmp_path / folder)
+        states.append(records.read_backup(one.engine, made.id).state)
+        await Upkeep(each.vault, copies).run(now)
+        if folder == "away":
+            (tmp_path / folder).rename(one.settings.data_dir)
+    assert states == [BackupState.ELSEWHERE, BackupState.GOOD, BackupState.GOOD]
+    one.engine.dispose()
 
 
 async def test_books_are_not_put_under_a_process_that_runs(
