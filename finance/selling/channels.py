@@ -288,7 +288,8 @@ class SellerChannels:
     async def reverse_broken_streams(self, departed: Callable[[Set[int]], Set[int]]) -> int:
         """Take back charges whose answer was being streamed when their process died; how many.
 
-        `departed` tells (blocking) which of these processes are gone.
+        `departed` tells (blocking) which of these processes are gone. Memory is left alone: a call
+        that is being made was decided on it, and whoever takes the channel next reads the row.
         """
         found = await asyncio.to_thread(broken_streams, self._store.engine, departed)
         now, taken_back = int(time.time()), 0
@@ -297,7 +298,6 @@ class SellerChannels:
             with suppress(StoreConflict):
                 await self._store.commit(Batch(stream_broken(each, now)))
                 taken_back += 1
-            await self.reload(each.channel_id)
         return taken_back
 
     def _make_room(self) -> None:

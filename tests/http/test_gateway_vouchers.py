@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 
 import msgspec
 
+from finance.selling.channels import charge_writes, stream_writes
+from finance.store import Batch
 from finance.x402 import codes
+from finance.x402.receipt import read_states
 from finance.x402.values import VoucherPayment
 from finance.x402.wire import (
     decode_payment,
@@ -19,6 +23,7 @@ from tests.http.conftest import PRICE, Market
 
 BUSY = "invalid_batch_settlement_evm_channel_busy"
 MISMATCH = "invalid_batch_settlement_evm_cumulative_amount_mismatch"
+ANOTHER = 4711  # the number of a process
 
 
 async def test_an_unpaid_call_sees_the_price_and_costs_nothing(market: Market) -> None:
@@ -90,6 +95,30 @@ async def test_a_call_that_is_being_bought_is_not_sold_again_at_another_price(
     again = await market.client.get(url, headers=headers)
     assert (again.status_code, again.content) == (200, bought.content)
     assert market.upstream.total == 1
+    assert await market.charged(payer) == PRICE
+
+
+async def test_a_call_is_charged_over_what_it_was_signed_for_or_not_at_all(market: Market) -> None:
+    """While it is made, a long answer that another process gave before is taken back: its buyer
+    would find a sum in the receipt that is not the old one plus the price."""
+    market.sell()
+    payer, channels = await market.payer(), market.seller.channels
+    channel = await channels.get(payer.key_hex)
+    assert channel is not None
+    given = charge_writes(channel, PRICE, PRICE, bytes(65), "given-before", int(time.time()))
+    await market.journal.commit(Batch(stream_writes(given, PRICE, ANOTHER)))
+    await channels.reload(payer.key_hex)
+    payer.charged = PRICE
+    headers = {"PAYMENT-SIGNATURE": payer.voucher(await market.offer("/v1/api/slow/0.5"))}
+    call = asyncio.create_task(market.client.get(market.url + "/v1/api/slow/0.5", headers=headers))
+    while not market.upstream.total:
+        await asyncio.sleep(0.01)
+    assert await channels.reverse_broken_streams(lambda owners: owners & {ANOTHER}) == 1
+    required = decode_required((await call).headers["payment-required"])
+    state, _ = read_states(required.accepts[0].extra)
+    assert state is not None and state.charged_cumulative_amount == 0
+    payer.charged = 0
+    assert (await market.buy(payer, "/v1/api/echo")).status_code == 200
     assert await market.charged(payer) == PRICE
 
 
