@@ -53,6 +53,7 @@ from finance.store import Batch
 from finance.x402.abi import calldata
 from finance.x402.settlement_calls import settle_calldata
 from finance.x402.text import to_hex
+from finance.x402.vouchers import needs_contract_check
 
 CHANNELS_PER_TRANSACTION = 100
 _TRIED_AT_ONCE = 50
@@ -193,7 +194,7 @@ class Claims:
     def _groups(self, rows: Sequence[Claimable], report: ClaimReport) -> list[list[Claimable]]:
         """What fits into one transaction each: one receiver and token, our authorizer."""
         good = [row for row in rows if not self._exclude_hopeless(row, report)]
-        good.sort(key=_sweep_of)
+        good.sort(key=lambda row: (_sweep_of(row), _asks_contract(row)))
         groups = []
         for _, same in groupby(good, key=_sweep_of):
             rest = list(same)
@@ -227,12 +228,14 @@ class Claims:
         except SettlementUnknown:
             report.open_transactions += 1
             return
+        except GasTooDear:
+            raise
         except (CallReverted, GasCapExceeded) as error:
-            if len(good) > 1 and not isinstance(error, GasTooDear):
+            if len(good) > 1:
                 half = len(good) // 2
                 await self._claim_group(good[:half], report)
                 await self._claim_group(good[half:], report)
-            elif isinstance(error, GasCapExceeded):
+            elif isinstance(error, GasCapExceeded) and not _asks_contract(good[0]):
                 raise
             else:
                 self._refuse(report, {ids[0]: str(error)})
@@ -343,6 +346,11 @@ def _require_taken(outcome: TxOutcome) -> TxOutcome:
     if outcome.state is TxState.REVERTED:
         raise CallReverted("the transaction was reverted")
     return outcome
+
+
+def _asks_contract(row: Claimable) -> bool:
+    """Whether the payer is a contract, which makes its claim as dear as it likes."""
+    return needs_contract_check(row.claim.config)
 
 
 def _sweep_of(row: Claimable) -> tuple[bytes, bytes]:
