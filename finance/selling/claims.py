@@ -288,10 +288,8 @@ class Claims:
         return group
 
     async def _failing(self, rows: Sequence[Claimable]) -> list[tuple[Claimable, str]]:
-        failing = []
-        for at in range(0, len(rows), _TRIED_AT_ONCE):
-            part = rows[at : at + _TRIED_AT_ONCE]
-            chain_id = self._network.chain_id
+        failing, chain_id = [], self._network.chain_id
+        for part in _tried_together(rows):
             calls = [
                 (BATCH_SETTLEMENT_ADDRESS, claim_call([row], self._receiver, chain_id))
                 for row in part
@@ -351,6 +349,14 @@ def _require_taken(outcome: TxOutcome) -> TxOutcome:
 def _asks_contract(row: Claimable) -> bool:
     """Whether the payer is a contract, which makes its claim as dear as it likes."""
     return needs_contract_check(row.claim.config)
+
+
+def _tried_together(rows: Sequence[Claimable]) -> list[Sequence[Claimable]]:
+    """What is tried in one read each: a contract by itself, for it may burn all gas there is."""
+    contracts = [row for row in rows if _asks_contract(row)]
+    others = [row for row in rows if not _asks_contract(row)]
+    parts = [others[at : at + _TRIED_AT_ONCE] for at in range(0, len(others), _TRIED_AT_ONCE)]
+    return [*parts, *([row] for row in contracts)]
 
 
 def _sweep_of(row: Claimable) -> tuple[bytes, bytes]:
