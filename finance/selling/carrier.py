@@ -119,7 +119,14 @@ class Carrier:
 
     async def _send(self, payments: list[Owed]) -> None:
         calls = [settling_call(payment) for payment in payments]
-        results = await self._rpc.multicall(calls)
+        try:
+            results = await self._rpc.multicall(calls)
+        except RpcRefused:
+            if len(payments) == 1:
+                raise
+            # The code of some of the payers may burn all gas, so that none is left for the rest.
+            self._alone.update(payment.id for payment in payments)
+            return
         refused = [
             (payment, data)
             for payment, (succeeded, data) in zip(payments, results, strict=True)

@@ -241,3 +241,17 @@ async def test_killed_seller_settles_everything_once_after_its_restart(
         assert (row.charged_atoms, row.balance_atoms) == (PRICE, 9_000)
         used = world.row(PAYMENT, PAYMENT.c.id == ids[0])
         assert used.tx_hash is not None
+
+
+async def test_payers_whose_code_burns_all_gas_keep_no_other_payment_waiting(world: World) -> None:
+    """A key of its own may stand before code of its own by now (EIP-7702), and USDC asks that."""
+    burning, honest = [Payer(world.chain) for _ in range(2)], Payer(world.chain)
+    payments = {f"{number}": world.exact(each) for number, each in enumerate((*burning, honest))}
+    ids = [await world.owe(payment, name) for name, payment in payments.items()]
+    for each in burning:
+        world.chain.rpc("anvil_setCode", each.hex, "0xfe")
+    settling = (world.settlement.settle(each, 30) for each in ids)
+    *failed, arrived = await asyncio.gather(*settling, return_exceptions=True)
+    assert not isinstance(arrived, BaseException)
+    assert all(isinstance(each, SettlementFailed) for each in failed)
+    assert usdc_of(world.chain, world.wallet.address) == PRICE
