@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, Row, bindparam, func, select, text, update
+from sqlalchemy import Engine, Row, func, select, text
 
 from finance.balance import read_wallet
 from finance.chain.answers import read_quantity
@@ -55,18 +55,26 @@ _EVER = 2**62
 _SIGNING_SECONDS = 600
 _ON_ITS_WAY = (TxState.SIGNED, TxState.BROADCAST)
 
-# Guarded by what is open: of two made at once from one balance, the second looks again.
-_INSERT = text(
-    "INSERT INTO withdrawal (id, chain_id, token, destination, amount, actor_id, actor_name,"
-    " created_at, error, told) SELECT :id, :chain_id, :token, :destination, :amount, :actor_id,"
-    " :actor_name, :now, NULL, :told WHERE :seen_open >= (SELECT COUNT(*) FROM withdrawal w"
+# Guarded by what else is open: of two made at once from one balance, the second looks again. Asked
+# once more when it is signed: two processes may have stored theirs without seeing the other's.
+_OPEN = (
+    "SELECT COUNT(*) FROM withdrawal w"
     " LEFT JOIN chain_tx t ON t.ref = w.id AND t.purpose IN ('withdraw_usdc', 'withdraw_eth')"
     " WHERE w.chain_id = :chain_id AND (t.id IS NULL OR t.sender = :sender)"
     " AND (t.state IN ('signed', 'broadcast')"
-    " OR (w.error IS NULL AND (t.id IS NULL OR t.state = 'intended'))))"
+    " OR (w.error IS NULL AND (t.id IS NULL OR t.state = 'intended')))"
 )
-_OF_WANTED = (_ROWS.c.id == bindparam("wanted"), _ROWS.c.error.is_(None))
-_FAIL = update(_ROWS).where(*_OF_WANTED).values(error=bindparam("why"))
+_INSERT = text(
+    "INSERT INTO withdrawal (id, chain_id, token, destination, amount, actor_id, actor_name,"
+    " created_at, error, told) SELECT :id, :chain_id, :token, :destination, :amount, :actor_id,"
+    f" :actor_name, :now, NULL, :told WHERE :seen_open >= ({_OPEN})"
+)
+_STILL_WANTED = text(
+    "UPDATE withdrawal SET error = NULL WHERE id = :id AND error IS NULL"
+    f" AND :seen_open >= ({_OPEN} AND w.id <> :id)"
+)
+_AT_ONCE = "Another withdrawal is being made at this moment. Look at the balance and try again."
+_FAIL = text("UPDATE withdrawal SET error = :why WHERE id = :wanted AND error IS NULL")
 # Another process may be sending it: what it has begun is not given up, and what was given up is
 # not signed.
 _GIVE_UP = text(
@@ -74,7 +82,6 @@ _GIVE_UP = text(
     "SELECT 1 FROM chain_tx WHERE ref = :wanted AND purpose IN ('withdraw_usdc', 'withdraw_eth')"
     " AND (state <> 'intended' OR updated_at > :begun))"
 )
-_STILL_WANTED = update(_ROWS).where(*_OF_WANTED).values(error=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +220,10 @@ class Withdrawals:
                 return _same(known, token, destination, amount)
             seen = (await asyncio.to_thread(_promised, *self._own))[2]
             await self._quote(token, destination, amount)
+            _, chain_id, own = self._own
+            guard = {"id": withdrawal_id, "chain_id": chain_id, "sender": own, "seen_open": seen}
             row = {
-                "id": withdrawal_id,
-                "chain_id": self._network.chain_id,
-                "sender": self._sender.address,
+                **guard,
                 "token": token.value,
                 "destination": destination,
                 "amount": str(amount),
@@ -224,13 +231,12 @@ class Withdrawals:
                 "actor_name": requester.name,
                 "now": unix_now(),
                 "told": False,
-                "seen_open": seen,
             }
             try:
                 await self._store.commit(Batch([Write(_INSERT, row), *also]))
             except StoreConflict:
                 return await self._made_elsewhere(withdrawal_id, token, destination, amount)
-            await self._broadcast(withdrawal_id, token, destination, amount)
+            await self._broadcast(Write(_STILL_WANTED, guard), token, destination, amount)
         view = await asyncio.to_thread(find_withdrawal, self._store.engine, withdrawal_id)
         assert view is not None
         return view
@@ -240,22 +246,20 @@ class Withdrawals:
     ) -> WithdrawalView:
         known = await asyncio.to_thread(find_withdrawal, self._store.engine, withdrawal_id)
         if known is None:
-            raise WithdrawalRefused(
-                "Another withdrawal is being made at this moment. Look at the balance and try"
-                " again.",
-                "withdrawal_conflict",
-            )
+            raise WithdrawalRefused(_AT_ONCE, "withdrawal_conflict")
         return _same(known, token, destination, amount)
 
-    async def _broadcast(
-        self, withdrawal_id: str, token: Token, destination: str, amount: int
-    ) -> None:
+    async def _broadcast(self, wanted: Write, token: Token, destination: str, amount: int) -> None:
         target, data, value = transaction_of(token, destination, amount, self._network)
-        wanted = Write(_STILL_WANTED, {"wanted": withdrawal_id})
+        withdrawal_id = str(wanted.params["id"])
         try:
             await self._sender.send(
                 PURPOSES[token], withdrawal_id, target, data, value, lambda _: [wanted]
             )
+        except StoreConflict:
+            await self._fail(withdrawal_id, _AT_ONCE)  # if no other process has given it up
+            failed = await asyncio.to_thread(find_withdrawal, self._store.engine, withdrawal_id)
+            raise WithdrawalRefused(str(failed and failed.error), "withdrawal_conflict") from None
         except FinanceError as error:
             await self._fail(withdrawal_id, str(error))
             raise

@@ -35,7 +35,7 @@ def each_click_withdraws(patch: MonkeyPatch) -> None:
     "test_a_withdrawal_that_is_said_to_have_sent_nothing_sends_nothing",
 )
 def given_up_and_sent(patch: MonkeyPatch) -> None:
-    always = text("UPDATE withdrawal SET told = told WHERE id = :wanted")
+    always = text("UPDATE withdrawal SET told = told WHERE id = :id")
     patch.setattr(withdrawals, "_STILL_WANTED", always)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from finance.buying.recovery import settle_exact
-from finance.errors import SettlementUnknown, StoreConflict
+from finance.errors import SettlementUnknown, WithdrawalRefused
 from finance.ledger import Account
 from finance.models import ChannelState, PaymentState, TxState
 from finance.operations import Token
@@ -233,7 +233,7 @@ async def test_a_withdrawal_that_is_said_to_have_sent_nothing_sends_nothing(
             return await send(*args, **more)
 
         world.sender.send = send_late  # type: ignore[method-assign]
-        with suppress(StoreConflict):
+        with suppress(WithdrawalRefused):
             await world.withdraw(Token.USDC, 1_000, to, id_)
         await asyncio.sleep(1)
         found = find_withdrawal(world.engine, id_)

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
 from finance import withdrawals
-from finance.errors import RpcUnavailable, StoreConflict, StoreUnavailable, WithdrawalRefused
+from finance.errors import RpcUnavailable, StoreUnavailable, WithdrawalRefused
 from finance.operations import Token
 from finance.wallet.signer import Signer
 from finance.withdrawal import DATA_FEE_WEI, Stage
@@ -109,7 +109,7 @@ async def test_what_another_process_gave_up_as_never_sent_is_not_sent(
         return await send(*args, **more)
 
     monkeypatch.setattr(world.sender, "send", starts_meanwhile)
-    with pytest.raises(StoreConflict):
+    with pytest.raises(WithdrawalRefused, match="Nothing was sent"):
         await world.withdraw(Token.USDC, 1_000_000, to, id_)
     found = find_withdrawal(world.engine, id_)
     assert found is not None and found.stage is Stage.FAILED
