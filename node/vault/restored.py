@@ -4,21 +4,23 @@ whether somebody else uses its wallet."""
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from msgspec.structs import replace
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from backups.folder import own_tag, tag_of
 from backups.models import BackupState
 from finance.store import Batch, Store
 from node.accounts.audit import SYSTEM
 from node.alerts.rules import Alarm, Rule
-from node.preferences import Preference, change_preference, read_preference
+from node.db.engine import writer
+from node.db.locks import number_in_turn
+from node.preferences import Preference, read_preference, store_preference
 from node.usage.events import Severity, event
 from node.vault import records
 from node.vault.records import BackupView
@@ -143,7 +145,6 @@ class AfterRestore:
         self._chain_id = chain_id
         self._nonce = nonce
         self._alarm = alarm
-        self._changing = threading.Lock()  # both jobs read, change and write one preference
 
     def read(self) -> Restored:
         """(blocking)"""
@@ -151,22 +152,24 @@ class AfterRestore:
 
     def checked(self, now: int) -> None:
         """Every channel has been held against the chain (blocking)."""
-        with self._changing:
-            fact = self.read()
+        with self._changing() as (connection, fact):
             if fact.unchecked:
-                changed = replace(fact, checked_at=now)
-                change_preference(self._store.engine, changed, SYSTEM, now)
+                store_preference(connection, replace(fact, checked_at=now), SYSTEM, now)
 
     def look(self, on_chain: int, now: int) -> Elsewhere:
         """Compare and remember (blocking)."""
-        with self._changing:
-            fact = self.read()
-            ours = self._sent(fact.nonce_then, on_chain)
+        with self._changing() as (connection, fact):
+            ours = self._sent(connection, fact.nonce_then, on_chain)
             changed, found = judge_nonce(fact, on_chain, ours)
-            changed = replace(changed, chain_id=self._chain_id)
-            if changed != fact:
-                change_preference(self._store.engine, changed, SYSTEM, now)
+            store_preference(connection, replace(changed, chain_id=self._chain_id), SYSTEM, now)
             return found
+
+    @contextmanager
+    def _changing(self) -> Iterator[tuple[Connection, Restored]]:
+        """Both jobs, also of other processes, read, change and write one preference."""
+        with writer(self._store.engine).begin() as connection:
+            number_in_turn(connection)
+            yield connection, read_preference(connection, Restored)
 
     async def watch_wallet(self, now: int) -> None:
         """Say so when the wallet is used elsewhere after a restore. Raises ChainError."""
@@ -192,12 +195,11 @@ class AfterRestore:
         same = fact.wallet.lower() in ("", self._sender.lower())
         return same and fact.chain_id in (0, self._chain_id)
 
-    def _sent(self, since: int, before: int) -> Sent:
+    def _sent(self, connection: Connection, since: int, before: int) -> Sent:
         own = {"chain_id": self._chain_id, "sender": self._sender}
-        with self._store.engine.connect() as connection:
-            known = connection.scalar(_KNOWN_NONCE, own)
-            bounds = {**own, "since": since, "before": before}
-            return Sent(int(known or 0), int(connection.scalar(_OWN_SINCE, bounds) or 0))
+        known = connection.scalar(_KNOWN_NONCE, own)
+        bounds = {**own, "since": since, "before": before}
+        return Sent(int(known or 0), int(connection.scalar(_OWN_SINCE, bounds) or 0))
 
     async def _note(self, type_: str, severity: Severity, message: str, now: int) -> None:
         await self._store.commit(Batch([event(type_, severity, message, now)]))

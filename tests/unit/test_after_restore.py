@@ -14,7 +14,9 @@ from sqlalchemy import Engine
 
 from node.accounts.audit import SYSTEM
 from node.alerts.alerts import Alerts
+from node.db.engine import open_engine
 from node.db.journal import Journal
+from node.db.migrations import upgrade
 from node.preferences import change_preference
 from node.vault.restored import AfterRestore, Elsewhere, Restored, Sent, judge_nonce
 
@@ -41,10 +43,13 @@ def test_our_own_transaction_after_somebody_elses_does_not_hide_it() -> None:
 
 
 @pytest.fixture
-def after(migrated_engine: Engine) -> Iterator[AfterRestore]:
-    journal = Journal(migrated_engine)
-    yield watch(journal, 10)
+def journal(database_url: str) -> Iterator[Journal]:
+    engine = open_engine(database_url)
+    upgrade(engine)
+    journal = Journal(engine)
+    yield journal
     journal.close()
+    engine.dispose()
 
 
 def watch(journal: Journal, nonce: int, wallet: str = WALLET, chain_id: int = 1) -> AfterRestore:
@@ -79,12 +84,12 @@ async def test_another_wallet_or_another_network_is_nobody_elses_use(
         journal.close()
 
 
-def test_looking_and_checking_at_the_same_moment_keep_both(
-    after: AfterRestore, migrated_engine: Engine
-) -> None:
-    """Lost, the first would make somebody else's next transaction look like an old one."""
+def test_looking_and_checking_at_the_same_moment_keep_both(journal: Journal) -> None:
+    """Lost, the first would make somebody else's next transaction look like an old one. Each may
+    be of a process of its own."""
+    after, beside = watch(journal, 10), watch(journal, 10)
     for _ in range(10):
-        change_preference(migrated_engine, RESTORED, SYSTEM, 1)
+        change_preference(journal.engine, RESTORED, SYSTEM, 1)
         ready, now = Barrier(2), int(time.time())
 
         def look(ready: Barrier = ready, now: int = now) -> None:
@@ -93,7 +98,7 @@ def test_looking_and_checking_at_the_same_moment_keep_both(
 
         def check(ready: Barrier = ready, now: int = now) -> None:
             ready.wait()
-            after.checked(now)
+            beside.checked(now)
 
         with ThreadPoolExecutor(2) as pool:
             for each in (pool.submit(look), pool.submit(check)):
