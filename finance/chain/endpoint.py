@@ -23,8 +23,10 @@ MAX_ANSWER_BYTES = 64 * 2**20
 # The request cannot have left, or not arrived whole.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 _REVERTED_CODE = 3
-# Codes by which an endpoint speaks of itself, not of the question: ask another.
-_OWN_TROUBLE = {-32603, -32005, -32097, -32016, 429}
+# Codes by which an endpoint speaks of itself, not of the question: ask another. The last three:
+# it does not offer the method, or did not get it done (JSON-RPC 2.0, EIP-1474).
+_BUSY = {-32603, -32005, -32097, -32016, 429}
+_OWN_TROUBLE = _BUSY | {-32601, -32004, -32002}
 # HTTP statuses by which it does the same, whatever stands below them. Who is turned away (no
 # key, no quota, nothing there, too often) was not heard; behind a gateway somebody may have been.
 _TURNED_AWAY = {401, 402, 403, 404, 429}
@@ -141,7 +143,7 @@ def _refuses_all(batch: Any) -> bool:
     than the endpoint takes."""
     [only] = batch if isinstance(batch, list) and len(batch) == 1 else [batch]
     error = only.get("error") if isinstance(only, dict) else None
-    return isinstance(error, dict) and error.get("code") not in _OWN_TROUBLE
+    return isinstance(error, dict) and error.get("code") not in _BUSY
 
 
 def _by_id(answer: Any, name: str) -> dict[int, dict[str, Any]]:

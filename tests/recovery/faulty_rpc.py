@@ -44,6 +44,7 @@ class FaultyRpc:
         self.faults: dict[str, Fault] = {}
         self.answers: dict[str, Answer] = {}
         self.refusals: dict[str, list[str]] = {}  # messages, used up one by one
+        self.code = -32000  # of every refusal
         self.most_blocks = self.most_calls = 2**64
         self.refuses_in_list = False
         self.status = 0
@@ -82,7 +83,7 @@ class FaultyRpc:
         calls = body if isinstance(body, list) else [body]
         self.seen += [call["method"] for call in calls]
         if self.status:
-            answers = [_error(call, "must be authenticated") for call in calls]
+            answers = [self._error(call, "must be authenticated") for call in calls]
             answer = answers if isinstance(body, list) else answers[0]
             return web.json_response(answer, status=self.status)
         fault = next((f for c in calls if (f := self._fault(c["method"]))), None)
@@ -139,7 +140,11 @@ class FaultyRpc:
             messages = ["query exceeds max block range"]
         if not messages:
             return None
-        return _error(call, messages.pop(0))
+        return self._error(call, messages.pop(0))
+
+    def _error(self, call: dict[str, Any], message: str) -> dict[str, Any]:
+        error = {"code": self.code, "message": message}
+        return {"jsonrpc": "2.0", "id": call["id"], "error": error}
 
     def _changed(self, call: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
         change = self.answers.get(call["method"])
@@ -150,10 +155,6 @@ class FaultyRpc:
     async def _forward(self, body: Any) -> Any:
         async with self._client.post(self.upstream, json=body) as response:
             return json.loads(await response.read())
-
-
-def _error(call: dict[str, Any], message: str) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": call["id"], "error": {"code": -32000, "message": message}}
 
 
 def _blocks(query: dict[str, str]) -> int:

@@ -52,6 +52,20 @@ async def test_the_next_endpoint_answers_when_one_serves_us_no_longer(
             await rpc.block_number()
 
 
+@pytest.mark.parametrize("code", [-32601, -32004, -32002])
+async def test_the_next_endpoint_answers_what_one_does_not_offer(
+    chain: DevchainProcess, proxy: FaultyRpc, code: int
+) -> None:
+    """A method that it does not have, or did not get done: else nothing would ever be booked."""
+    proxy.code, proxy.refusals = code, {"eth_getLogs": ["not here"] * 9}
+    query = {"address": chain.usdc, "fromBlock": "0x0", "toBlock": "0x0"}
+    async with Rpc([proxy.url, chain.rpc_url], chain.chain_id) as rpc:
+        assert await rpc.logs(query) == ()
+    async with Rpc([proxy.url], chain.chain_id) as rpc:
+        with pytest.raises(RpcRefused, match="not here"):
+            await rpc.logs(query)
+
+
 async def test_no_endpoint_means_unknown_not_no(proxy: FaultyRpc, chain: DevchainProcess) -> None:
     proxy.faults["*"] = Fault.HANG
     async with Rpc([_DEAD, proxy.url], chain.chain_id, 0.3) as rpc:
