@@ -89,6 +89,7 @@ class WithdrawalView:
     """One withdrawal as it stands; `amount` in atoms of `token`, `fee_wei` once it is mined."""
 
     id: str
+    chain_id: int
     token: Token
     destination: str
     amount: int
@@ -174,13 +175,11 @@ class Withdrawals:
         try:
             gas = await self._rpc.ask(Question("eth_estimateGas", (call,), read_quantity))
         except CallReverted as error:
-            raise WithdrawalRefused(
-                f"The receiver does not take it: {error}", "transfer_refused", "destination"
-            ) from error
+            why = f"The receiver does not take it: {error}"
+            raise WithdrawalRefused(why, "transfer_refused", "destination") from error
         except RpcRefused as error:
-            raise WithdrawalRefused(
-                f"The chain would refuse this: {error}", "gas_short", "token"
-            ) from error
+            why = f"The chain would refuse this: {error}"
+            raise WithdrawalRefused(why, "gas_short", "token") from error
         fees = await read_fees(self._rpc)
         base = (fees.max_fee_wei - fees.max_priority_fee_wei) // 2
         return Fee(gas * (base + fees.max_priority_fee_wei), gas_limit_up(gas) * fees.max_fee_wei)
@@ -217,7 +216,7 @@ class Withdrawals:
         async with self._turn:
             known = await asyncio.to_thread(find_withdrawal, self._store.engine, withdrawal_id)
             if known is not None:
-                return _same(known, token, destination, amount)
+                return self._same(known, token, destination, amount)
             seen = (await asyncio.to_thread(_promised, *self._own))[2]
             await self._quote(token, destination, amount)
             _, chain_id, own = self._own
@@ -247,7 +246,18 @@ class Withdrawals:
         known = await asyncio.to_thread(find_withdrawal, self._store.engine, withdrawal_id)
         if known is None:
             raise WithdrawalRefused(_AT_ONCE, "withdrawal_conflict")
-        return _same(known, token, destination, amount)
+        return self._same(known, token, destination, amount)
+
+    def _same(
+        self, known: WithdrawalView, token: Token, destination: str, amount: int
+    ) -> WithdrawalView:
+        wanted = self._network.chain_id, token, destination, amount
+        if (known.chain_id, known.token, known.destination, known.amount) != wanted:
+            raise WithdrawalRefused(
+                "This confirmation was used for another withdrawal. Start again from the form.",
+                "withdrawal_conflict",
+            )
+        return known
 
     async def _broadcast(self, wanted: Write, token: Token, destination: str, amount: int) -> None:
         target, data, value = transaction_of(token, destination, amount, self._network)
@@ -351,6 +361,7 @@ def _view(row: Row[Any]) -> WithdrawalView:
         error = row.tx_error or "The chain refused it; only the gas was spent."
     return WithdrawalView(
         id=row.id,
+        chain_id=row.chain_id,
         token=Token(row.token),
         destination=row.destination,
         amount=int(row.amount),
@@ -361,15 +372,6 @@ def _view(row: Row[Any]) -> WithdrawalView:
         fee_wei=row.fee_wei,
         error=error,
     )
-
-
-def _same(known: WithdrawalView, token: Token, destination: str, amount: int) -> WithdrawalView:
-    if (known.token, known.destination, known.amount) != (token, destination, amount):
-        raise WithdrawalRefused(
-            "This confirmation was used for another withdrawal. Start again from the form.",
-            "withdrawal_conflict",
-        )
-    return known
 
 
 def _never_sent(engine: Engine, asked: int, begun: int) -> list[str]:

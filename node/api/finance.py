@@ -158,7 +158,7 @@ def _withdrawals(area: Endpoints, treasury: Treasury, guarded: Guarded) -> None:
     async def withdrawal(withdrawal_id: Id) -> shapes.WithdrawalOut:
         """How far one is."""
         found = await asyncio.to_thread(find_withdrawal, engine, withdrawal_id)
-        if found is None:
+        if found is None or found.chain_id != chain_id:
             raise TreasuryUnknown("There is no such withdrawal.")
         return shapes.WithdrawalOut.of(found)
 

@@ -157,9 +157,10 @@ class WithdrawPages:
     async def show(self, visit: Visit) -> Response:
         id_ = visit.path["withdrawal_id"]
         found = await asyncio.to_thread(find_withdrawal, self._treasury.engine, id_)
-        if found is None:
+        network = self._treasury.network
+        if found is None or found.chain_id != network.chain_id:
             return visit.redirect(PATH, "There is no such withdrawal.", "bad")
-        row = withdrawal_row(found, self._treasury.network, visit)
+        row = withdrawal_row(found, network, visit)
         return visit.page("finance/withdrawal.html", row, "Withdrawal")
 
     def _ask(self, visit: Visit, form: Form, status: int = 200) -> Response:

@@ -12,6 +12,7 @@ from finance.chain.fees import GasCaps
 from finance.chain.rpc import Rpc
 from finance.chain.sender import Sender
 from finance.chain.watcher import Watcher
+from finance.errors import WithdrawalRefused
 from finance.history import Filter, all_history
 from finance.operations import Token
 from finance.reconcile import reconcile
@@ -27,7 +28,7 @@ from node.purse import Purse
 from tests.chain_fixtures import DevchainProcess
 from tests.recovery.market_world import transfer
 from tests.treasury.test_arrivals import announce
-from tests.treasury.wallet_world import NETWORK, WalletWorld
+from tests.treasury.wallet_world import ANN, NETWORK, SOMEBODY, WalletWorld
 
 
 @pytest.fixture
@@ -112,3 +113,17 @@ async def test_history_and_withdrawals_are_those_of_the_network_the_node_is_on(
     assert recent_withdrawals(world.engine, 31338, 5) == []
     assert count_withdrawals(world.engine, 31338) == 0
     assert count_withdrawals(world.engine, NETWORK.chain_id) == 2
+
+
+async def test_a_withdrawal_confirmed_on_another_network_is_not_said_to_be_made_here(
+    world: WalletWorld, other_chain: DevchainProcess
+) -> None:
+    """Who names withdrawals himself would take the one that was tried elsewhere for this one."""
+    network = replace(NETWORK, chain_id=31338)
+    await world.withdraw(Token.USDC, 1_000, id_="invoice 1")
+    async with Rpc([other_chain.rpc_url], 31338) as rpc:
+        caps = GasCaps.default(network)
+        sender = Sender(rpc, world.wallet, network, world.store, caps)
+        there = Withdrawals(world.store, sender, rpc, network)
+        with pytest.raises(WithdrawalRefused, match="used for another"):
+            await there.send("invoice 1", Token.USDC, SOMEBODY, 1_000, ANN)
