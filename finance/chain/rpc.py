@@ -165,14 +165,16 @@ class Rpc:
     ) -> list[tuple[bool, bytes]]:
         """Many reads of one block in one request (Multicall3.aggregate3).
 
-        (succeeded, return data) per call. Raises RpcUnavailable for an answer that does
-        not fit the question.
+        (succeeded, return data) per call. Raises RpcUnavailable, also for an answer that does
+        not fit the question, and for a refusal: each call may fail, so that it is of none.
         """
         if not calls:
             return []
-        answer = await self.eth_call(MULTICALL3_ADDRESS, aggregate3(calls), block)
         try:
+            answer = await self.eth_call(MULTICALL3_ADDRESS, aggregate3(calls), block)
             [results] = decode(["(bool,bytes)[]"], answer)
+        except RpcRefused as error:
+            raise RpcUnavailable(str(error)) from error
         except DecodingError as error:
             raise RpcUnavailable("Multicall3 answered nonsense") from error
         if len(results) != len(calls):

@@ -184,6 +184,32 @@ async def test_a_deposit_is_made_once_though_endpoints_are_not_equally_far(
     node.check_books()
 
 
+async def test_an_endpoint_that_refuses_to_look_keeps_no_paid_answer_back(
+    tmp_path: Path, chain: DevchainProcess
+) -> None:
+    """As one does that lags behind, or has no calls left: it knows nothing, like a silent one."""
+    node, seller = BuyerNode(tmp_path, chain), ScriptedSeller()
+
+    async def deposits(this: ScriptedSeller, payment: Payment) -> tuple[int, Receipt | None]:
+        assert isinstance(payment.payload, DepositPayment)
+        send(chain, BATCH_SETTLEMENT_ADDRESS, deposit_calldata(payment.payload))
+        rpc.refusals["eth_call"] = ["header not found"] * 99
+        return await honest(this, payment)
+
+    seller.behave = deposits
+    async with (
+        FaultyRpc(chain.rpc_url) as rpc,
+        buying(node, seller, rpc_url=rpc.url) as proxy,
+    ):
+        answer = await proxy.call("x/1")
+        rpc.heal()
+        assert answer.status_code == 200, answer.text
+    async with node.running() as proxy, asyncio.timeout(30):
+        while await settle_channels(proxy.proxy.buyer):
+            await asyncio.sleep(0.05)
+    node.check_books()
+
+
 async def test_a_deposit_into_a_channel_that_was_stopped_is_found_after_a_restart(
     tmp_path: Path, chain: DevchainProcess
 ) -> None:
