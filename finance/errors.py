@@ -6,6 +6,7 @@
     │   └── PassphraseWrong
     ├── ChainError
     │   ├── RpcUnavailable       no endpoint answered in time; nothing is known
+    │   │   └── ReadsRefused     many reads at once were refused; fewer may be answered
     │   ├── RpcRefused           an endpoint answered with a JSON-RPC error
     │   │   └── CallReverted     the contract refused; carries the revert data
     │   └── GasCapExceeded       fees above the operator's caps
@@ -61,6 +62,10 @@ class RpcUnavailable(ChainError):
     """No RPC endpoint answered: the question is open, not answered with no."""
 
     code = "rpc_unavailable"
+
+
+class ReadsRefused(RpcUnavailable):
+    """An endpoint refused many reads at once: nothing is known of any, fewer may be answered."""
 
 
 class RpcRefused(ChainError):

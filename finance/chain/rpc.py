@@ -34,7 +34,7 @@ from finance.chain.answers import (
     read_transaction,
 )
 from finance.chain.endpoint import Endpoint, EndpointFailed, Question, is_own_trouble
-from finance.errors import RpcRefused, RpcUnavailable
+from finance.errors import ReadsRefused, RpcRefused, RpcUnavailable
 from finance.x402.digest import keccak
 from finance.x402.text import to_hex
 
@@ -166,7 +166,7 @@ class Rpc:
         """Many reads of one block in one request (Multicall3.aggregate3).
 
         (succeeded, return data) per call. Raises RpcUnavailable, also for an answer that does
-        not fit the question, and for a refusal: each call may fail, so that it is of none.
+        not fit the question, and ReadsRefused: each call may fail, so that a refusal is of none.
         """
         if not calls:
             return []
@@ -174,7 +174,7 @@ class Rpc:
             answer = await self.eth_call(MULTICALL3_ADDRESS, aggregate3(calls), block)
             [results] = decode(["(bool,bytes)[]"], answer)
         except RpcRefused as error:
-            raise RpcUnavailable(str(error)) from error
+            raise ReadsRefused(str(error)) from error
         except DecodingError as error:
             raise RpcUnavailable("Multicall3 answered nonsense") from error
         if len(results) != len(calls):

@@ -23,6 +23,7 @@ from finance.errors import (
     CallReverted,
     GasCapExceeded,
     GasTooDear,
+    ReadsRefused,
     RpcRefused,
     RpcUnavailable,
     SettlementUnknown,
@@ -121,7 +122,7 @@ class Carrier:
         calls = [settling_call(payment) for payment in payments]
         try:
             results = await self._rpc.multicall(calls)
-        except RpcRefused:
+        except ReadsRefused:
             if len(payments) == 1:
                 raise
             # The code of some of the payers may burn all gas, so that none is left for the rest.
