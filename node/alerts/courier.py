@@ -31,6 +31,7 @@ from node.alerts.wording import Letters, NodeName, event_name, payload
 from node.egress import EgressPolicy
 
 LOOK_SECONDS = 5.0
+TAKEN_SECONDS = 0.25  # until the next look at what somebody else is sending
 
 _log = logging.getLogger(__name__)
 
@@ -76,11 +77,16 @@ class Courier:
         return len(claimed)
 
     async def deliver_now(self, delivery_id: str) -> DeliveryView:
-        """Try this one at once (a test), and say what came of it."""
-        claimed = await asyncio.to_thread(claim_one, self.engine, delivery_id, self._now())
-        if claimed is not None:
-            await self._deliver(claimed)
-        return await asyncio.to_thread(read_delivery, self.engine, delivery_id)
+        """Try this one at once (a test), and say what came of it, also where another round, or
+        another process, has taken it before."""
+        while True:
+            claimed = await asyncio.to_thread(claim_one, self.engine, delivery_id, self._now())
+            if claimed is not None:
+                await self._deliver(claimed)
+            found = await asyncio.to_thread(read_delivery, self.engine, delivery_id)
+            if found.state != DeliveryState.SENDING:
+                return found
+            await asyncio.sleep(TAKEN_SECONDS)
 
     async def _deliver(self, claimed: Claimed) -> None:
         try:

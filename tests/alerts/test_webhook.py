@@ -12,9 +12,15 @@ import pytest
 from sqlalchemy import Engine
 
 from node.alerts.configure import queue_test, rotate_secret, save_webhook
-from node.alerts.deliveries import LEASE_SECONDS, RETRY_SECONDS, claim_due
+from node.alerts.deliveries import (
+    LEASE_SECONDS,
+    RETRY_SECONDS,
+    Outcome,
+    claim_due,
+    record_outcome,
+)
 from node.alerts.errors import AlertsInvalid, NotConfigured
-from node.alerts.models import Channel
+from node.alerts.models import Channel, DeliveryState
 from node.alerts.reading import DeliveryFilter, DeliveryView, list_deliveries
 from node.alerts.rules import Level, Rule
 from tests.alerts.post_office import Received, Receiver
@@ -257,3 +263,16 @@ def test_test_and_rotation_want_an_address_first(world: World) -> None:
         queue_test(world.engine, Channel.WEBHOOK, ADMIN, world.now)
     with pytest.raises(NotConfigured):
         rotate_secret(world.engine, world.keys.seal, ADMIN, world.now)
+
+
+async def test_a_test_that_another_process_has_taken_is_waited_for(
+    world: World, receiver: Receiver
+) -> None:
+    """Whoever asked for it is told what came of it, not that it was not delivered."""
+    world.use_webhook(receiver.url)
+    delivery_id = queue_test(world.engine, Channel.WEBHOOK, ADMIN, world.now)
+    [taken] = claim_due(world.engine, world.now)
+    asked = asyncio.create_task(world.courier.deliver_now(delivery_id))
+    await asyncio.wait([asked], timeout=0.5)
+    record_outcome(world.engine, taken, Outcome(DeliveryState.SENT, 204), world.now)
+    assert (await asked).state == "sent"
