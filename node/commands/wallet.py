@@ -24,6 +24,11 @@ from node.commands.output import Json, show_facts, write_new
 from node.errors import AlreadyRunning
 from node.lock import prepare_data_dir, running_node
 
+_STAY_BEHIND = (
+    "The books have {used} under {before}, and only that wallet can claim, refund or close them."
+    " Its file is kept beside the new one: import it again to end them first."
+)
+
 app = typer.Typer(help="The node's wallet.", no_args_is_help=True)
 
 
@@ -86,9 +91,11 @@ def import_(
         its = _ask_source(own) if text.lstrip().startswith("{") else ""
     address = keystore.import_wallet(text, its, own, replace=replace)
     if engine is not None:
-        from node.treasury.wallet_file import note_import
+        from node.treasury.wallet_file import books_of_wallet, note_import
 
         note_import(engine, before, address, COMMAND, int(time.time()))
+        if address != before and (used := books_of_wallet(engine)):
+            typer.echo(_STAY_BEHIND.format(used=", ".join(used), before=before), err=True)
     show_facts({"address": address}, as_json)
 
 

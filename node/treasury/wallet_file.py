@@ -43,7 +43,7 @@ async def export_wallet(
 
 async def why_no_import(engine: Engine, seen: Seen) -> str:
     """What keeps this node from taking another wallet; empty when nothing does."""
-    used = await asyncio.to_thread(_in_use, engine)
+    used = await asyncio.to_thread(books_of_wallet, engine)
     if used:
         return (
             f"This node's books have {', '.join(used)} under its wallet: with another one it"
@@ -92,7 +92,8 @@ def note_import(engine: Engine, before: str, address: str, actor: Actor, now: in
     _note(engine, actor, "wallet.import", now, sentence, before, address)
 
 
-def _in_use(engine: Engine) -> list[str]:
+def books_of_wallet(engine: Engine) -> list[str]:
+    """What the books have under the node's wallet, in words (blocking)."""
     with engine.connect() as connection:
         return [
             words

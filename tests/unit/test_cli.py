@@ -19,10 +19,12 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import insert
 
+from finance.models import SellerChannel
 from node.accounts.trail import TrailFilter, read_trail
 from node.cli import main
-from node.db.engine import open_engine, sqlite_url
+from node.db.engine import open_engine, sqlite_url, writer
 
 START_SECONDS = 60
 COMMAND_SECONDS = 60
@@ -209,8 +211,15 @@ def test_a_wallet_that_takes_anothers_place_stands_in_the_audit_log(
 ) -> None:
     key = tmp_path / "key"
     key.write_text("0x" + "5d" * 32)
-    address = farebox.json("wallet", "import", str(key), "--replace")["address"]
     engine = open_engine(sqlite_url(farebox.home / "farebox.db"))
+    with writer(engine).begin() as connection:
+        names = ("channel_id", "payer", "payer_authorizer", "receiver", "receiver_authorizer")
+        channel = dict.fromkeys((*names, "token", "salt"), "0x00") | {"state": "open"}
+        channel |= {"chain_id": 31337, "withdraw_delay": 900}
+        connection.execute(insert(SellerChannel).values(SellerChannel(**channel).model_dump()))
+    done = farebox.run("wallet", "import", str(key), "--replace")
+    address = json.loads(done.stdout)["address"]
+    assert "The books have buyers' channels under 0x" in done.stderr
     [entry] = read_trail(engine, TrailFilter(area="wallet")).items
     engine.dispose()
     assert (entry.action, entry.actor_id) == ("wallet.import", "cli")
