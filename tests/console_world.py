@@ -20,10 +20,10 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +34,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from sqlalchemy import Engine, select
 
 from finance.wallet.signer import Keys, Signer
+from node import controls
 from node.accounts.access import Identity, Role
 from node.accounts.audit import SYSTEM
 from node.accounts.models import User
@@ -108,6 +109,30 @@ class Console:
         return context.new_page()
 
 
+class MadeLate:
+    """An app that is made when something of it is wanted: to make the API takes longer than most
+    tests do, and few ask for it."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    @cached_property
+    def app(self) -> Any:
+        return self._make()
+
+    async def __call__(self, *asked: Any) -> None:
+        await self.app(*asked)
+
+
+@contextmanager
+def _api_made_late() -> Iterator[None]:
+    modules, create = controls.endpoint_modules, controls.create_api
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(controls, "endpoint_modules", lambda of: partial(modules, of))
+        patch.setattr(controls, "create_api", lambda who, of: MadeLate(lambda: create(who, of())))
+        yield
+
+
 @contextmanager
 def serve_console(
     engine: Engine, data_dir: Path, *, users: bool = True, **settings: Any
@@ -127,7 +152,8 @@ def serve_console(
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     defaults["console_bind"] = urlsplit(url).netloc
     keys = Keys(Signer.random(), Signer.random(), Signer.random(), secrets.token_bytes(32))
-    parts = build_parts(Settings(**{**defaults, **settings}), keys, engine)
+    with _api_made_late():
+        parts = build_parts(Settings(**{**defaults, **settings}), keys, engine)
     console = Console(url, engine, parts, make_users(engine) if users else {})
     proxies = parts.settings.trusted_proxies
     server = make_server(parts.private, 1, proxies)  # type: ignore[arg-type]

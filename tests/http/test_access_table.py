@@ -111,7 +111,7 @@ def clients(console: Console, in_api: bool) -> dict[Role, httpx.Client]:
 
 def test_every_address_is_in_the_table(console: Console) -> None:
     private: Any = console.parts.private
-    found = served(private._console) | served(private._api)
+    found = served(private._console) | served(private._api.app)
     assert found - BESIDES == set(read_table())
 
 
