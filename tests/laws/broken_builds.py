@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from node.process import spare_the_collector
 from tests.laws.faults import Fault, load_faults
 
 SECONDS = 300
@@ -24,6 +25,7 @@ def main(folder: Path) -> None:
     import tests.laws.x402_seller  # noqa: F401  (loads the product)
 
     faults = load_faults()
+    spare_the_collector()  # once, not in every fork
     for line in sys.stdin:
         print(_run(faults[line.strip()], folder), flush=True)
 
