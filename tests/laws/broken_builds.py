@@ -46,6 +46,7 @@ def _arguments(fault: Fault, folder: Path) -> list[str]:
         fault.node_id,
         f"--fault={fault.name}",
         "-q",
+        "--tb=native",  # the others read and parse every source in it
         f"--junitxml={folder / fault.name}.xml",
         f"--basetemp={folder / fault.name}",
         "-p",
