@@ -244,6 +244,9 @@ class SellerNode:
         if self.number(owed):
             self._process.send_signal(signal.SIGUSR1)
             wait_until(lambda: not self.number(owed), _CLAIM_SECONDS, "vouchers are claimed")
+        # The watcher may have seen a claim before its sender has.
+        on_its_way = "SELECT COUNT(*) FROM chain_tx WHERE state IN ('signed', 'broadcast')"
+        wait_until(lambda: not self.number(on_its_way), _CLAIM_SECONDS, "nothing is on its way")
 
     def reconcile(self) -> list[Any]:
         """Where books and chain differ, and what is still open."""
